@@ -1,0 +1,119 @@
+// Norms (float64 sums of every type), scaling, clamping, and the search for the largest magnitudes.
+#include "kernels/clipping.hpp"
+
+#include "simd/loop.hpp"
+#include "simd/math.hpp"
+
+namespace ridgeline::RIDGELINE_TARGET {
+namespace {
+
+template <class T>
+void sum_magnitudes(const void* x, std::size_t n, double* totals) {
+  reduce<Add>(n, totals, [](auto v) { return abs(to_double(v)); }, static_cast<const T*>(x));
+}
+
+template <class T>
+void sum_squares(const void* x, std::size_t n, double* totals) {
+  const auto square = [](auto v) {
+    const auto wide = to_double(v);
+    return wide * wide;
+  };
+  reduce<Add>(n, totals, square, static_cast<const T*>(x));
+}
+
+template <class T>
+void max_magnitude(const void* x, std::size_t n, double* totals) {
+  reduce<Larger>(n, totals, [](auto v) { return abs(to_double(v)); }, static_cast<const T*>(x));
+}
+
+template <class T>
+void sum_powers(const void* x, std::size_t n, double scale, double exponent, double* totals) {
+  using V = Vec<double, reduce_lanes>;
+  const V divisor(scale);
+  if (exponent == 2) {
+    const auto square = [&](auto v) {
+      const V ratio = to_double(v) / divisor;
+      return ratio * ratio;
+    };
+    reduce<Add>(n, totals, square, static_cast<const T*>(x));
+  } else {
+    const V p(exponent);
+    reduce<Add>(n, totals, [&](auto v) { return power(abs(to_double(v)) / divisor, p); },
+                static_cast<const T*>(x));
+  }
+}
+
+/// x factor, as x significand * 2^k: a factor below the normal numbers of float32 (1 over a norm of
+/// 1e39) keeps its precision.
+template <class T>
+void multiply(void* x, std::size_t n, double factor) {
+  using F = compute_t<T>;
+  using V = Vec<F, map_lanes<T>>;
+  const bool tiny = sizeof(F) == 4 && factor != 0 && factor < 0x1p-100;
+  const V significand(static_cast<F>(tiny ? factor * 0x1p100 : factor));
+  const V exponent(static_cast<F>(tiny ? 0x1p-100 : 1));
+  map_into(static_cast<T*>(x), n, [&](V v) { return v * significand * exponent; },
+           static_cast<const T*>(x));
+}
+
+/// min(max(x, low), high); NaN stays.
+template <class T>
+void clamp(void* x, std::size_t n, double low, double high) {
+  using F = compute_t<T>;
+  using V = Vec<F, map_lanes<T>>;
+  const V lower(static_cast<F>(low));
+  const V upper(static_cast<F>(high));
+  map_if(static_cast<T*>(x), n, [&](V v) { return (v < lower) | (v > upper); },
+         [&](V v) { return select(v < lower, lower, select(v > upper, upper, v)); });
+}
+
+/// The key is the bits of |x|, which order as |x| does; all NaNs have the one key above infinity's.
+template <class T>
+std::size_t at_least(const void* x, std::size_t n, std::uint64_t key, std::uint32_t* positions,
+                     std::uint64_t* keys) {
+  using F = compute_t<T>;
+  using I = lane_int<F>;
+  constexpr int N = map_lanes<T>;
+  using V = Vec<F, N>;
+  using K = Vec<I, N>;
+  constexpr I nan_key = __builtin_bit_cast(I, static_cast<F>(infinity)) + 1;
+  const auto key_of = [](V v) {
+    const K bits = bits_as<I>(abs(v));
+    return select(K(nan_key) < bits, K(nan_key), bits);
+  };
+  const K bound(static_cast<I>(static_cast<std::int64_t>(key) - 1));
+  std::size_t found = 0;
+  for (std::size_t begin = 0; begin < n; begin += N) {
+    const std::size_t count = n - begin < N ? n - begin : N;
+    const auto* p = static_cast<const T*>(x) + begin;
+    const K bits = key_of(count == N ? load<T, N>(p) : Remainder<T, N>(p, count).lanes());
+    if (!any(bound < bits)) continue;
+    I lane[N];
+    store_lanes(lane, bits);
+    for (std::size_t i = 0; i < count; ++i) {
+      if (static_cast<std::uint64_t>(lane[i]) < key) continue;
+      positions[found] = static_cast<std::uint32_t>(begin + i);
+      keys[found++] = static_cast<std::uint64_t>(lane[i]);
+    }
+  }
+  return found;
+}
+
+double scalar_power(double base, double exponent) {
+  return fold(power(Vec<double, 1>(base), Vec<double, 1>(exponent)), Add{});
+}
+
+template <class T>
+constexpr ClippingKernels kernels_of() {
+  return {&sum_magnitudes<T>, &sum_squares<T>, &max_magnitude<T>, &sum_powers<T>,
+          &multiply<T>,       &clamp<T>,       &at_least<T>};
+}
+
+}  // namespace
+
+extern constinit const ClippingTable clipping;
+constinit const ClippingTable clipping = {{kernels_of<float>(), kernels_of<double>(),
+                                           kernels_of<Bfloat16>(), kernels_of<Float16>()},
+                                          &scalar_power};
+
+}  // namespace ridgeline::RIDGELINE_TARGET

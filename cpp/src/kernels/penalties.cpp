@@ -1,0 +1,406 @@
+// Elementwise penalties: for each its value, gradient and proximal operator. w is a weight, s the
+// strength, t the step, u = t s. sign(0) = 0; NaN gives NaN everywhere.
+#include "kernels/penalties.hpp"
+
+#include "simd/loop.hpp"
+#include "simd/math.hpp"
+
+namespace ridgeline::RIDGELINE_TARGET {
+namespace {
+
+/// The coefficients as lanes of V.
+template <class V>
+struct Lanes {
+  V strength, shape, step, shrink, threshold, scale;
+
+  explicit Lanes(const PenaltyCoefficients& c)
+      : strength(lane(c.strength)),
+        shape(lane(c.shape)),
+        step(lane(c.step)),
+        shrink(lane(c.shrink)),
+        threshold(lane(c.threshold)),
+        scale(lane(c.scale)) {}
+
+ private:
+  static V lane(double x) { return V(static_cast<typename V::value_type>(x)); }
+};
+
+/// -1, 0 or 1; NaN stays.
+template <class V>
+[[gnu::always_inline]] inline V sign(V w) {
+  return select(abs(w) > V(0), copysign(V(1), w), w);
+}
+
+/// sign(x) max(|x| - u, 0).
+template <class V>
+[[gnu::always_inline]] inline V soft_threshold(V x, V u) {
+  const V magnitude = abs(x);
+  return select(magnitude <= u, V(0), copysign(magnitude - u, x));
+}
+
+/// Lasso: s|w| (Tibshirani 1996). prox: soft threshold at u.
+struct L1 {
+  template <class V>
+  static V value(V w, const Lanes<V>& c) {
+    return c.strength * abs(w);
+  }
+  template <class V>
+  static V gradient(V w, const Lanes<V>& c) {
+    return c.strength * sign(w);
+  }
+  template <class V>
+  static V prox(V x, const Lanes<V>& c) {
+    return soft_threshold(x, c.shrink);
+  }
+};
+
+/// Adaptive lasso: s a|w| with a weight a for each element (Zou 2006). prox: soft threshold at u a.
+struct WeightedL1 {
+  template <class V>
+  static V value(V w, V a, const Lanes<V>& c) {
+    return c.strength * a * abs(w);
+  }
+  template <class V>
+  static V gradient(V w, V a, const Lanes<V>& c) {
+    return c.strength * a * sign(w);
+  }
+  template <class V>
+  static V prox(V x, V a, const Lanes<V>& c) {
+    return soft_threshold(x, c.shrink * a);
+  }
+};
+
+/// Ridge: s/2 w^2 (Hoerl and Kennard 1970). prox: x / (1 + u), scale = 1/(1 + u).
+struct L2 {
+  template <class V>
+  static V value(V w, const Lanes<V>& c) {
+    return V(0.5) * c.strength * (w * w);
+  }
+  template <class V>
+  static V gradient(V w, const Lanes<V>& c) {
+    return c.strength * w;
+  }
+  template <class V>
+  static V prox(V x, const Lanes<V>& c) {
+    return x * c.scale;
+  }
+};
+
+/// Elastic net: s|w| + r/2 w^2, r = shape (Zou and Hastie 2005). prox: threshold first, then shrink,
+/// scale = 1/(1 + t r).
+struct ElasticNet {
+  template <class V>
+  static V value(V w, const Lanes<V>& c) {
+    const V magnitude = abs(w);
+    return magnitude * (c.strength + V(0.5) * c.shape * magnitude);
+  }
+  template <class V>
+  static V gradient(V w, const Lanes<V>& c) {
+    return c.strength * sign(w) + c.shape * w;
+  }
+  template <class V>
+  static V prox(V x, const Lanes<V>& c) {
+    return soft_threshold(x, c.shrink) * c.scale;
+  }
+};
+
+/// Minimax concave penalty (Zhang 2010), g = shape: s|w| - w^2/(2g) up to |w| = s g, then s^2 g/2.
+/// prox for t < g: 0 up to u, x above threshold = s g, between them (|x| - u) scale, 1/scale = 1 - t/g.
+struct MCP {
+  template <class V>
+  static V value(V w, const Lanes<V>& c) {
+    const V magnitude = abs(w);
+    const V knee = c.strength * c.shape;
+    return select(magnitude > knee, V(0.5) * c.strength * knee,
+                  magnitude * (c.strength - V(0.5) * magnitude / c.shape));
+  }
+  template <class V>
+  static V gradient(V w, const Lanes<V>& c) {
+    const V slope = c.strength - abs(w) / c.shape;
+    return sign(w) * select(slope < V(0), V(0), slope);
+  }
+  template <class V>
+  static V prox(V x, const Lanes<V>& c) {
+    return select(abs(x) > c.threshold, x, soft_threshold(x, c.shrink) * c.scale);
+  }
+};
+
+/// Smoothly clipped absolute deviation (Fan and Li 2001), g = shape > 2: s|w| up to s, a parabola up to
+/// g s, then s^2 (g + 1)/2. prox for t < g - 1, in the same three pieces: soft threshold up to
+/// threshold = (1 + t) s, ((g - 1)|x| - g u) scale up to g s with 1/scale = g - 1 - t, then x.
+struct SCAD {
+  template <class V>
+  static V value(V w, const Lanes<V>& c) {
+    const V magnitude = abs(w);
+    const V s = c.strength;
+    const V g = c.shape;
+    const V parabola = (magnitude * (V(2) * g * s - magnitude) - s * s) / (V(2) * (g - V(1)));
+    return select(magnitude <= s, s * magnitude,
+                  select(magnitude > g * s, V(0.5) * s * s * (g + V(1)), parabola));
+  }
+  template <class V>
+  static V gradient(V w, const Lanes<V>& c) {
+    const V magnitude = abs(w);
+    const V slope = (c.shape * c.strength - magnitude) / (c.shape - V(1));
+    const V outer = select(slope < V(0), V(0), slope);
+    return sign(w) * select(magnitude <= c.strength, c.strength, outer);
+  }
+  template <class V>
+  static V prox(V x, const Lanes<V>& c) {
+    const V magnitude = abs(x);
+    const V middle = ((c.shape - V(1)) * magnitude - c.shape * c.shrink) * c.scale;
+    return select(magnitude <= c.threshold, soft_threshold(x, c.shrink),
+                  select(magnitude <= c.shape * c.strength, copysign(middle, x), x));
+  }
+};
+
+/// Log-sum: s log(1 + |w|/e), e = shape (Candes, Wakin and Boyd 2008). prox: the larger root of
+/// y^2 + (e - |x|) y + u - e|x| = 0 above the threshold, 0 up to it.
+struct LogSum {
+  template <class V>
+  static V value(V w, const Lanes<V>& c) {
+    return c.strength * log1p(abs(w) / c.shape);
+  }
+  template <class V>
+  static V gradient(V w, const Lanes<V>& c) {
+    return c.strength * sign(w) / (c.shape + abs(w));
+  }
+  template <class V>
+  static V prox(V x, const Lanes<V>& c) {
+    const V magnitude = abs(x);
+    return select(magnitude <= c.threshold, V(0),
+                  copysign(log_sum_root(magnitude, c.shrink, c.shape), x));
+  }
+  // sqrt((x + e)^2 - 4u) is taken of factors that cannot overflow, and the root by the form that does
+  // not cancel.
+  template <class V>
+  static V log_sum_root(V x, V u, V e) {
+    const V sum = x + e;
+    const V ratio = V(2) * sqrt(u) / sum;
+    const V square = (V(1) - ratio) * (V(1) + ratio);
+    const V root = sum * sqrt(select(square < V(0), V(0), square));
+    const V difference = x - e;
+    const V large = V(0.5) * (difference + root);
+    const V small = V(2) * (x * e - u) / (root - difference);
+    return select(difference < V(0), small, select(x < V(infinity), large, x));
+  }
+};
+
+/// L0: s for each w != 0. No gradient. prox: x where |x| > sqrt(2u), else 0.
+struct L0 {
+  template <class V>
+  static V value(V w, const Lanes<V>& c) {
+    return select(w != w, w, select(w == V(0), V(0), c.strength));
+  }
+  template <class V>
+  static V prox(V x, const Lanes<V>& c) {
+    return select(abs(x) <= c.threshold, V(0), x);
+  }
+};
+
+/// L1/2: s sqrt|w| (Xu et al. 2012), gradient 0 at 0. prox: 0 below 1.5 k with k = u^(2/3) (= scale); above,
+/// y = |x| v^2 where v is the root in [sqrt(2/3), 1] of v^3 - v + c = 0, c = (k/|x|)^(3/2) / 2: the
+/// stationary point |x| = y + u/(2 sqrt y). Newton's steps from v = 1 fall to it monotonically; five
+/// reach float64.
+struct LHalf {
+  template <class V>
+  static V value(V w, const Lanes<V>& c) {
+    return c.strength * sqrt(abs(w));
+  }
+  template <class V>
+  static V gradient(V w, const Lanes<V>& c) {
+    const V slope = V(0.5) * c.strength / sqrt(abs(w));
+    return select(w == V(0), V(0), sign(w) * slope);
+  }
+  template <class V>
+  static V prox(V x, const Lanes<V>& c) {
+    const V magnitude = abs(x);
+    const V ratio = select(magnitude > V(0), c.scale / magnitude, V(0));
+    const V constant = V(0.5) * ratio * sqrt(ratio);
+    V v = V(1) - V(0.5) * constant;  // the first step
+    unroll<5>([&](int) { v = (V(2) * v * v * v - constant) / (V(3) * v * v - V(1)); });
+    return select(magnitude < c.threshold, V(0), x * v * v);
+  }
+};
+
+/// Huber, d = shape: s w^2/2 up to |w| = d, then s d (|w| - d/2). prox: x scale up to threshold = d(1 + u)
+/// with 1/scale = 1 + u, then x - u d sign(x).
+struct Huber {
+  template <class V>
+  static V value(V w, const Lanes<V>& c) {
+    const V magnitude = abs(w);
+    return c.strength * select(magnitude > c.shape, c.shape * (magnitude - V(0.5) * c.shape),
+                               V(0.5) * (w * w));
+  }
+  template <class V>
+  static V gradient(V w, const Lanes<V>& c) {
+    return c.strength * select(abs(w) > c.shape, copysign(c.shape, w), w);
+  }
+  template <class V>
+  static V prox(V x, const Lanes<V>& c) {
+    return select(abs(x) > c.threshold, x - copysign(c.shrink * c.shape, x), x * c.scale);
+  }
+};
+
+template <class P>
+inline constexpr bool weighted = false;
+template <>
+inline constexpr bool weighted<WeightedL1> = true;
+
+/// Proximal operators that run in float64 for every type, because they cancel.
+template <class P>
+inline constexpr bool prox_in_double = false;
+template <>
+inline constexpr bool prox_in_double<LogSum> = true;
+
+template <class T, class P>
+void value(const void* w, const void* weights, std::size_t n, const PenaltyCoefficients& coefficients,
+           double* totals) {
+  const Lanes<Vec<double, reduce_lanes>> c(coefficients);
+  const auto* x = static_cast<const T*>(w);
+  if constexpr (weighted<P>) {
+    const auto term = [&](auto v, auto a) { return P::value(to_double(v), to_double(a), c); };
+    reduce<Add>(n, totals, term, x, static_cast<const T*>(weights));
+  } else {
+    reduce<Add>(n, totals, [&](auto v) { return P::value(to_double(v), c); }, x);
+  }
+}
+
+template <class T, class P>
+void add_gradient(void* g, const void* w, const void* weights, std::size_t n,
+                  const PenaltyCoefficients& coefficients, double* totals) {
+  using V = Vec<compute_t<T>, reduce_lanes>;
+  const Lanes<V> c(coefficients);
+  const Lanes<Vec<double, reduce_lanes>> wide(coefficients);
+  auto* out = static_cast<T*>(g);
+  const auto* x = static_cast<const T*>(w);
+  if constexpr (weighted<P>) {
+    const auto both = [&](V grad, V v, V a) {
+      return ValueAndTerm<V>{grad + P::gradient(v, a, c),
+                             P::value(to_double(v), to_double(a), wide)};
+    };
+    map_reduce(out, n, totals, both, out, x, static_cast<const T*>(weights));
+  } else {
+    const auto both = [&](V grad, V v) {
+      return ValueAndTerm<V>{grad + P::gradient(v, c), P::value(to_double(v), wide)};
+    };
+    map_reduce(out, n, totals, both, out, x);
+  }
+}
+
+template <class T, class P>
+void prox(void* out, const void* x, const void* weights, std::size_t n,
+          const PenaltyCoefficients& coefficients) {
+  using V = Vec<compute_t<T>, map_lanes<T>>;
+  const Lanes<V> c(coefficients);
+  if constexpr (weighted<P>) {
+    map_into(static_cast<T*>(out), n, [&](V v, V a) { return P::prox(v, a, c); },
+             static_cast<const T*>(x), static_cast<const T*>(weights));
+  } else if constexpr (prox_in_double<P> && !__is_same(compute_t<T>, double)) {
+    const Lanes<Vec<double, V::lanes>> wide(coefficients);
+    map_into(static_cast<T*>(out), n,
+             [&](V v) { return narrow<float>(P::prox(to_double(v), wide)); },
+             static_cast<const T*>(x));
+  } else {
+    map_into(static_cast<T*>(out), n, [&](V v) { return P::prox(v, c); }, static_cast<const T*>(x));
+  }
+}
+
+template <class T, class P>
+constexpr PenaltyKernels kernels_of() {
+  PenaltyKernels k{&value<T, P>, nullptr, &prox<T, P>};
+  if constexpr (!__is_same(P, L0)) k.add_gradient = &add_gradient<T, P>;
+  return k;
+}
+
+template <class P>
+constexpr void fill(PenaltyKernels (&row)[dtype_count]) {
+  row[static_cast<int>(DType::float32)] = kernels_of<float, P>();
+  row[static_cast<int>(DType::float64)] = kernels_of<double, P>();
+  row[static_cast<int>(DType::bfloat16)] = kernels_of<Bfloat16, P>();
+  row[static_cast<int>(DType::float16)] = kernels_of<Float16, P>();
+}
+
+using Scalar = Vec<double, 1>;
+double number(Scalar v) { return fold(v, Add{}); }
+
+/// Where the proximal operator of the log-sum penalty leaves 0. It jumps if sqrt(u) > e: then to the point
+/// where root and 0 have the same objective, found by bisection to the last bit.
+double log_sum_threshold(double u, double e) {
+  if (!(u > e * e)) return u / e;
+  const auto excess = [&](double x) {  // objective at the root minus objective at 0
+    const double y = number(LogSum::log_sum_root(Scalar(x), Scalar(u), Scalar(e)));
+    return y * (0.5 * y - x) + u * number(log1p(Scalar(y / e)));
+  };
+  double low = 2 * square_root(u) - e;
+  double high = u / e;  // there the objective has slope 0 at 0 and the root is the lower one
+  if (low < 0) low = 0;
+  while (true) {
+    const double middle = low + 0.5 * (high - low);
+    if (!(middle > low && middle < high)) return low;
+    (excess(middle) < 0 ? high : low) = middle;
+  }
+}
+
+PenaltyCoefficients coefficients(PenaltyKind kind, double strength, double shape, double step) {
+  PenaltyCoefficients c{strength, shape, step, step * strength, 0, 1};
+  const double u = c.shrink;
+  switch (kind) {
+    case PenaltyKind::l1:
+    case PenaltyKind::weighted_l1:
+      break;
+    case PenaltyKind::l2:
+      c.scale = 1 / (1 + u);
+      break;
+    case PenaltyKind::elastic_net:
+      c.scale = 1 / (1 + step * shape);
+      break;
+    case PenaltyKind::mcp:
+      c.threshold = strength * shape;
+      c.scale = 1 / (1 - step / shape);
+      break;
+    case PenaltyKind::scad:
+      c.threshold = (1 + step) * strength;
+      c.scale = 1 / (shape - 1 - step);
+      break;
+    case PenaltyKind::log_sum:
+      c.threshold = log_sum_threshold(u, shape);
+      break;
+    case PenaltyKind::l0:
+      c.threshold = square_root(2 * u);
+      break;
+    case PenaltyKind::l_half:
+      c.scale = number(power(Scalar(u), Scalar(2.0 / 3)));
+      c.threshold = 1.5 * c.scale;
+      break;
+    case PenaltyKind::huber:
+      c.scale = 1 / (1 + u);
+      c.threshold = shape * (1 + u);
+      break;
+  }
+  return c;
+}
+
+constexpr PenaltiesTable make_table() {
+  PenaltiesTable table{};
+  const auto row = [&](PenaltyKind kind) -> auto& { return table.kernels[static_cast<int>(kind)]; };
+  fill<L1>(row(PenaltyKind::l1));
+  fill<WeightedL1>(row(PenaltyKind::weighted_l1));
+  fill<L2>(row(PenaltyKind::l2));
+  fill<ElasticNet>(row(PenaltyKind::elastic_net));
+  fill<MCP>(row(PenaltyKind::mcp));
+  fill<SCAD>(row(PenaltyKind::scad));
+  fill<LogSum>(row(PenaltyKind::log_sum));
+  fill<L0>(row(PenaltyKind::l0));
+  fill<LHalf>(row(PenaltyKind::l_half));
+  fill<Huber>(row(PenaltyKind::huber));
+  table.coefficients = &coefficients;
+  return table;
+}
+
+}  // namespace
+
+extern constinit const PenaltiesTable penalties;
+constinit const PenaltiesTable penalties = make_table();
+
+}  // namespace ridgeline::RIDGELINE_TARGET

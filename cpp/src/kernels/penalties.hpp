@@ -1,0 +1,37 @@
+// The table of penalty kernels that each target exports.
+#pragma once
+
+#include <cstddef>
+
+#include "ridgeline/penalties.hpp"
+
+namespace ridgeline {
+
+/// What the functors need, in float64, so that each constant is rounded once.
+struct PenaltyCoefficients {
+  double strength = 0;
+  double shape = 0;
+  double step = 0;
+  double shrink = 0;     ///< step * strength
+  double threshold = 0;  ///< where the proximal operator changes branch
+  double scale = 1;      ///< what it multiplies by
+};
+
+struct PenaltyKernels {
+  /// totals[b] = the value over block b of w.
+  void (*value)(const void* w, const void* weights, std::size_t n, const PenaltyCoefficients&,
+                double* totals);
+  /// g += gradient; totals as above. Null where there is no gradient.
+  void (*add_gradient)(void* g, const void* w, const void* weights, std::size_t n,
+                       const PenaltyCoefficients&, double* totals);
+  /// out = prox(x); out may be x.
+  void (*prox)(void* out, const void* x, const void* weights, std::size_t n,
+               const PenaltyCoefficients&);
+};
+
+struct PenaltiesTable {
+  PenaltyKernels kernels[penalty_kind_count][dtype_count];
+  PenaltyCoefficients (*coefficients)(PenaltyKind kind, double strength, double shape, double step);
+};
+
+}  // namespace ridgeline

@@ -1,0 +1,71 @@
+#include "runtime/dispatch.hpp"
+
+#include <atomic>
+#include <cstdlib>
+#include <stdexcept>
+
+#include "ridgeline/runtime.hpp"
+#include "runtime/cpu.hpp"
+
+namespace ridgeline {
+
+#define RIDGELINE_TARGET(name)               \
+  namespace name {                           \
+  extern const PenaltiesTable penalties;     \
+  extern const ClippingTable clipping;       \
+  }
+#include "runtime/targets.def"
+#undef RIDGELINE_TARGET
+
+namespace {
+
+constexpr Tables compiled[] = {
+#define RIDGELINE_TARGET(name) {#name, &name::penalties, &name::clipping},
+#include "runtime/targets.def"
+#undef RIDGELINE_TARGET
+};
+
+const Tables& find(std::string_view name, const char* source) {
+  for (const Tables& t : compiled) {
+    if (name == t.target && cpu_runs(name)) return t;
+  }
+  std::string choices;
+  for (const std::string& t : targets()) choices += (choices.empty() ? "" : ", ") + t;
+  throw std::invalid_argument(source + (": got '" + std::string(name)) +
+                              "', wants one of the targets this CPU runs: " + choices);
+}
+
+const Tables* chosen_at_start() {
+  const char* wanted = std::getenv("RIDGELINE_TARGET");
+  if (wanted != nullptr && *wanted != '\0') return &find(wanted, "RIDGELINE_TARGET");
+  return &find(targets().front(), "target");
+}
+
+std::atomic<const Tables*> active{nullptr};
+
+}  // namespace
+
+const Tables& tables() {
+  const Tables* t = active.load(std::memory_order_acquire);
+  if (t == nullptr) [[unlikely]] {
+    const Tables* start = chosen_at_start();
+    if (active.compare_exchange_strong(t, start)) t = start;
+  }
+  return *t;
+}
+
+std::vector<std::string> targets() {
+  std::vector<std::string> names;
+  for (const Tables& t : compiled) {
+    if (cpu_runs(t.target)) names.emplace_back(t.target);
+  }
+  return names;
+}
+
+std::string target() { return tables().target; }
+
+void use_target(std::string_view name) {
+  active.store(&find(name, "name"), std::memory_order_release);
+}
+
+}  // namespace ridgeline

@@ -1,0 +1,19 @@
+// From a family to the table of the target in use.
+#pragma once
+
+namespace ridgeline {
+
+struct PenaltiesTable;
+struct ClippingTable;
+
+/// The tables of one target: one row a family.
+struct Tables {
+  const char* target;
+  const PenaltiesTable* penalties;
+  const ClippingTable* clipping;
+};
+
+/// The tables in use. Take them once a call, so that a call runs on one target.
+const Tables& tables();
+
+}  // namespace ridgeline

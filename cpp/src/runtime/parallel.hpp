@@ -1,0 +1,36 @@
+// One parallel region per call: a team of threads that run the same function and meet at barriers.
+#pragma once
+
+#include <cstdint>
+#include <type_traits>
+
+namespace ridgeline {
+
+/// A thread's place in its team.
+class Team {
+ public:
+  int rank;
+  int size;
+  /// Waits for the others; what they wrote before is visible after.
+  void barrier() const;
+};
+
+namespace detail {
+void run_team(std::int64_t elements, int limit, void (*body)(void*, Team), void* context);
+}
+
+/// Calls body(team) on every thread of a team, at most `limit` threads (0: the current setting), one if
+/// `elements` are too few to share, inside another parallel region, or in a forked child. Every call runs
+/// in the default floating-point environment: denormals are kept, rounding is to nearest even.
+/// `body` must not throw.
+template <class Body>
+void parallel(std::int64_t elements, int limit, Body&& body) {
+  detail::run_team(
+      elements, limit,
+      [](void* context, Team team) {
+        (*static_cast<std::remove_reference_t<Body>*>(context))(team);
+      },
+      &body);
+}
+
+}  // namespace ridgeline

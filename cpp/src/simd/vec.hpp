@@ -1,0 +1,337 @@
+// The front door of the vector layer: a value of N lanes that fills as many registers of the
+// target as it needs. A kernel is a lane-wise functor of such values and names no instruction.
+//
+// Built on GCC/Clang vector extensions; docs/decisions/0001-vector-layer.md says why. Everything
+// has internal linkage, so that no function compiled for one target can be linked into another.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <utility>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+#endif
+
+namespace ridgeline::RIDGELINE_TARGET {
+namespace {
+
+#if RIDGELINE_REGISTER_BYTES == 0
+inline constexpr int register_bytes = 0;  // the scalar target: one lane is one register
+#else
+inline constexpr int register_bytes = RIDGELINE_REGISTER_BYTES;
+#endif
+
+template <class T, int Lanes>
+struct RegisterOf {
+  typedef T type __attribute__((vector_size(Lanes * sizeof(T))));
+};
+template <class T>
+struct RegisterOf<T, 1> {
+  using type = T;
+};
+template <class T, int Lanes>
+using Register = typename RegisterOf<T, Lanes>::type;
+
+template <std::size_t Bytes>
+struct LaneInt;
+template <>
+struct LaneInt<4> {
+  using type = std::int32_t;
+};
+template <>
+struct LaneInt<8> {
+  using type = std::int64_t;
+};
+/// The signed integer as wide as T: a lane of a mask is 0 or -1 of it.
+template <class T>
+using lane_int = typename LaneInt<sizeof(T)>::type;
+
+/// f(0), f(1), ... f(Count - 1), unrolled by the compiler front end.
+template <class F, int... I>
+[[gnu::always_inline]] inline void unroll(F f, std::integer_sequence<int, I...>) {
+  (f(I), ...);
+}
+template <int Count, class F>
+[[gnu::always_inline]] inline void unroll(F f) {
+  unroll(f, std::make_integer_sequence<int, Count>{});
+}
+
+template <class T, int N>
+struct Vec;
+template <class T, int N>
+using Mask = Vec<lane_int<T>, N>;
+
+template <class T, int N>
+struct Vec {
+  using value_type = T;
+  static constexpr int lanes = N;
+  static constexpr int native = register_bytes / static_cast<int>(sizeof(T));
+  static constexpr int register_lanes = native == 0 ? 1 : (native < N ? native : N);
+  static constexpr int registers = N / register_lanes;
+  using R = Register<T, register_lanes>;
+
+  R r[registers];
+
+  Vec() = default;
+  [[gnu::always_inline]] Vec(T value) {
+    unroll<registers>([&](int i) {
+      if constexpr (register_lanes == 1) {
+        r[i] = value;
+      } else {
+        r[i] = value - R{};  // x - (+0) is x for every x, -0 and NaN among them
+      }
+    });
+  }
+
+  [[gnu::always_inline]] friend Vec operator+(Vec a, Vec b) {
+    unroll<registers>([&](int i) { a.r[i] = a.r[i] + b.r[i]; });
+    return a;
+  }
+  [[gnu::always_inline]] friend Vec operator-(Vec a, Vec b) {
+    unroll<registers>([&](int i) { a.r[i] = a.r[i] - b.r[i]; });
+    return a;
+  }
+  [[gnu::always_inline]] friend Vec operator*(Vec a, Vec b) {
+    unroll<registers>([&](int i) { a.r[i] = a.r[i] * b.r[i]; });
+    return a;
+  }
+  [[gnu::always_inline]] friend Vec operator/(Vec a, Vec b) {
+    unroll<registers>([&](int i) { a.r[i] = a.r[i] / b.r[i]; });
+    return a;
+  }
+  [[gnu::always_inline]] friend Vec operator&(Vec a, Vec b) {
+    unroll<registers>([&](int i) { a.r[i] = a.r[i] & b.r[i]; });
+    return a;
+  }
+  [[gnu::always_inline]] friend Vec operator|(Vec a, Vec b) {
+    unroll<registers>([&](int i) { a.r[i] = a.r[i] | b.r[i]; });
+    return a;
+  }
+  [[gnu::always_inline]] friend Vec operator^(Vec a, Vec b) {
+    unroll<registers>([&](int i) { a.r[i] = a.r[i] ^ b.r[i]; });
+    return a;
+  }
+  [[gnu::always_inline]] friend Vec operator~(Vec a) {
+    unroll<registers>([&](int i) { a.r[i] = ~a.r[i]; });
+    return a;
+  }
+  [[gnu::always_inline]] friend Vec operator<<(Vec a, int bits) {
+    unroll<registers>([&](int i) { a.r[i] = a.r[i] << bits; });
+    return a;
+  }
+  [[gnu::always_inline]] friend Vec operator>>(Vec a, int bits) {
+    unroll<registers>([&](int i) { a.r[i] = a.r[i] >> bits; });
+    return a;
+  }
+
+  [[gnu::always_inline]] friend Mask<T, N> operator<(Vec a, Vec b) {
+    return compare(a, b, [](R x, R y) { return x < y; });
+  }
+  [[gnu::always_inline]] friend Mask<T, N> operator<=(Vec a, Vec b) {
+    return compare(a, b, [](R x, R y) { return x <= y; });
+  }
+  [[gnu::always_inline]] friend Mask<T, N> operator>(Vec a, Vec b) { return b < a; }
+  [[gnu::always_inline]] friend Mask<T, N> operator>=(Vec a, Vec b) { return b <= a; }
+  [[gnu::always_inline]] friend Mask<T, N> operator==(Vec a, Vec b) {
+    return compare(a, b, [](R x, R y) { return x == y; });
+  }
+  [[gnu::always_inline]] friend Mask<T, N> operator!=(Vec a, Vec b) {
+    return compare(a, b, [](R x, R y) { return x != y; });
+  }
+
+ private:
+  template <class F>
+  [[gnu::always_inline]] static Mask<T, N> compare(Vec a, Vec b, F f) {
+    Mask<T, N> mask;
+    unroll<registers>([&](int i) {
+      if constexpr (register_lanes == 1) {
+        mask.r[i] = -static_cast<lane_int<T>>(f(a.r[i], b.r[i]));
+      } else {
+        mask.r[i] = (typename Mask<T, N>::R)f(a.r[i], b.r[i]);
+      }
+    });
+    return mask;
+  }
+};
+
+/// mask ? a : b, lane by lane.
+template <class T, int N>
+[[gnu::always_inline]] inline Vec<T, N> select(Mask<T, N> mask, Vec<T, N> a, Vec<T, N> b) {
+  unroll<Vec<T, N>::registers>([&](int i) { a.r[i] = mask.r[i] ? a.r[i] : b.r[i]; });
+  return a;
+}
+
+/// The same bits as another type of the same width.
+template <class To, class From, int N>
+[[gnu::always_inline]] inline Vec<To, N> bits_as(Vec<From, N> a) {
+  static_assert(sizeof(To) == sizeof(From));
+  return __builtin_bit_cast(Vec<To, N>, a);
+}
+
+/// Lane i holds i.
+template <class T, int N>
+[[gnu::always_inline]] inline Vec<T, N> iota() {
+  Vec<T, N> v;
+  T lane[N];
+  unroll<N>([&](int i) { lane[i] = static_cast<T>(i); });
+  __builtin_memcpy(&v, lane, sizeof v);
+  return v;
+}
+
+template <class T, int N>
+[[gnu::always_inline]] inline Vec<T, N> load_lanes(const void* p) {
+  Vec<T, N> v;
+  __builtin_memcpy(&v, p, sizeof v);
+  return v;
+}
+template <class T, int N>
+[[gnu::always_inline]] inline void store_lanes(void* p, Vec<T, N> v) {
+  __builtin_memcpy(p, &v, sizeof v);
+}
+
+template <class T, int N>
+[[gnu::always_inline]] inline Vec<T, N> abs(Vec<T, N> a) {
+  using I = lane_int<T>;
+  constexpr I magnitude = static_cast<I>(~(std::uint64_t{1} << (8 * sizeof(T) - 1)));
+  return bits_as<T>(bits_as<I>(a) & Vec<I, N>(magnitude));
+}
+
+/// |a| with the sign of b.
+template <class T, int N>
+[[gnu::always_inline]] inline Vec<T, N> copysign(Vec<T, N> a, Vec<T, N> b) {
+  using I = lane_int<T>;
+  constexpr I magnitude = static_cast<I>(~(std::uint64_t{1} << (8 * sizeof(T) - 1)));
+  return bits_as<T>((bits_as<I>(a) & Vec<I, N>(magnitude)) |
+                    (bits_as<I>(b) & Vec<I, N>(static_cast<I>(~magnitude))));
+}
+
+[[gnu::always_inline]] inline float square_root(float a) { return __builtin_sqrtf(a); }
+[[gnu::always_inline]] inline double square_root(double a) { return __builtin_sqrt(a); }
+#if RIDGELINE_REGISTER_BYTES != 0
+#if defined(__x86_64__)
+[[gnu::always_inline]] inline __m128 square_root(__m128 a) { return _mm_sqrt_ps(a); }
+[[gnu::always_inline]] inline __m128d square_root(__m128d a) { return _mm_sqrt_pd(a); }
+#if RIDGELINE_REGISTER_BYTES >= 32
+[[gnu::always_inline]] inline __m256 square_root(__m256 a) { return _mm256_sqrt_ps(a); }
+[[gnu::always_inline]] inline __m256d square_root(__m256d a) { return _mm256_sqrt_pd(a); }
+#endif
+#if RIDGELINE_REGISTER_BYTES >= 64
+[[gnu::always_inline]] inline __m512 square_root(__m512 a) { return _mm512_sqrt_ps(a); }
+[[gnu::always_inline]] inline __m512d square_root(__m512d a) { return _mm512_sqrt_pd(a); }
+#endif
+#elif defined(__aarch64__)
+[[gnu::always_inline]] inline float32x4_t square_root(float32x4_t a) { return vsqrtq_f32(a); }
+[[gnu::always_inline]] inline float64x2_t square_root(float64x2_t a) { return vsqrtq_f64(a); }
+#endif
+#endif
+
+template <class T, int N>
+[[gnu::always_inline]] inline Vec<T, N> sqrt(Vec<T, N> a) {
+  unroll<Vec<T, N>::registers>([&](int i) { a.r[i] = square_root(a.r[i]); });
+  return a;
+}
+
+template <int Begin, class R, int... I>
+[[gnu::always_inline]] inline auto lanes_from(R a, std::integer_sequence<int, I...>) {
+  return __builtin_shufflevector(a, a, (Begin + I)...);
+}
+template <class R, int... I>
+[[gnu::always_inline]] inline auto joined(R low, R high, std::integer_sequence<int, I...>) {
+  return __builtin_shufflevector(low, high, I...);
+}
+
+/// The 32-bit lanes a as 64-bit lanes of type To (float to double, integer to integer).
+template <class To, class From, int N>
+[[gnu::always_inline]] inline Vec<To, N> widen(Vec<From, N> a) {
+  static_assert(sizeof(To) == 2 * sizeof(From));
+  using Wide = Vec<To, N>;
+  using Narrow = Vec<From, N>;
+  constexpr int lanes = Wide::register_lanes;
+  Wide wide;
+  unroll<Narrow::registers>([&](int i) {
+    if constexpr (Narrow::register_lanes == 1) {
+      wide.r[i] = static_cast<To>(a.r[i]);
+    } else if constexpr (Narrow::register_lanes == lanes) {
+      wide.r[i] = __builtin_convertvector(a.r[i], typename Wide::R);
+    } else if constexpr (lanes == 1) {
+      wide.r[2 * i] = static_cast<To>(a.r[i][0]);
+      wide.r[2 * i + 1] = static_cast<To>(a.r[i][1]);
+    } else {
+      constexpr auto index = std::make_integer_sequence<int, lanes>{};
+      wide.r[2 * i] = __builtin_convertvector(lanes_from<0>(a.r[i], index), typename Wide::R);
+      wide.r[2 * i + 1] = __builtin_convertvector(lanes_from<lanes>(a.r[i], index), typename Wide::R);
+    }
+  });
+  return wide;
+}
+
+/// The 64-bit lanes a as 32-bit lanes of type To; floats round to nearest even.
+template <class To, class From, int N>
+[[gnu::always_inline]] inline Vec<To, N> narrow(Vec<From, N> a) {
+  static_assert(2 * sizeof(To) == sizeof(From));
+  using Wide = Vec<From, N>;
+  using Narrow = Vec<To, N>;
+  constexpr int lanes = Wide::register_lanes;
+  Narrow result;
+  unroll<Narrow::registers>([&](int i) {
+    if constexpr (Narrow::register_lanes == 1) {
+      result.r[i] = static_cast<To>(a.r[i]);
+    } else if constexpr (Narrow::register_lanes == lanes) {
+      result.r[i] = __builtin_convertvector(a.r[i], typename Narrow::R);
+    } else if constexpr (lanes == 1) {
+      result.r[i] = typename Narrow::R{static_cast<To>(a.r[2 * i]), static_cast<To>(a.r[2 * i + 1])};
+    } else {
+      using Half = Register<To, lanes>;
+      result.r[i] = joined(__builtin_convertvector(a.r[2 * i], Half),
+                           __builtin_convertvector(a.r[2 * i + 1], Half),
+                           std::make_integer_sequence<int, 2 * lanes>{});
+    }
+  });
+  return result;
+}
+
+template <int N>
+[[gnu::always_inline]] inline Vec<double, N> to_double(Vec<float, N> a) {
+  return widen<double>(a);
+}
+template <int N>
+[[gnu::always_inline]] inline Vec<double, N> to_double(Vec<double, N> a) {
+  return a;
+}
+
+/// Whether any lane of the mask is set.
+template <class I, int N>
+[[gnu::always_inline]] inline bool any(Vec<I, N> mask) {
+  typename Vec<I, N>::R joined = mask.r[0];
+  unroll<Vec<I, N>::registers>([&](int i) { joined = joined | mask.r[i]; });
+  if constexpr (Vec<I, N>::register_lanes == 1) {
+    return joined != 0;
+  } else {
+    std::uint64_t word[sizeof joined / 8];
+    __builtin_memcpy(word, &joined, sizeof joined);
+    std::uint64_t set = 0;
+    unroll<static_cast<int>(sizeof joined / 8)>([&](int i) { set |= word[i]; });
+    return set != 0;
+  }
+}
+
+/// Combines the lanes by a fixed tree: i with i + N/2, then i with i + N/4, ... so that the result
+/// has the same bits on every target.
+template <class T, int N, class F>
+[[gnu::always_inline]] inline T fold(Vec<T, N> v, F f) {
+  if constexpr (N == 1) {
+    T lane;
+    __builtin_memcpy(&lane, &v, sizeof lane);
+    return lane;
+  } else {
+    Vec<T, N / 2> half[2];
+    __builtin_memcpy(half, &v, sizeof v);
+    return fold(f(half[0], half[1]), f);
+  }
+}
+
+}  // namespace
+}  // namespace ridgeline::RIDGELINE_TARGET

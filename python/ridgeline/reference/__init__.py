@@ -1,0 +1,53 @@
+"""What every function of ridgeline computes, in float64 NumPy.
+
+These are the oracles of the test suite, and the place to read what a function means: each is
+the formula of its paper, evaluated in float64, and rounded once when it is stored. They take one
+NumPy array or a nested list, tuple or dict of them, and carry the public names.
+
+>>> import numpy as np
+>>> from ridgeline import reference
+>>> reference.L1(0.5).prox(np.array([2.0, -0.25]), step=1.0)
+array([ 1.5, -0. ])
+"""
+
+from ridgeline.reference.clipping import (
+    clip_by_global_norm_,
+    clip_by_norm_,
+    clip_by_rms_,
+    clip_by_value_,
+    global_norm,
+    zero_largest_,
+)
+from ridgeline.reference.penalties import (
+    L0,
+    L1,
+    L2,
+    MCP,
+    SCAD,
+    ElasticNet,
+    Huber,
+    LHalf,
+    LogSum,
+    Penalty,
+    Sum,
+)
+
+__all__ = [
+    "L0",
+    "L1",
+    "L2",
+    "MCP",
+    "SCAD",
+    "ElasticNet",
+    "Huber",
+    "LHalf",
+    "LogSum",
+    "Penalty",
+    "Sum",
+    "clip_by_global_norm_",
+    "clip_by_norm_",
+    "clip_by_rms_",
+    "clip_by_value_",
+    "global_norm",
+    "zero_largest_",
+]
