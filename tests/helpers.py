@@ -43,11 +43,15 @@ def assert_ulp(actual, expected, dtype, ulp, scale=None, stores=1):
     compute = np.finfo(np.float64 if dtype == np.float64 else np.float32)
     with np.errstate(all="ignore"):
         bound = ulp * (2 if dtype == np.float64 else 1) * float(compute.eps) * scale
-        bound = bound + np.ceil(2 * ulp) * float(compute.smallest_subnormal)
+        bound = np.broadcast_to(bound, got.shape) + np.ceil(2 * ulp) * float(
+            compute.smallest_subnormal
+        )
         if is_half(dtype):
             half = ml_dtypes.finfo(dtype)
             exponent = np.floor(np.log2(np.maximum(np.abs(expected) + bound, 1e-300)))
-            spacing = np.maximum(np.exp2(exponent) * float(half.eps), float(half.smallest_subnormal))
+            spacing = np.maximum(
+                np.exp2(exponent) * float(half.eps), float(half.smallest_subnormal)
+            )
             bound = bound + stores * 0.5 * spacing
         error = np.abs(got - expected)
         fine = (error <= bound) | (got == expected) | (np.isnan(got) & np.isnan(expected))
@@ -56,7 +60,7 @@ def assert_ulp(actual, expected, dtype, ulp, scale=None, stores=1):
         at = np.unravel_index(np.argmin(fine), fine.shape)
         raise AssertionError(
             f"{np.sum(~fine)} of {fine.size} out of bounds, first at {at}: got {got[at]!r}, "
-            f"expected {expected[at]!r}, error {error[at]:.3g} > {np.broadcast_to(bound, fine.shape)[at]:.3g}"
+            f"expected {expected[at]!r}, error {error[at]:.3g} > {bound[at]:.3g}"
         )
 
 
@@ -158,10 +162,10 @@ LAYOUTS: dict[str, Callable[[np.ndarray], Placed]] = {
     "reversed": lambda x: place(x, np.s_[::-1, ::-1, ::-1], x.shape),
     "reversed rows": lambda x: place(x, np.s_[::-1], x.shape),
     "every second": lambda x: place(x, np.s_[..., ::2], (*x.shape[:2], 2 * x.shape[2])),
-    "every second row": lambda x: place(x, np.s_[:, 1::2], (x.shape[0], 2 * x.shape[1], x.shape[2])),
-    "columns": lambda x: place(
-        x, np.s_[..., 3 : 3 + x.shape[2]], (*x.shape[:2], x.shape[2] + 5)
+    "every second row": lambda x: place(
+        x, np.s_[:, 1::2], (x.shape[0], 2 * x.shape[1], x.shape[2])
     ),
+    "columns": lambda x: place(x, np.s_[..., 3 : 3 + x.shape[2]], (*x.shape[:2], x.shape[2] + 5)),
     "backwards thirds": lambda x: place(x, np.s_[..., ::-3], (*x.shape[:2], 3 * x.shape[2])),
     "unaligned": place_unaligned,
 }
@@ -174,12 +178,42 @@ def placements(draw):
     shape = tuple(draw(st.lists(st.integers(0, 9), max_size=4)))
     steps = [draw(st.sampled_from([-3, -2, -1, 1, 2, 3])) for _ in shape]
     axes = tuple(draw(st.permutations(range(len(shape)))))
-    base = tuple(n * abs(step) + draw(st.integers(0, 2)) for n, step in zip(shape, steps, strict=True))
+    base = tuple(
+        n * abs(step) + draw(st.integers(0, 2)) for n, step in zip(shape, steps, strict=True)
+    )
     index = tuple(
         slice(n * abs(k) - 1 if k < 0 else 0, None if k < 0 else n * k, k) if n else slice(0, 0)
         for n, k in zip(shape, steps, strict=True)
     )
     return tuple(shape[a] for a in axes), lambda x: place(x, (*index, ...), base, axes)
+
+
+def read_only(n=3):
+    x = np.ones(n)
+    x.flags.writeable = False
+    return x
+
+
+def overlapping_itself():
+    return np.lib.stride_tricks.as_strided(np.ones(4), (3, 2), (8, 8))
+
+
+WRONG_ARRAYS = {  # what: (the array, the error of reading it or None, the error of writing it)
+    "int64": (np.ones(3, np.int64), TypeError, TypeError),
+    "bool": (np.ones(3, bool), TypeError, TypeError),
+    "complex": (np.ones(3, complex), TypeError, TypeError),
+    "longdouble": (np.ones(3, np.longdouble), TypeError, TypeError),
+    "objects": (np.array([1.0, None, 2.0], object), TypeError, TypeError),
+    "other byte order": (np.ones(3, np.dtype(np.float64).newbyteorder()), TypeError, TypeError),
+    "None": (None, TypeError, TypeError),
+    "a number": (3.0, TypeError, TypeError),
+    "a string": ("abc", TypeError, TypeError),
+    "numbers": ([1.0, 2.0], TypeError, TypeError),
+    "None in a list": ([np.ones(3), None], TypeError, TypeError),
+    "read-only": (read_only(), None, ValueError),
+    "overlapping itself": (overlapping_itself(), None, ValueError),
+    "broadcast": (np.broadcast_to(np.ones(1), (3,)), None, ValueError),
+}
 
 
 def to_torch(x: np.ndarray):

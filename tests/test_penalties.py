@@ -16,6 +16,7 @@ from helpers import (
     DTYPES,
     LAYOUTS,
     SIZES,
+    WRONG_ARRAYS,
     assert_ulp,
     bits,
     compute_eps,
@@ -77,7 +78,13 @@ CASES = {
         (3, lambda x, t: (2.7 * x + 3.7 * t * 0.6) / (2.7 - t)),
     ),
     "LogSum": Case(
-        lambda m: m.LogSum(0.9, 0.3), (2, lambda w: 0.9 / (0.3 + w)), (2, log_sum_scale, ), True
+        lambda m: m.LogSum(0.9, 0.3),
+        (2, lambda w: 0.9 / (0.3 + w)),
+        (
+            2,
+            log_sum_scale,
+        ),
+        True,
     ),
     "LogSum, large eps": Case(
         lambda m: m.LogSum(0.9, 1.7),
@@ -86,7 +93,10 @@ CASES = {
     ),
     "L0": Case(lambda m: m.L0(0.3), None, (0, lambda x, t: x), True),
     "LHalf": Case(
-        lambda m: m.LHalf(0.6), (1.5, lambda w: 0.3 / np.sqrt(w + (w == 0))), (5, lambda x, t: x), True
+        lambda m: m.LHalf(0.6),
+        (1.5, lambda w: 0.3 / np.sqrt(w + (w == 0))),
+        (5, lambda x, t: x),
+        True,
     ),
     "Huber": Case(
         lambda m: m.Huber(0.6, 0.7),
@@ -134,7 +144,7 @@ def magnitude(x):
     return np.abs(np.asarray(x, np.float64))
 
 
-# ---------------------------------------------------------------------------- against the oracles
+# ---- against the oracles
 
 
 def value_bound(penalty, n):
@@ -235,7 +245,7 @@ def test_sparse_weights_where_a_strength_is_zero():
         np.testing.assert_allclose(penalty.prox(x, 1.0), x, rtol=1e-6, atol=1e-6)
 
 
-# ---------------------------------------------------------------------------------- special values
+# ---- special values
 
 NAN, INF = np.nan, np.inf
 TINY = "the smallest subnormal"
@@ -260,7 +270,9 @@ special = pytest.mark.parametrize("name", SPECIAL)
 
 
 def build(name, module):
-    return eval(name, {n: getattr(module, n) for n in ref.__all__ if n[0].isupper() and hasattr(module, n)})  # noqa: S307
+    return eval(
+        name, {n: getattr(module, n) for n in ref.__all__ if n[0].isupper() and hasattr(module, n)}
+    )
 
 
 def tiny(dtype):
@@ -298,7 +310,7 @@ def test_special_values(name, dtype):
         for block, want in zip(got.reshape(7, 20).astype(np.float64), wants, strict=True):
             if want is None:
                 continue
-            assert len(set(bits(block[i]) for i in range(20))) == 1
+            assert len({bits(block[i]) for i in range(20)}) == 1
             if want == resolve[ROOT] or want == -resolve[ROOT]:
                 np.testing.assert_allclose(block, want, rtol=1e-2 if dtype.itemsize == 2 else 1e-6)
             else:
@@ -350,7 +362,7 @@ def test_log_sum_threshold_is_the_tie():
     assert got[1] == pytest.approx(oracle.prox(np.array([tau * (1 + 1e-12)]), 0.5)[0], rel=1e-12)
 
 
-# --------------------------------------------------------------------------------------- same bits
+# ---- same bits
 
 
 @cases
@@ -454,14 +466,16 @@ def test_scalars_and_empty(dtype):
         penalty.prox_(empty, 1.0)
 
 
-@pytest.mark.parametrize("nothing", [[], (), {}, {"a": []}, iter(())], ids=repr)
+@pytest.mark.parametrize(
+    "nothing", [[], (), {}, {"a": []}, iter(())], ids=lambda x: type(x).__name__
+)
 def test_no_arrays(nothing):
     assert rl.L2(1.0).value(nothing) == 0.0
     assert rl.L2(1.0).add_gradient_([], []) == 0.0
     rl.L2(1.0).prox_(nothing, 1.0)
 
 
-# -------------------------------------------------------------------------------------- containers
+# ---- containers
 
 
 def test_containers():
@@ -472,20 +486,21 @@ def test_containers():
     assert rl.L1(1.0).add_gradient_(grads, tree) == 7.0
     assert bits(grads) == bits({"w": [np.ones(2), (np.ones((1, 1)),)], "b": np.ones(())})
     rl.L1(1.0).prox_(tree, 0.5)
-    assert bits(tree) == bits({"w": [np.full(2, 0.5), (np.full((1, 1), 1.5),)], "b": np.full((), 2.5)})
+    assert bits(tree) == bits(
+        {"w": [np.full(2, 0.5), (np.full((1, 1), 1.5),)], "b": np.full((), 2.5)}
+    )
 
 
 def test_dict_keys_pair_or_fail():
     params = {"a": np.array([1.0]), "b": np.array([-1.0])}
     grads = {"b": np.zeros(1), "a": np.zeros(1)}
+    before = bits(grads)
     try:
         rl.L1(1.0).add_gradient_(grads, params)
-    except ValueError as error:
-        assert "grads" in str(error)
-        assert bits(grads) == bits({"b": np.zeros(1), "a": np.zeros(1)})
-    else:
-        assert grads["a"][0] == 1
-        assert grads["b"][0] == -1
+        wants = bits({"b": np.array([-1.0]), "a": np.array([1.0])})
+    except ValueError:
+        wants = before
+    assert bits(grads) == wants
 
 
 def test_mixed_dtypes_in_a_list():
@@ -517,7 +532,7 @@ def test_interleaved_views_are_not_the_same_array():
     assert bits(base) == bits(expected)
 
 
-# ------------------------------------------------------------------------------------------ objects
+# ---- objects
 
 OBJECTS = [
     "L1(0.1)",
@@ -539,10 +554,14 @@ def test_penalties_are_values(name):
     assert penalty == other
     assert hash(penalty) == hash(other)
     assert len({penalty, other}) == 1
-    for copy_of in (pickle.loads(pickle.dumps(penalty)), copy.deepcopy(penalty), copy.copy(penalty)):
+    for copy_of in (
+        pickle.loads(pickle.dumps(penalty)),
+        copy.deepcopy(penalty),
+        copy.copy(penalty),
+    ):
         assert copy_of == penalty
         assert type(copy_of) is type(penalty)
-    assert eval(repr(penalty), dict(vars(rl.penalties))) == penalty  # noqa: S307
+    assert eval(repr(penalty), dict(vars(rl.penalties))) == penalty
     assert penalty != build(name.replace("0.1", "0.25"), rl)
     assert [n for n in OBJECTS if build(n, rl) == penalty] == [name]
     assert penalty != 0.1
@@ -561,7 +580,7 @@ def test_attributes():
     assert {name for name in OBJECTS if "+" not in name} >= {
         f"{cls}(0.1)" for cls in ("L1", "L2", "L0", "LHalf", "SCAD")
     }
-    for cls in "L1 L2 ElasticNet MCP SCAD LogSum L0 LHalf Huber".split():
+    for cls in PARAMETERS:
         assert getattr(rl, cls) is getattr(rl.penalties, cls)
 
 
@@ -602,7 +621,7 @@ def test_twice_the_same_penalty_is_twice_the_value(name):
     assert (penalty + penalty).value(x) == pytest.approx(2 * penalty.value(x), rel=1e-13)
 
 
-# --------------------------------------------------------------------------------- strength_from_loss
+# ---- strength_from_loss
 
 
 @pytest.mark.parametrize("penalty", ["l1", "l2"])
@@ -645,7 +664,7 @@ def test_strength_from_loss_errors(kwargs, error, named):
         rl.penalties.strength_from_loss(**kwargs)
 
 
-# ------------------------------------------------------------------------------------------- errors
+# ---- errors
 
 NOT_NUMBERS = ["0.1", True, None, [0.1], 1j, np.array([0.1, 0.2])]
 PARAMETERS = {
@@ -659,7 +678,12 @@ PARAMETERS = {
     "LHalf": {"strength": 0.1},
     "Huber": {"strength": 0.1, "delta": 0.5},
 }
-OUT_OF_RANGE = {("MCP", "gamma"): 0.0, ("SCAD", "gamma"): 2.0, ("LogSum", "eps"): 0.0, ("Huber", "delta"): 0.0}
+OUT_OF_RANGE = {
+    ("MCP", "gamma"): 0.0,
+    ("SCAD", "gamma"): 2.0,
+    ("LogSum", "eps"): 0.0,
+    ("Huber", "delta"): 0.0,
+}
 
 
 @pytest.mark.parametrize(
@@ -709,35 +733,6 @@ def test_prox_wants_a_short_step(penalty, steps):
                 penalty.prox(x, step)
 
 
-def read_only(n=3):
-    x = np.ones(n)
-    x.flags.writeable = False
-    return x
-
-
-def overlapping_itself():
-    return np.lib.stride_tricks.as_strided(np.ones(4), (3, 2), (8, 8))
-
-
-ONE = np.ones(3)
-WRONG_ARRAYS = {  # what: (the array, the error of reading it or None, the error of writing it)
-    "int64": (np.ones(3, np.int64), TypeError, TypeError),
-    "bool": (np.ones(3, bool), TypeError, TypeError),
-    "complex": (np.ones(3, complex), TypeError, TypeError),
-    "longdouble": (np.ones(3, np.longdouble), TypeError, TypeError),
-    "objects": (np.array([1.0, None, 2.0], object), TypeError, TypeError),
-    "other byte order": (np.ones(3, np.dtype(np.float64).newbyteorder()), TypeError, TypeError),
-    "None": (None, TypeError, TypeError),
-    "a number": (3.0, TypeError, TypeError),
-    "a string": ("abc", TypeError, TypeError),
-    "numbers": ([1.0, 2.0], TypeError, TypeError),
-    "None in a list": ([np.ones(3), None], TypeError, TypeError),
-    "read-only": (read_only(), None, ValueError),
-    "overlapping itself": (overlapping_itself(), None, ValueError),
-    "broadcast": (np.broadcast_to(np.ones(1), (3,)), None, ValueError),
-}
-
-
 @pytest.mark.parametrize("what", WRONG_ARRAYS)
 def test_array_errors(what):
     bad, reading, writing = WRONG_ARRAYS[what]
@@ -759,21 +754,12 @@ def test_array_errors(what):
             penalty.prox_([other, bad], 0.1)
         with pytest.raises(writing, match="grads"):
             penalty.add_gradient_(bad, other)
-        if what != "numbers" and what != "None in a list":
+        if what not in ("numbers", "None in a list"):
             with pytest.raises(writing, match=r"grads\['w'\]\[1\]"):
                 penalty.add_gradient_({"w": [other, bad]}, {"w": [other.copy(), other.copy()]})
-            with pytest.raises(TypeError if bad is not None else (), match="out") if (
-                writing is TypeError and bad is not None
-            ) else pytest.raises(ValueError, match="out") if bad is not None else _no_error():
-                penalty.prox(other, 0.1, out=bad)
-
-
-class _no_error:
-    def __enter__(self):
-        return None
-
-    def __exit__(self, *exc):
-        return False
+            if bad is not None:
+                with pytest.raises(writing, match="out"):
+                    penalty.prox(other, 0.1, out=bad)
 
 
 @pytest.mark.parametrize(
@@ -794,20 +780,20 @@ class _no_error:
     ],
 )
 def test_grads_and_params_agree(grads, params, error):
-    with unchanged(grads, params), pytest.raises(error, match="grads|params"):
+    with unchanged(grads, params), pytest.raises(error, match=r"grads|params"):
         rl.L2(0.5).add_gradient_(grads, params)
 
 
 def test_overlap_of_reads_and_writes():
     base = np.arange(10.0)
     with unchanged(base):
-        with pytest.raises(ValueError, match="grads|params"):
+        with pytest.raises(ValueError, match=r"grads|params"):
             rl.L2(0.5).add_gradient_(base[1:], base[:-1])
-        with pytest.raises(ValueError, match="grads|params"):
+        with pytest.raises(ValueError, match=r"grads|params"):
             rl.L2(0.5).add_gradient_([np.ones(3), base[:5]], [base[2:5], np.ones(5)])
         with pytest.raises(ValueError, match="out"):
             rl.L2(0.5).prox(base[1:], 0.5, out=base[:-1])
-        with pytest.raises(ValueError, match="weights|params|x"):
+        with pytest.raises(ValueError, match=r"weights|params|x"):
             rl.L1(0.5, weights=base[1:]).prox_(base[:-1], 0.5)
 
 
@@ -815,6 +801,8 @@ def test_out():
     x, out = sample((4, 5), np.float32), np.zeros((4, 5), np.float32)
     assert rl.L1(0.3).prox(x, 0.5, out=out) is out
     assert bits(out) == bits(rl.L1(0.3).prox(x, 0.5))
+    assert rl.L1(0.3).prox(x, 0.5, out=x) is x
+    assert bits(x) == bits(out)
     for bad, error in [
         (np.zeros((5, 4), np.float32), ValueError),
         (np.zeros((4, 5)), TypeError),
@@ -831,6 +819,9 @@ def test_out():
         ([np.ones(3)], ValueError),
         (np.ones(3, np.float32), TypeError),
         (np.ones(3, int), TypeError),
+        (np.array([1.0, 0.5, -1e-9]), ValueError),
+        (np.array([1.0, NAN, 2.0]), ValueError),
+        (np.array([INF, 1.0, 2.0]), ValueError),
         ("weights", TypeError),
         (3.0, TypeError),
     ],
@@ -848,7 +839,7 @@ def test_weights_errors(weights, error):
                 call(rl.L1(0.5, weights=weights))
 
 
-# ------------------------------------------------------------------------------------------- torch
+# ---- torch
 
 
 @cases
@@ -955,7 +946,7 @@ def test_torch_errors():
             rl.L1(0.5).add_gradient_(bad, good)
     with pytest.raises(ValueError, match="params"):
         rl.L1(0.5).prox_(torch.ones(1).expand(3), 1.0)
-    with pytest.raises(TypeError, match="grads|params"):
+    with pytest.raises(TypeError, match=r"grads|params"):
         rl.L1(0.5).add_gradient_(torch.ones(3, dtype=torch.bfloat16), good)
     assert good.tolist() == [1, 1, 1]
     mixed = rl.L1(0.5).value([good, np.ones(3)])

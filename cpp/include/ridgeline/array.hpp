@@ -61,23 +61,39 @@ struct Array {
 
 using Arrays = std::span<const Array>;
 
-/// A bad argument. `what()` starts with the argument's name; `index` is the array it is about.
+/// A bad argument. what() names it; the members let a binding name it in its caller's words.
 class ArgumentError : public std::invalid_argument {
  public:
   enum class Kind : std::uint8_t { type, value };
-  ArgumentError(Kind kind_, const char* argument_, std::ptrdiff_t index_, const std::string& problem)
-      : std::invalid_argument(std::string(argument_) +
-                              (index_ < 0 ? std::string() : std::string("[") + std::to_string(index_) + "]") +
-                              ": " + problem),
-        kind(kind_),
-        argument(argument_),
-        index(index_),
-        reason(problem) {}
+
+  /// In `text`, {} stands for the place of the other array that it is about.
+  ArgumentError(Kind kind_, const char* argument_, std::ptrdiff_t index_, const std::string& text,
+                const char* other_ = nullptr, std::ptrdiff_t other_index_ = -1)
+      : std::invalid_argument(place(argument_, index_) + ": " +
+                              filled(text, place(other_, other_index_))),
+        kind(kind_), argument(argument_), index(index_), other(other_), other_index(other_index_),
+        text_(text) {}
+
+  /// What is wrong, with the other array called `other_place`.
+  std::string problem(const std::string& other_place) const { return filled(text_, other_place); }
 
   Kind kind;
   const char* argument;
-  std::ptrdiff_t index;
-  std::string reason;
+  std::ptrdiff_t index;  ///< of the array in the argument; -1: the argument itself
+  const char* other;     ///< null if there is no other
+  std::ptrdiff_t other_index;
+
+ private:
+  static std::string place(const char* name, std::ptrdiff_t i) {
+    std::string result = name == nullptr ? "" : name;
+    return i < 0 ? result : result.append("[").append(std::to_string(i)).append("]");
+  }
+  static std::string filled(std::string text, const std::string& other_place) {
+    const auto at = text.find("{}");
+    return at == std::string::npos ? text : text.replace(at, 2, other_place);
+  }
+
+  std::string text_;
 };
 
 }  // namespace ridgeline

@@ -20,8 +20,7 @@ class NonFiniteError : public std::runtime_error {
  public:
   NonFiniteError(std::ptrdiff_t index_, double norm_)
       : std::runtime_error("non-finite norm, first in array " + std::to_string(index_)),
-        index(index_),
-        norm(norm_) {}
+        index(index_), norm(norm_) {}
   std::ptrdiff_t index;
   double norm;
 };
@@ -41,12 +40,16 @@ void clip_by_norm(Arrays grads, double max_norm, double ord, std::span<double> n
 double clip_by_global_norm(Arrays grads, double max_norm, double ord = 2,
                            NonFinite on_nonfinite = NonFinite::propagate, int threads = 0);
 
-/// Scales each array whose root mean square is above max_rms down to it; rms[i] is the value before.
+/// Scales each array whose root mean square is above max_rms down to it; rms[i] is the value
+/// before.
 void clip_by_rms(Arrays grads, double max_rms, std::span<double> rms, int threads = 0);
 
-/// Zeroes the `count` entries of largest magnitude of each array; the first in C order among equals.
-/// NaN is the largest. Empty arrays are left alone; other arrays must hold `count` entries.
+/// Zeroes the `count` entries of largest magnitude of each array; the first in C order among
+/// equals. NaN is the largest. Empty arrays are left alone; other arrays must hold `count` entries.
 void zero_largest(Arrays grads, std::int64_t count, int threads = 0);
+
+/// Throws what clip_by_norm and clip_by_global_norm would throw before they write.
+void check_clip(Arrays grads, double max_norm, double ord);
 
 /// x *= factor.
 void scale(Arrays arrays, double factor, int threads = 0);

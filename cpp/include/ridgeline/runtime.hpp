@@ -19,7 +19,8 @@ void use_target(std::string_view name);
 /// The number of threads that later calls on this thread may use.
 int num_threads();
 
-/// Sets it for the whole process; 0 returns to OpenMP's own setting (OMP_NUM_THREADS, threadpoolctl).
+/// Sets it for the whole process; 0 returns to OpenMP's own setting (OMP_NUM_THREADS,
+/// threadpoolctl).
 void set_num_threads(int n);
 
 /// Limits the calls of this thread while it lives.

@@ -9,7 +9,8 @@ namespace {
 
 template <class T>
 void sum_magnitudes(const void* x, std::size_t n, double* totals) {
-  reduce<Add>(n, totals, [](auto v) { return abs(to_double(v)); }, static_cast<const T*>(x));
+  reduce<Add>(
+      n, totals, [](auto v) { return abs(to_double(v)); }, static_cast<const T*>(x));
 }
 
 template <class T>
@@ -23,7 +24,8 @@ void sum_squares(const void* x, std::size_t n, double* totals) {
 
 template <class T>
 void max_magnitude(const void* x, std::size_t n, double* totals) {
-  reduce<Larger>(n, totals, [](auto v) { return abs(to_double(v)); }, static_cast<const T*>(x));
+  reduce<Larger>(
+      n, totals, [](auto v) { return abs(to_double(v)); }, static_cast<const T*>(x));
 }
 
 template <class T>
@@ -38,8 +40,9 @@ void sum_powers(const void* x, std::size_t n, double scale, double exponent, dou
     reduce<Add>(n, totals, square, static_cast<const T*>(x));
   } else {
     const V p(exponent);
-    reduce<Add>(n, totals, [&](auto v) { return power(abs(to_double(v)) / divisor, p); },
-                static_cast<const T*>(x));
+    reduce<Add>(
+        n, totals, [&](auto v) { return power(abs(to_double(v)) / divisor, p); },
+        static_cast<const T*>(x));
   }
 }
 
@@ -52,8 +55,9 @@ void multiply(void* x, std::size_t n, double factor) {
   const bool tiny = sizeof(F) == 4 && factor != 0 && factor < 0x1p-100;
   const V significand(static_cast<F>(tiny ? factor * 0x1p100 : factor));
   const V exponent(static_cast<F>(tiny ? 0x1p-100 : 1));
-  map_into(static_cast<T*>(x), n, [&](V v) { return v * significand * exponent; },
-           static_cast<const T*>(x));
+  map_into(
+      static_cast<T*>(x), n, [&](V v) { return v * significand * exponent; },
+      static_cast<const T*>(x));
 }
 
 /// min(max(x, low), high); NaN stays.
@@ -63,8 +67,9 @@ void clamp(void* x, std::size_t n, double low, double high) {
   using V = Vec<F, map_lanes<T>>;
   const V lower(static_cast<F>(low));
   const V upper(static_cast<F>(high));
-  map_if(static_cast<T*>(x), n, [&](V v) { return (v < lower) | (v > upper); },
-         [&](V v) { return select(v < lower, lower, select(v > upper, upper, v)); });
+  map_if(
+      static_cast<T*>(x), n, [&](V v) { return (v < lower) | (v > upper); },
+      [&](V v) { return select(v < lower, lower, select(v > upper, upper, v)); });
 }
 
 /// The key is the bits of |x|, which order as |x| does; all NaNs have the one key above infinity's.
@@ -112,8 +117,8 @@ constexpr ClippingKernels kernels_of() {
 }  // namespace
 
 extern constinit const ClippingTable clipping;
-constinit const ClippingTable clipping = {{kernels_of<float>(), kernels_of<double>(),
-                                           kernels_of<Bfloat16>(), kernels_of<Float16>()},
-                                          &scalar_power};
+constinit const ClippingTable clipping = {
+    {kernels_of<float>(), kernels_of<double>(), kernels_of<Bfloat16>(), kernels_of<Float16>()},
+    &scalar_power};
 
 }  // namespace ridgeline::RIDGELINE_TARGET

@@ -20,8 +20,9 @@ struct ClippingKernels {
   void (*multiply)(void* x, std::size_t n, double factor);
   void (*clamp)(void* x, std::size_t n, double low, double high);
 
-  /// Positions of the elements whose magnitude key is `key` or more, in order, and their keys; returns
-  /// how many. Keys order magnitudes as integers, NaN above infinity. Both outputs hold n entries.
+  /// Positions of the elements whose magnitude key is `key` or more, in order, and their keys;
+  /// returns how many. Keys order magnitudes as integers, NaN above infinity. Both outputs hold n
+  /// entries.
   std::size_t (*at_least)(const void* x, std::size_t n, std::uint64_t key, std::uint32_t* positions,
                           std::uint64_t* keys);
 };

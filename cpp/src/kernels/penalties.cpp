@@ -14,12 +14,8 @@ struct Lanes {
   V strength, shape, step, shrink, threshold, scale;
 
   explicit Lanes(const PenaltyCoefficients& c)
-      : strength(lane(c.strength)),
-        shape(lane(c.shape)),
-        step(lane(c.step)),
-        shrink(lane(c.shrink)),
-        threshold(lane(c.threshold)),
-        scale(lane(c.scale)) {}
+      : strength(lane(c.strength)), shape(lane(c.shape)), step(lane(c.step)),
+        shrink(lane(c.shrink)), threshold(lane(c.threshold)), scale(lane(c.scale)) {}
 
  private:
   static V lane(double x) { return V(static_cast<typename V::value_type>(x)); }
@@ -86,8 +82,8 @@ struct L2 {
   }
 };
 
-/// Elastic net: s|w| + r/2 w^2, r = shape (Zou and Hastie 2005). prox: threshold first, then shrink,
-/// scale = 1/(1 + t r).
+/// Elastic net: s|w| + r/2 w^2, r = shape (Zou and Hastie 2005). prox: threshold first, then
+/// shrink, scale = 1/(1 + t r).
 struct ElasticNet {
   template <class V>
   static V value(V w, const Lanes<V>& c) {
@@ -105,7 +101,8 @@ struct ElasticNet {
 };
 
 /// Minimax concave penalty (Zhang 2010), g = shape: s|w| - w^2/(2g) up to |w| = s g, then s^2 g/2.
-/// prox for t < g: 0 up to u, x above threshold = s g, between them (|x| - u) scale, 1/scale = 1 - t/g.
+/// prox for t < g: 0 up to u, x above threshold = s g, between them (|x| - u) scale, 1/scale = 1 -
+/// t/g.
 struct MCP {
   template <class V>
   static V value(V w, const Lanes<V>& c) {
@@ -125,9 +122,9 @@ struct MCP {
   }
 };
 
-/// Smoothly clipped absolute deviation (Fan and Li 2001), g = shape > 2: s|w| up to s, a parabola up to
-/// g s, then s^2 (g + 1)/2. prox for t < g - 1, in the same three pieces: soft threshold up to
-/// threshold = (1 + t) s, ((g - 1)|x| - g u) scale up to g s with 1/scale = g - 1 - t, then x.
+/// Smoothly clipped absolute deviation (Fan and Li 2001), g = shape > 2: s|w| up to s, a parabola
+/// up to g s, then s^2 (g + 1)/2. prox for t < g - 1, in the same three pieces: soft threshold up
+/// to threshold = (1 + t) s, ((g - 1)|x| - g u) scale up to g s with 1/scale = g - 1 - t, then x.
 struct SCAD {
   template <class V>
   static V value(V w, const Lanes<V>& c) {
@@ -171,8 +168,8 @@ struct LogSum {
     return select(magnitude <= c.threshold, V(0),
                   copysign(log_sum_root(magnitude, c.shrink, c.shape), x));
   }
-  // sqrt((x + e)^2 - 4u) is taken of factors that cannot overflow, and the root by the form that does
-  // not cancel.
+  // sqrt((x + e)^2 - 4u) is taken of factors that cannot overflow, and the root by the form that
+  // does not cancel.
   template <class V>
   static V log_sum_root(V x, V u, V e) {
     const V sum = x + e;
@@ -198,10 +195,10 @@ struct L0 {
   }
 };
 
-/// L1/2: s sqrt|w| (Xu et al. 2012), gradient 0 at 0. prox: 0 below 1.5 k with k = u^(2/3) (= scale); above,
-/// y = |x| v^2 where v is the root in [sqrt(2/3), 1] of v^3 - v + c = 0, c = (k/|x|)^(3/2) / 2: the
-/// stationary point |x| = y + u/(2 sqrt y). Newton's steps from v = 1 fall to it monotonically; five
-/// reach float64.
+/// L1/2: s sqrt|w| (Xu et al. 2012), gradient 0 at 0. prox: 0 below 1.5 k with k = u^(2/3) (=
+/// scale); above, y = |x| v^2 where v is the root in [sqrt(2/3), 1] of v^3 - v + c = 0, c =
+/// (k/|x|)^(3/2) / 2: the stationary point |x| = y + u/(2 sqrt y). Newton's steps from v = 1 fall
+/// to it monotonically; five reach float64.
 struct LHalf {
   template <class V>
   static V value(V w, const Lanes<V>& c) {
@@ -223,14 +220,14 @@ struct LHalf {
   }
 };
 
-/// Huber, d = shape: s w^2/2 up to |w| = d, then s d (|w| - d/2). prox: x scale up to threshold = d(1 + u)
-/// with 1/scale = 1 + u, then x - u d sign(x).
+/// Huber, d = shape: s w^2/2 up to |w| = d, then s d (|w| - d/2). prox: x scale up to threshold =
+/// d(1 + u) with 1/scale = 1 + u, then x - u d sign(x).
 struct Huber {
   template <class V>
   static V value(V w, const Lanes<V>& c) {
     const V magnitude = abs(w);
-    return c.strength * select(magnitude > c.shape, c.shape * (magnitude - V(0.5) * c.shape),
-                               V(0.5) * (w * w));
+    return c.strength *
+           select(magnitude > c.shape, c.shape * (magnitude - V(0.5) * c.shape), V(0.5) * (w * w));
   }
   template <class V>
   static V gradient(V w, const Lanes<V>& c) {
@@ -254,15 +251,16 @@ template <>
 inline constexpr bool prox_in_double<LogSum> = true;
 
 template <class T, class P>
-void value(const void* w, const void* weights, std::size_t n, const PenaltyCoefficients& coefficients,
-           double* totals) {
+void value(const void* w, const void* weights, std::size_t n,
+           const PenaltyCoefficients& coefficients, double* totals) {
   const Lanes<Vec<double, reduce_lanes>> c(coefficients);
   const auto* x = static_cast<const T*>(w);
   if constexpr (weighted<P>) {
     const auto term = [&](auto v, auto a) { return P::value(to_double(v), to_double(a), c); };
     reduce<Add>(n, totals, term, x, static_cast<const T*>(weights));
   } else {
-    reduce<Add>(n, totals, [&](auto v) { return P::value(to_double(v), c); }, x);
+    reduce<Add>(
+        n, totals, [&](auto v) { return P::value(to_double(v), c); }, x);
   }
 }
 
@@ -294,16 +292,28 @@ void prox(void* out, const void* x, const void* weights, std::size_t n,
   using V = Vec<compute_t<T>, map_lanes<T>>;
   const Lanes<V> c(coefficients);
   if constexpr (weighted<P>) {
-    map_into(static_cast<T*>(out), n, [&](V v, V a) { return P::prox(v, a, c); },
-             static_cast<const T*>(x), static_cast<const T*>(weights));
+    map_into(
+        static_cast<T*>(out), n, [&](V v, V a) { return P::prox(v, a, c); },
+        static_cast<const T*>(x), static_cast<const T*>(weights));
   } else if constexpr (prox_in_double<P> && !__is_same(compute_t<T>, double)) {
     const Lanes<Vec<double, V::lanes>> wide(coefficients);
-    map_into(static_cast<T*>(out), n,
-             [&](V v) { return narrow<float>(P::prox(to_double(v), wide)); },
-             static_cast<const T*>(x));
+    map_into(
+        static_cast<T*>(out), n, [&](V v) { return narrow<float>(P::prox(to_double(v), wide)); },
+        static_cast<const T*>(x));
   } else {
-    map_into(static_cast<T*>(out), n, [&](V v) { return P::prox(v, c); }, static_cast<const T*>(x));
+    map_into(
+        static_cast<T*>(out), n, [&](V v) { return P::prox(v, c); }, static_cast<const T*>(x));
   }
+}
+
+template <class T>
+void find_bad_weights(const void* weights, std::size_t n, double* totals) {
+  const auto bad = [](auto a) {
+    const auto w = to_double(a);
+    using V = decltype(w + w);
+    return select((w >= V(0)) & (w < V(infinity)), V(0), V(1));
+  };
+  reduce<Larger>(n, totals, bad, static_cast<const T*>(weights));
 }
 
 template <class T, class P>
@@ -324,8 +334,8 @@ constexpr void fill(PenaltyKernels (&row)[dtype_count]) {
 using Scalar = Vec<double, 1>;
 double number(Scalar v) { return fold(v, Add{}); }
 
-/// Where the proximal operator of the log-sum penalty leaves 0. It jumps if sqrt(u) > e: then to the point
-/// where root and 0 have the same objective, found by bisection to the last bit.
+/// Where the proximal operator of the log-sum penalty leaves 0. It jumps if sqrt(u) > e: then to
+/// the point where root and 0 have the same objective, found by bisection to the last bit.
 double log_sum_threshold(double u, double e) {
   if (!(u > e * e)) return u / e;
   const auto excess = [&](double x) {  // objective at the root minus objective at 0
@@ -346,37 +356,37 @@ PenaltyCoefficients coefficients(PenaltyKind kind, double strength, double shape
   PenaltyCoefficients c{strength, shape, step, step * strength, 0, 1};
   const double u = c.shrink;
   switch (kind) {
-    case PenaltyKind::l1:
-    case PenaltyKind::weighted_l1:
-      break;
-    case PenaltyKind::l2:
-      c.scale = 1 / (1 + u);
-      break;
-    case PenaltyKind::elastic_net:
-      c.scale = 1 / (1 + step * shape);
-      break;
-    case PenaltyKind::mcp:
-      c.threshold = strength * shape;
-      c.scale = 1 / (1 - step / shape);
-      break;
-    case PenaltyKind::scad:
-      c.threshold = (1 + step) * strength;
-      c.scale = 1 / (shape - 1 - step);
-      break;
-    case PenaltyKind::log_sum:
-      c.threshold = log_sum_threshold(u, shape);
-      break;
-    case PenaltyKind::l0:
-      c.threshold = square_root(2 * u);
-      break;
-    case PenaltyKind::l_half:
-      c.scale = number(power(Scalar(u), Scalar(2.0 / 3)));
-      c.threshold = 1.5 * c.scale;
-      break;
-    case PenaltyKind::huber:
-      c.scale = 1 / (1 + u);
-      c.threshold = shape * (1 + u);
-      break;
+  case PenaltyKind::l1:
+  case PenaltyKind::weighted_l1:
+    break;
+  case PenaltyKind::l2:
+    c.scale = 1 / (1 + u);
+    break;
+  case PenaltyKind::elastic_net:
+    c.scale = 1 / (1 + step * shape);
+    break;
+  case PenaltyKind::mcp:
+    c.threshold = strength * shape;
+    c.scale = 1 / (1 - step / shape);
+    break;
+  case PenaltyKind::scad:
+    c.threshold = (1 + step) * strength;
+    c.scale = 1 / (shape - 1 - step);
+    break;
+  case PenaltyKind::log_sum:
+    c.threshold = log_sum_threshold(u, shape);
+    break;
+  case PenaltyKind::l0:
+    c.threshold = square_root(2 * u);
+    break;
+  case PenaltyKind::l_half:
+    c.scale = number(power(Scalar(u), Scalar(2.0 / 3)));
+    c.threshold = 1.5 * c.scale;
+    break;
+  case PenaltyKind::huber:
+    c.scale = 1 / (1 + u);
+    c.threshold = shape * (1 + u);
+    break;
   }
   return c;
 }
@@ -394,6 +404,10 @@ constexpr PenaltiesTable make_table() {
   fill<L0>(row(PenaltyKind::l0));
   fill<LHalf>(row(PenaltyKind::l_half));
   fill<Huber>(row(PenaltyKind::huber));
+  table.find_bad_weights[static_cast<int>(DType::float32)] = &find_bad_weights<float>;
+  table.find_bad_weights[static_cast<int>(DType::float64)] = &find_bad_weights<double>;
+  table.find_bad_weights[static_cast<int>(DType::bfloat16)] = &find_bad_weights<Bfloat16>;
+  table.find_bad_weights[static_cast<int>(DType::float16)] = &find_bad_weights<Float16>;
   table.coefficients = &coefficients;
   return table;
 }

@@ -31,6 +31,8 @@ struct PenaltyKernels {
 
 struct PenaltiesTable {
   PenaltyKernels kernels[penalty_kind_count][dtype_count];
+  /// totals[b] = 1 if block b of the weights holds one that is negative, NaN or infinite, else 0.
+  void (*find_bad_weights[dtype_count])(const void* weights, std::size_t n, double* totals);
   PenaltyCoefficients (*coefficients)(PenaltyKind kind, double strength, double shape, double step);
 };
 

@@ -30,7 +30,8 @@ void check_non_negative(const char* argument, double x, bool infinity_allowed) {
 }
 
 void check_ord(double ord) {
-  if (!(ord > 0)) bad_value("ord", "got " + text(ord) + ", wants 1, 2, inf or another number above 0");
+  if (!(ord > 0))
+    bad_value("ord", "got " + text(ord) + ", wants 1, 2, inf or another number above 0");
 }
 
 void check_alike(const char* argument, Arrays arrays, const char* model_name, Arrays model) {
@@ -41,12 +42,16 @@ void check_alike(const char* argument, Arrays arrays, const char* model_name, Ar
   for (std::size_t k = 0; k < arrays.size(); ++k) {
     const auto index = static_cast<std::ptrdiff_t>(k);
     if (arrays[k].dtype != model[k].dtype) {
-      bad_type(argument, std::string("got dtype ") + name_of(arrays[k].dtype) + ", wants " +
-                             name_of(model[k].dtype) + " as in " + model_name, index);
+      bad_type(argument,
+               std::string("got dtype ") + name_of(arrays[k].dtype) + ", wants " +
+                   name_of(model[k].dtype) + " as in " + model_name,
+               index);
     }
     if (arrays[k].size != model[k].size) {
-      bad_value(argument, "got " + std::to_string(arrays[k].size) + " elements, wants " +
-                              std::to_string(model[k].size) + " as in " + model_name, index);
+      bad_value(argument,
+                "got " + std::to_string(arrays[k].size) + " elements, wants " +
+                    std::to_string(model[k].size) + " as in " + model_name,
+                index);
     }
   }
 }
@@ -60,7 +65,8 @@ struct Placed {
 
 }  // namespace
 
-void check_disjoint(const char* written_name, Arrays written, const char* read_name, Arrays read, bool aliasing) {
+void check_disjoint(const char* written_name, Arrays written, const char* read_name, Arrays read,
+                    bool aliasing) {
   const std::size_t count = written.size() + read.size();
   const auto array_at = [&](std::size_t i) -> const Array& {
     return i < written.size() ? written[i] : read[i - written.size()];
@@ -72,8 +78,10 @@ void check_disjoint(const char* written_name, Arrays written, const char* read_n
     const Array& array = array_at(i);
     if (array.size == 0) continue;
     if (i < written.size() && overlaps_itself(array)) {
-      bad_value(written_name, "got an array with elements that share memory (expanded or broadcast), wants one "
-                              "to write into; make a contiguous copy first", static_cast<std::ptrdiff_t>(i));
+      bad_value(written_name,
+                "got an array with elements that share memory (expanded or broadcast), wants one "
+                "to write into; make a contiguous copy first",
+                static_cast<std::ptrdiff_t>(i));
     }
     placed[held] = {extent_of(array), i};
     sorted = sorted && (held == 0 || placed[held - 1].extent.first <= placed[held].extent.first);
@@ -95,14 +103,15 @@ void check_disjoint(const char* written_name, Arrays written, const char* read_n
       if (own_input && first.data == second.data && first.dims == second.dims) continue;
       if (!overlap(first, second)) continue;
       const bool both_written = high < written.size();
-      const bool same = first.data == second.data && first.dims == second.dims && first.size == second.size;
-      const std::size_t other = both_written ? low : high - written.size();
-      const std::size_t named = both_written ? high : low;
-      bad_value(written_name,
-                std::string(same ? "got the same memory as " : "got memory that overlaps ") +
-                    (both_written ? written_name : read_name) + "[" + std::to_string(other) +
-                    "], wants arrays that do not overlap",
-                static_cast<std::ptrdiff_t>(named));
+      const bool same =
+          first.data == second.data && first.dims == second.dims && first.size == second.size;
+      throw ArgumentError(
+          ArgumentError::Kind::value, written_name,
+          static_cast<std::ptrdiff_t>(both_written ? high : low),
+          std::string(same ? "got the same memory as {}" : "got memory that overlaps {}") +
+              ", wants arrays that do not overlap",
+          both_written ? written_name : read_name,
+          static_cast<std::ptrdiff_t>(both_written ? low : high - written.size()));
     }
   }
 }

@@ -5,8 +5,10 @@
 
 namespace ridgeline {
 
-[[noreturn]] void bad_value(const char* argument, const std::string& problem, std::ptrdiff_t index = -1);
-[[noreturn]] void bad_type(const char* argument, const std::string& problem, std::ptrdiff_t index = -1);
+[[noreturn]] void bad_value(const char* argument, const std::string& problem,
+                            std::ptrdiff_t index = -1);
+[[noreturn]] void bad_type(const char* argument, const std::string& problem,
+                           std::ptrdiff_t index = -1);
 
 /// Shortest text that reads back as x.
 std::string text(double x);
@@ -20,9 +22,9 @@ void check_ord(double ord);
 /// The same number of arrays, of pairwise equal size and dtype.
 void check_alike(const char* argument, Arrays arrays, const char* model_name, Arrays model);
 
-/// No array of `written` shares memory with itself, with another of them, or with one of `read`, except
-/// with the array of `read` at its own place if `aliasing` (out= may be its input).
-void check_disjoint(const char* written_name, Arrays written, const char* read_name = "", Arrays read = {},
-                    bool aliasing = false);
+/// No array of `written` shares memory with itself, with another of them, or with one of `read`,
+/// except with the array of `read` at its own place if `aliasing` (out= may be its input).
+void check_disjoint(const char* written_name, Arrays written, const char* read_name = "",
+                    Arrays read = {}, bool aliasing = false);
 
 }  // namespace ridgeline

@@ -20,7 +20,8 @@ const ClippingKernels& kernels_for(const ClippingTable& table, DType dtype) {
 template <class Kernel>
 void map_in_place(const Array& array, const Run& run, Kernel&& kernel) {
   const Operand operands[] = {{&array, Access::update}};
-  on_memory(operands, run.begin, run.count, [&](void** at, std::int64_t, std::size_t n) { kernel(at[0], n); });
+  on_memory(operands, run.begin, run.count,
+            [&](void** at, std::int64_t, std::size_t n) { kernel(at[0], n); });
 }
 
 /// Arrays for a map: those that fill their memory in another order become contiguous.
@@ -28,9 +29,11 @@ class MapArrays {
  public:
   explicit MapArrays(Arrays arrays) : arrays_(arrays) {
     bool any = false;
-    for (const Array& array : arrays) any = any || !array.contiguous();
+    for (const Array& array : arrays)
+      any = any || !array.contiguous();
     if (!any) return;
-    for (const Array& array : arrays) reordered_.push_back(in_memory_order(array));
+    for (const Array& array : arrays)
+      reordered_.push_back(in_memory_order(array));
     arrays_ = reordered_;
   }
   const Array& operator[](std::size_t k) const { return arrays_[k]; }
@@ -75,7 +78,8 @@ void clip(Arrays grads, double ord, int threads, Decide decide) {
     norms.run(team);
     if (team.rank == 0) {
       decide(norms, decisions);
-      for (std::size_t k = 0; k < grads.size(); ++k) write_any = write_any || decisions[k].action != Action::keep;
+      for (std::size_t k = 0; k < grads.size(); ++k)
+        write_any = write_any || decisions[k].action != Action::keep;
     }
     team.barrier();
     if (!write_any) return;
@@ -124,10 +128,14 @@ void clip_by_value(Arrays grads, double low, double high, int threads) {
   });
 }
 
-void clip_by_norm(Arrays grads, double max_norm, double ord, std::span<double> out, int threads) {
+void check_clip(Arrays grads, double max_norm, double ord) {
   check_non_negative("max_norm", max_norm, true);
   check_ord(ord);
   check_disjoint("grads", grads);
+}
+
+void clip_by_norm(Arrays grads, double max_norm, double ord, std::span<double> out, int threads) {
+  check_clip(grads, max_norm, ord);
   clip(grads, ord, threads, [&](const NormPass& norms, Decisions& decisions) {
     for (std::size_t k = 0; k < grads.size(); ++k) {
       out[k] = norms.norm(k);
@@ -136,10 +144,9 @@ void clip_by_norm(Arrays grads, double max_norm, double ord, std::span<double> o
   });
 }
 
-double clip_by_global_norm(Arrays grads, double max_norm, double ord, NonFinite on_nonfinite, int threads) {
-  check_non_negative("max_norm", max_norm, true);
-  check_ord(ord);
-  check_disjoint("grads", grads);
+double clip_by_global_norm(Arrays grads, double max_norm, double ord, NonFinite on_nonfinite,
+                           int threads) {
+  check_clip(grads, max_norm, ord);
   double total = 0;
   std::ptrdiff_t first_bad = -1;
   clip(grads, ord, threads, [&](const NormPass& norms, Decisions& decisions) {
@@ -150,9 +157,11 @@ double clip_by_global_norm(Arrays grads, double max_norm, double ord, NonFinite 
       if (on_nonfinite == NonFinite::zero) all = {Action::zero};
       if (on_nonfinite == NonFinite::skip || on_nonfinite == NonFinite::raise) all = {Action::keep};
     }
-    for (std::size_t k = 0; k < grads.size(); ++k) decisions[k] = all;
+    for (std::size_t k = 0; k < grads.size(); ++k)
+      decisions[k] = all;
   });
-  if (!std::isfinite(total) && on_nonfinite == NonFinite::raise) throw NonFiniteError(first_bad, total);
+  if (!std::isfinite(total) && on_nonfinite == NonFinite::raise)
+    throw NonFiniteError(first_bad, total);
   return total;
 }
 
@@ -169,7 +178,6 @@ void clip_by_rms(Arrays grads, double max_rms, std::span<double> out, int thread
 }
 
 void scale(Arrays arrays, double factor, int threads) {
-  check_non_negative("factor", factor, true);
   check_disjoint("arrays", arrays);
   const ClippingTable& table = *tables().clipping;
   const MapArrays targets(arrays);
@@ -187,8 +195,9 @@ void set_zero(Arrays arrays, int threads) {
   check_disjoint("arrays", arrays);
   const MapArrays targets(arrays);
   const WorkList work(targets);
-  parallel(work.cost(), threads,
-           [&](Team team) { work.forward(team, [&](const Run& run) { fill_zero(targets[run.array], run); }); });
+  parallel(work.cost(), threads, [&](Team team) {
+    work.forward(team, [&](const Run& run) { fill_zero(targets[run.array], run); });
+  });
 }
 
 namespace {
@@ -202,8 +211,8 @@ struct Candidate {
   }
 };
 
-/// The `count` largest of one array, by one reading pass that keeps the best so far: later elements enter
-/// only above the smallest of those, so that equals keep the lower index.
+/// The `count` largest of one array, by one reading pass that keeps the best so far: later elements
+/// enter only above the smallest of those, so that equals keep the lower index.
 void zero_largest_of(const ClippingKernels& kernels, const Array& array, std::size_t count) {
   if (array.size == 0 || count == 0) return;
   std::vector<Candidate> heap;
@@ -232,7 +241,8 @@ void zero_largest_of(const ClippingKernels& kernels, const Array& array, std::si
       }
     }
   });
-  for (const Candidate& c : heap) fill_zero(array, Run{0, c.index, 1, 0});
+  for (const Candidate& c : heap)
+    fill_zero(array, Run{0, c.index, 1, 0});
 }
 
 }  // namespace
@@ -241,8 +251,10 @@ void zero_largest(Arrays grads, std::int64_t count, int threads) {
   if (count < 0) bad_value("count", "got " + std::to_string(count) + ", wants 0 or more");
   for (std::size_t k = 0; k < grads.size(); ++k) {
     if (grads[k].size == 0 || count <= grads[k].size) continue;
-    bad_value("count", "got " + std::to_string(count) + ", wants at most the " +
-                           std::to_string(grads[k].size) + " elements of grads[" + std::to_string(k) + "]");
+    throw ArgumentError(ArgumentError::Kind::value, "count", -1,
+                        "got " + std::to_string(count) + ", wants at most the " +
+                            std::to_string(grads[k].size) + " elements of {}",
+                        "grads", static_cast<std::ptrdiff_t>(k));
   }
   check_disjoint("grads", grads);
   const ClippingTable& table = *tables().clipping;

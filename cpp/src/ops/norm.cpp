@@ -15,7 +15,8 @@ double larger(double a, double b) { return b > a || std::isnan(b) ? b : a; }
 }  // namespace
 
 NormPass::NormPass(const ClippingTable& table, Arrays arrays, const WorkList& work, double ord)
-    : table_(table), arrays_(arrays), work_(work), ord_(ord), totals_(work.blocks()), parts_(arrays.size()) {}
+    : table_(table), arrays_(arrays), work_(work), ord_(ord), totals_(work.blocks()),
+      parts_(arrays.size()) {}
 
 template <class Kernel>
 void NormPass::reduce(Team team, bool rescaled_only, Kernel kernel) {
@@ -45,7 +46,8 @@ void NormPass::run(Team team) {
   if (team.rank == 0) {
     for (std::size_t k = 0; k < arrays_.size(); ++k) {
       const double sum = direct ? combined(k, add) : 0;
-      // Squares of float64 overflow above 1e154 and lose bits below 1e-146; those of float32 cannot.
+      // Squares of float64 overflow above 1e154 and lose bits below 1e-146; those of float32
+      // cannot.
       const bool out_of_range =
           arrays_[k].dtype == DType::float64 && (sum > 1e300 || (ord_ == 2 && sum < 1e-280));
       parts_[k] = {sum, 1, (!direct || out_of_range) && arrays_[k].size > 0, std::isfinite(sum)};

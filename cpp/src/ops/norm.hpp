@@ -6,8 +6,8 @@
 
 namespace ridgeline {
 
-/// The norm of each array and of all, for one call. After `run` on every thread of a team, `norm` and
-/// `total` give the results on every thread.
+/// The norm of each array and of all, for one call. After `run` on every thread of a team, `norm`
+/// and `total` give the results on every thread.
 class NormPass {
  public:
   NormPass(const ClippingTable& table, Arrays arrays, const WorkList& work, double ord);
@@ -21,8 +21,8 @@ class NormPass {
   std::ptrdiff_t first_nonfinite() const;
 
  private:
-  /// An array's norm to the power ord is sum * scale^ord. The scale is 1, or the largest magnitude where
-  /// powers would overflow or vanish.
+  /// An array's norm to the power ord is sum * scale^ord. The scale is 1, or the largest magnitude
+  /// where powers would overflow or vanish.
   struct Part {
     double sum;
     double scale;

@@ -9,7 +9,8 @@ namespace {
 
 std::int64_t item(const Array& array) { return static_cast<std::int64_t>(item_size(array.dtype)); }
 
-/// Merges neighbouring axes that continue each other and drops those of extent 1. Slowest axis first.
+/// Merges neighbouring axes that continue each other and drops those of extent 1. Slowest axis
+/// first.
 std::vector<Dim> merged(std::span<const Dim> dims) {
   std::vector<Dim> result;
   for (const Dim& dim : dims) {
@@ -70,25 +71,27 @@ void copy_items(char* memory, std::int64_t stride, char* tile, std::int64_t n) {
 
 template <bool ToTile>
 void transfer(const Array& array, std::int64_t begin, std::int64_t count, char* tile) {
-  walk(array, begin, count, [&](char* memory, std::int64_t stride, std::int64_t n, std::int64_t done) {
-    char* slot = tile + done * item(array);
-    if (stride == item(array)) {
-      std::memcpy(ToTile ? slot : memory, ToTile ? memory : slot, static_cast<std::size_t>(n * stride));
-      return;
-    }
-    switch (item_size(array.dtype)) {
-      case 2:
-        return copy_items<2, ToTile>(memory, stride, slot, n);
-      case 4:
-        return copy_items<4, ToTile>(memory, stride, slot, n);
-      default:
-        return copy_items<8, ToTile>(memory, stride, slot, n);
-    }
-  });
+  walk(array, begin, count,
+       [&](char* memory, std::int64_t stride, std::int64_t n, std::int64_t done) {
+         char* slot = tile + done * item(array);
+         if (stride == item(array)) {
+           std::memcpy(ToTile ? slot : memory, ToTile ? memory : slot,
+                       static_cast<std::size_t>(n * stride));
+           return;
+         }
+         switch (item_size(array.dtype)) {
+         case 2:
+           return copy_items<2, ToTile>(memory, stride, slot, n);
+         case 4:
+           return copy_items<4, ToTile>(memory, stride, slot, n);
+         default:
+           return copy_items<8, ToTile>(memory, stride, slot, n);
+         }
+       });
 }
 
-/// Marks the bytes of arrays one by one: exact, slow, and needed only where arithmetic on strides cannot
-/// tell.
+/// Marks the bytes of arrays one by one: exact, slow, and needed only where arithmetic on strides
+/// cannot tell.
 class TouchedBytes {
  public:
   explicit TouchedBytes(Extent all) : first_(all.first), touched_(all.last - all.first) {}
@@ -96,25 +99,28 @@ class TouchedBytes {
   /// Whether a byte of `array` was marked before. Marks its own if `mark`.
   bool meets(const Array& array, bool mark) {
     bool met = false;
-    walk(array, 0, array.size, [&](char* memory, std::int64_t stride, std::int64_t n, std::int64_t) {
-      for (std::int64_t i = 0; i < n && !met; ++i) {
-        const auto at = reinterpret_cast<std::uintptr_t>(memory + i * stride) - first_;
-        for (std::size_t byte = at; byte < at + item_size(array.dtype); ++byte) {
-          met = met || touched_[byte];
-          if (mark) touched_[byte] = true;
-        }
-      }
-    });
+    walk(array, 0, array.size,
+         [&](char* memory, std::int64_t stride, std::int64_t n, std::int64_t) {
+           for (std::int64_t i = 0; i < n && !met; ++i) {
+             const auto at = reinterpret_cast<std::uintptr_t>(memory + i * stride) - first_;
+             for (std::size_t byte = at; byte < at + item_size(array.dtype); ++byte) {
+               met = met || touched_[byte];
+               if (mark) touched_[byte] = true;
+             }
+           }
+         });
     return met;
   }
 
   void mark(const Array& array) {
-    walk(array, 0, array.size, [&](char* memory, std::int64_t stride, std::int64_t n, std::int64_t) {
-      for (std::int64_t i = 0; i < n; ++i) {
-        const auto at = reinterpret_cast<std::uintptr_t>(memory + i * stride) - first_;
-        for (std::size_t byte = 0; byte < item_size(array.dtype); ++byte) touched_[at + byte] = true;
-      }
-    });
+    walk(array, 0, array.size,
+         [&](char* memory, std::int64_t stride, std::int64_t n, std::int64_t) {
+           for (std::int64_t i = 0; i < n; ++i) {
+             const auto at = reinterpret_cast<std::uintptr_t>(memory + i * stride) - first_;
+             for (std::size_t byte = 0; byte < item_size(array.dtype); ++byte)
+               touched_[at + byte] = true;
+           }
+         });
   }
 
  private:
@@ -122,12 +128,13 @@ class TouchedBytes {
   std::vector<bool> touched_;
 };
 
-/// Whether two windows of one lattice (slices of one matrix) meet, where that can be told from their
-/// offset alone: it has one coordinate on each axis, and they meet if on every axis it is less than the
-/// extent of the lower one.
+/// Whether two windows of one lattice (slices of one matrix) meet, where that can be told from
+/// their offset alone: it has one coordinate on each axis, and they meet if on every axis it is
+/// less than the extent of the lower one.
 std::optional<bool> windows_meet(const Array& lower, const Array& upper, std::int64_t offset) {
   const std::size_t axes = lower.dims.size();
-  if (axes == 0 || !std::ranges::equal(lower.dims, upper.dims, {}, &Dim::stride, &Dim::stride)) return {};
+  if (axes == 0 || !std::ranges::equal(lower.dims, upper.dims, {}, &Dim::stride, &Dim::stride))
+    return {};
   bool meet = true;
   for (std::size_t i = 0; i < axes; ++i) {
     const std::int64_t stride = lower.dims[i].stride;
@@ -234,7 +241,8 @@ bool overlap(const Array& a, const Array& b) {
   if (a.contiguous() && b.contiguous()) return true;
   const Array lower = in_memory_order(x.first <= y.first ? a : b);
   const Array upper = in_memory_order(x.first <= y.first ? b : a);
-  const auto offset = static_cast<std::int64_t>(std::max(x.first, y.first) - std::min(x.first, y.first));
+  const auto offset =
+      static_cast<std::int64_t>(std::max(x.first, y.first) - std::min(x.first, y.first));
   if (const auto known = windows_meet(lower, upper, offset)) return *known;
   TouchedBytes bytes({std::min(x.first, y.first), std::max(x.last, y.last)});
   bytes.mark(a);

@@ -39,14 +39,17 @@ class WorkList {
 
   std::int64_t cost() const { return cost_[arrays_.size()]; }
   std::size_t blocks() const { return static_cast<std::size_t>(block_[arrays_.size()]); }
-  std::size_t first_block(std::size_t array) const { return static_cast<std::size_t>(block_[array]); }
+  std::size_t first_block(std::size_t array) const {
+    return static_cast<std::size_t>(block_[array]);
+  }
 
   /// Calls f(run) for each run of this thread, in order.
   template <class F>
   void forward(Team team, F&& f) const {
     const std::int64_t from = share(team.rank, team.size);
     const std::int64_t to = share(team.rank + 1, team.size);
-    for (std::size_t k = holding(from); k < arrays_.size() && cost_[k] < to; ++k) visit(k, from, to, f);
+    for (std::size_t k = holding(from); k < arrays_.size() && cost_[k] < to; ++k)
+      visit(k, from, to, f);
   }
 
   /// The same runs, last first: what a forward pass read last is still in the cache.
@@ -56,13 +59,17 @@ class WorkList {
     const std::int64_t to = share(team.rank + 1, team.size);
     std::size_t k = holding(to);
     if (k < arrays_.size()) ++k;
-    while (k-- > 0 && cost_[k + 1] > from) visit(k, from, to, f);
+    while (k-- > 0 && cost_[k + 1] > from)
+      visit(k, from, to, f);
   }
 
  private:
-  static constexpr std::int64_t cost_of_array = 256;  // an array costs about as much as so many elements
+  static constexpr std::int64_t cost_of_array =
+      256;  // an array costs about as much as so many elements
 
-  std::int64_t share(int rank, int size) const { return cost() / size * rank + cost() % size * rank / size; }
+  std::int64_t share(int rank, int size) const {
+    return cost() / size * rank + cost() % size * rank / size;
+  }
 
   /// The array at a place in the cost scale.
   std::size_t holding(std::int64_t place) const {
@@ -80,7 +87,8 @@ class WorkList {
     f(Run{k, begin, end - begin, first});
   }
 
-  /// The element of array k, at a block's boundary, where a share that starts or ends at `place` cuts it.
+  /// The element of array k, at a block's boundary, where a share that starts or ends at `place`
+  /// cuts it.
   std::int64_t cut(std::size_t k, std::int64_t place) const {
     const std::int64_t offset = place - cost_[k];
     if (offset <= 0) return 0;
@@ -102,10 +110,12 @@ struct Operand {
 };
 
 /// Calls kernel(pointers, first, count) over [begin, begin + count): once if every operand is
-/// contiguous, else block by block, with strided operands gathered into a tile that stays in the first
-/// cache and scattered back. `first` is the number of elements before, a multiple of the block size.
+/// contiguous, else block by block, with strided operands gathered into a tile that stays in the
+/// first cache and scattered back. `first` is the number of elements before, a multiple of the
+/// block size.
 template <std::size_t N, class Kernel>
-void on_memory(const Operand (&operands)[N], std::int64_t begin, std::int64_t count, Kernel&& kernel) {
+void on_memory(const Operand (&operands)[N], std::int64_t begin, std::int64_t count,
+               Kernel&& kernel) {
   void* pointers[N];
   bool direct = true;
   for (std::size_t i = 0; i < N; ++i) {
@@ -113,7 +123,8 @@ void on_memory(const Operand (&operands)[N], std::int64_t begin, std::int64_t co
     pointers[i] = nullptr;
     if (array == nullptr) continue;
     direct = direct && array->contiguous();
-    pointers[i] = static_cast<char*>(array->data) + begin * static_cast<std::int64_t>(item_size(array->dtype));
+    pointers[i] = static_cast<char*>(array->data) +
+                  begin * static_cast<std::int64_t>(item_size(array->dtype));
   }
   if (direct) {
     kernel(pointers, std::int64_t{0}, static_cast<std::size_t>(count));
@@ -143,7 +154,8 @@ void on_memory(const Operand (&operands)[N], std::int64_t begin, std::int64_t co
 
 /// Adds the block totals of each array in order: sums[k] for array k.
 template <class Combine>
-double combine_blocks(const WorkList& work, const double* totals, std::size_t array, Combine combine) {
+double combine_blocks(const WorkList& work, const double* totals, std::size_t array,
+                      Combine combine) {
   double sum = 0;
   for (std::size_t b = work.first_block(array); b < work.first_block(array + 1); ++b) {
     sum = combine(sum, totals[b]);

@@ -9,10 +9,10 @@
 
 namespace ridgeline {
 
-#define RIDGELINE_TARGET(name)               \
-  namespace name {                           \
-  extern const PenaltiesTable penalties;     \
-  extern const ClippingTable clipping;       \
+#define RIDGELINE_TARGET(name)                                                                     \
+  namespace name {                                                                                 \
+  extern const PenaltiesTable penalties;                                                           \
+  extern const ClippingTable clipping;                                                             \
   }
 #include "runtime/targets.def"
 #undef RIDGELINE_TARGET
@@ -30,7 +30,8 @@ const Tables& find(std::string_view name, const char* source) {
     if (name == t.target && cpu_runs(name)) return t;
   }
   std::string choices;
-  for (const std::string& t : targets()) choices += (choices.empty() ? "" : ", ") + t;
+  for (const std::string& t : targets())
+    choices += (choices.empty() ? "" : ", ") + t;
   throw std::invalid_argument(source + (": got '" + std::string(name)) +
                               "', wants one of the targets this CPU runs: " + choices);
 }

@@ -20,7 +20,8 @@
 namespace ridgeline {
 namespace {
 
-/// Below this many elements a second thread costs more than it saves (docs/decisions/0002-threads.md).
+/// Below this many elements a second thread costs more than it saves
+/// (docs/decisions/0002-threads.md).
 constexpr std::int64_t grain = 32768;
 
 std::atomic<int> process_setting{0};
@@ -28,9 +29,10 @@ thread_local int thread_limit = 0;
 std::atomic<bool> forked_child{false};
 
 #if defined(_OPENMP) && (defined(__unix__) || defined(__APPLE__))
-// libgomp's team does not survive fork, and a region in the child would wait for it for ever (GCC bug 52303).
-[[maybe_unused]] const int fork_handler = pthread_atfork(
-    nullptr, nullptr, [] { forked_child.store(true, std::memory_order_relaxed); });
+// libgomp's team does not survive fork, and a region in the child would wait for it for ever (GCC
+// bug 52303).
+[[maybe_unused]] const int fork_handler =
+    pthread_atfork(nullptr, nullptr, [] { forked_child.store(true, std::memory_order_relaxed); });
 #endif
 
 /// The default floating-point environment while it lives; a library that switched denormals off

@@ -19,10 +19,10 @@ namespace detail {
 void run_team(std::int64_t elements, int limit, void (*body)(void*, Team), void* context);
 }
 
-/// Calls body(team) on every thread of a team, at most `limit` threads (0: the current setting), one if
-/// `elements` are too few to share, inside another parallel region, or in a forked child. Every call runs
-/// in the default floating-point environment: denormals are kept, rounding is to nearest even.
-/// `body` must not throw.
+/// Calls body(team) on every thread of a team, at most `limit` threads (0: the current setting),
+/// one if `elements` are too few to share, inside another parallel region, or in a forked child.
+/// Every call runs in the default floating-point environment: denormals are kept, rounding is to
+/// nearest even. `body` must not throw.
 template <class Body>
 void parallel(std::int64_t elements, int limit, Body&& body) {
   detail::run_team(

@@ -1,5 +1,6 @@
 // Storage types, and the way between memory and the lanes that arithmetic runs on: float32 and
-// float64 as they are, bfloat16 and float16 as float32, rounded once, to nearest even, at the store.
+// float64 as they are, bfloat16 and float16 as float32, rounded once, to nearest even, at the
+// store.
 #pragma once
 
 #include "ridgeline/array.hpp"
@@ -86,7 +87,8 @@ template <int N>
   const I bits = bits_as<std::int32_t>(x);
   const I sign = (bits >> 16) & I(0x8000);
   const I magnitude = bits & I(0x7fffffff);
-  // Adding 1/2 leaves a multiple of 2^-24, the smallest subnormal, in the low bits: the adder rounds.
+  // Adding 1/2 leaves a multiple of 2^-24, the smallest subnormal, in the low bits: the adder
+  // rounds.
   const I subnormal = bits_as<std::int32_t>(bits_as<float>(magnitude) + F(0.5f)) - I(0x3f000000);
   const I odd = (magnitude >> 13) & I(1);
   const I normal = (magnitude - I(0x38000000) + I(0xfff) + odd) >> 13;

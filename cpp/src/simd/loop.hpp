@@ -18,14 +18,16 @@ inline constexpr int reduce_lanes = 16;
 
 /// Lanes that a map works on at once. Free to choose: a map has no order.
 template <class T>
-inline constexpr int map_lanes = register_bytes == 0 ? 1 : 2 * register_bytes / int{sizeof(compute_t<T>)};
+inline constexpr int map_lanes =
+    register_bytes == 0 ? 1 : 2 * register_bytes / int{sizeof(compute_t<T>)};
 
 /// N elements of which only the first `count` exist in memory; the others are 0.
 template <class T, int N>
 class Remainder {
  public:
   explicit Remainder(const T* p, std::size_t count) {
-    for (std::size_t i = 0; i < count; ++i) buffer_[i] = p[i];
+    for (std::size_t i = 0; i < count; ++i)
+      buffer_[i] = p[i];
   }
   [[gnu::always_inline]] auto lanes() const { return load<T, N>(buffer_); }
 
@@ -37,14 +39,16 @@ template <class T, int N>
 [[gnu::always_inline]] inline void store_first(T* p, Vec<compute_t<T>, N> v, std::size_t count) {
   T buffer[N];
   store<T, N>(buffer, v);
-  for (std::size_t i = 0; i < count; ++i) p[i] = buffer[i];
+  for (std::size_t i = 0; i < count; ++i)
+    p[i] = buffer[i];
 }
 
 template <class T, class F, class... In>
 [[gnu::always_inline]] inline void map_into(T* out, std::size_t n, F f, const In*... in) {
   constexpr int N = map_lanes<T>;
   std::size_t i = 0;
-  for (; i + N <= n; i += N) store<T, N>(out + i, f(load<In, N>(in + i)...));
+  for (; i + N <= n; i += N)
+    store<T, N>(out + i, f(load<In, N>(in + i)...));
   if (i < n) store_first<T, N>(out + i, f(Remainder<In, N>(in + i, n - i).lanes()...), n - i);
 }
 
@@ -83,7 +87,8 @@ template <class Combine, class F, class... In>
   constexpr int N = reduce_lanes;
   for_each_block(n, totals, [&](std::size_t i, std::size_t end, double& total) {
     Vec<double, N> sum(0);
-    for (; i + N <= end; i += N) sum = Combine{}(sum, f(load<In, N>(in + i)...));
+    for (; i + N <= end; i += N)
+      sum = Combine{}(sum, f(load<In, N>(in + i)...));
     if (i < end) {
       const Vec<double, N> term = f(Remainder<In, N>(in + i, end - i).lanes()...);
       sum = Combine{}(sum, first_lanes(term, end - i));
@@ -128,7 +133,8 @@ template <class T, class Wanted, class F>
     const std::size_t count = n - begin < stretch ? n - begin : stretch;
     Mask<compute_t<T>, N> found(0);
     std::size_t i = 0;
-    for (; i + N <= count; i += N) found = found | wanted(load<T, N>(x + begin + i));
+    for (; i + N <= count; i += N)
+      found = found | wanted(load<T, N>(x + begin + i));
     if (i < count) found = found | wanted(Remainder<T, N>(x + begin + i, count - i).lanes());
     if (any(found)) map_into(x + begin, count, f, x + begin);
   }

@@ -7,12 +7,14 @@
 namespace ridgeline::RIDGELINE_TARGET {
 namespace {
 
-inline constexpr double ln2_high = 0x1.62e42fee00000p-1;  // 32 bits: an exact multiple for |n| < 2^20
+inline constexpr double ln2_high =
+    0x1.62e42fee00000p-1;  // 32 bits: an exact multiple for |n| < 2^20
 inline constexpr double ln2_low = 0x1.a39ef35793c76p-33;
 inline constexpr double quiet_nan = __builtin_nan("");
 inline constexpr double infinity = __builtin_inf();
 
-/// The integer n, |n| < 2^31, held by each lane of a double: adding 1.5 * 2^52 leaves it in the low bits.
+/// The integer n, |n| < 2^31, held by each lane of a double: adding 1.5 * 2^52 leaves it in the low
+/// bits.
 template <int N>
 [[gnu::always_inline]] inline Vec<double, N> as_double(Vec<std::int64_t, N> n) {
   const Vec<double, N> magic(0x1.8p52);
@@ -65,10 +67,9 @@ template <int N>
   const V shifted = bounded * V(0x1.71547652b82fep0) + magic;
   const V n = shifted - magic;
   const V r = (bounded - n * V(ln2_high)) - n * V(ln2_low);
-  constexpr double inverse_factorial[] = {1.0 / 6227020800, 1.0 / 479001600, 1.0 / 39916800,
-                                          1.0 / 3628800,    1.0 / 362880,    1.0 / 40320,
-                                          1.0 / 5040,       1.0 / 720,       1.0 / 120,
-                                          1.0 / 24,         1.0 / 6,         0.5};
+  constexpr double inverse_factorial[] = {
+      1.0 / 6227020800, 1.0 / 479001600, 1.0 / 39916800, 1.0 / 3628800, 1.0 / 362880, 1.0 / 40320,
+      1.0 / 5040,       1.0 / 720,       1.0 / 120,      1.0 / 24,      1.0 / 6,      0.5};
   V series(inverse_factorial[0]);
   unroll<11>([&](int k) { series = series * r + V(inverse_factorial[k + 1]); });
   const V e_r = V(1) + (r + r * r * series);

@@ -168,28 +168,36 @@ template <class T, int N>
 template <class To, class From, int N>
 [[gnu::always_inline]] inline Vec<To, N> bits_as(Vec<From, N> a) {
   static_assert(sizeof(To) == sizeof(From));
-  return __builtin_bit_cast(Vec<To, N>, a);
+  Vec<To, N> result;
+  unroll<Vec<To, N>::registers>(
+      [&](int i) { result.r[i] = __builtin_bit_cast(typename Vec<To, N>::R, a.r[i]); });
+  return result;
+}
+
+// One copy a register: GCC takes a copy of the whole value through the stack.
+template <class T, int N>
+[[gnu::always_inline]] inline Vec<T, N> load_lanes(const void* p) {
+  Vec<T, N> v;
+  unroll<Vec<T, N>::registers>([&](int i) {
+    __builtin_memcpy(&v.r[i], static_cast<const char*>(p) + i * static_cast<int>(sizeof v.r[0]),
+                     sizeof v.r[0]);
+  });
+  return v;
+}
+template <class T, int N>
+[[gnu::always_inline]] inline void store_lanes(void* p, Vec<T, N> v) {
+  unroll<Vec<T, N>::registers>([&](int i) {
+    __builtin_memcpy(static_cast<char*>(p) + i * static_cast<int>(sizeof v.r[0]), &v.r[i],
+                     sizeof v.r[0]);
+  });
 }
 
 /// Lane i holds i.
 template <class T, int N>
 [[gnu::always_inline]] inline Vec<T, N> iota() {
-  Vec<T, N> v;
   T lane[N];
   unroll<N>([&](int i) { lane[i] = static_cast<T>(i); });
-  __builtin_memcpy(&v, lane, sizeof v);
-  return v;
-}
-
-template <class T, int N>
-[[gnu::always_inline]] inline Vec<T, N> load_lanes(const void* p) {
-  Vec<T, N> v;
-  __builtin_memcpy(&v, p, sizeof v);
-  return v;
-}
-template <class T, int N>
-[[gnu::always_inline]] inline void store_lanes(void* p, Vec<T, N> v) {
-  __builtin_memcpy(p, &v, sizeof v);
+  return load_lanes<T, N>(lane);
 }
 
 template <class T, int N>
@@ -243,6 +251,30 @@ template <class R, int... I>
   return __builtin_shufflevector(low, high, I...);
 }
 
+/// The lanes of a register as those of another, by value. GCC 12 splits __builtin_convertvector
+/// between float and double into 128-bit pieces.
+template <class To, class From>
+[[gnu::always_inline]] inline To converted(From a) {
+#if defined(__x86_64__) && RIDGELINE_REGISTER_BYTES >= 32
+  if constexpr (__is_same(From, __m128) && __is_same(To, __m256d)) {
+    return _mm256_cvtps_pd(a);
+  } else if constexpr (__is_same(From, __m256d) && __is_same(To, __m128)) {
+    return _mm256_cvtpd_ps(a);
+  }
+#if RIDGELINE_REGISTER_BYTES >= 64
+  else if constexpr (__is_same(From, __m256) && __is_same(To, __m512d)) {
+    return _mm512_cvtps_pd(a);
+  } else if constexpr (__is_same(From, __m512d) && __is_same(To, __m256)) {
+    return _mm512_cvtpd_ps(a);
+  }
+#endif
+  else
+#endif
+  {
+    return __builtin_convertvector(a, To);
+  }
+}
+
 /// The 32-bit lanes a as 64-bit lanes of type To (float to double, integer to integer).
 template <class To, class From, int N>
 [[gnu::always_inline]] inline Vec<To, N> widen(Vec<From, N> a) {
@@ -255,14 +287,19 @@ template <class To, class From, int N>
     if constexpr (Narrow::register_lanes == 1) {
       wide.r[i] = static_cast<To>(a.r[i]);
     } else if constexpr (Narrow::register_lanes == lanes) {
-      wide.r[i] = __builtin_convertvector(a.r[i], typename Wide::R);
+      wide.r[i] = converted<typename Wide::R>(a.r[i]);
+#if defined(__x86_64__) && RIDGELINE_REGISTER_BYTES == 16
+    } else if constexpr (__is_same(To, double) && lanes == 2) {
+      wide.r[2 * i] = _mm_cvtps_pd(a.r[i]);
+      wide.r[2 * i + 1] = _mm_cvtps_pd(_mm_movehl_ps(a.r[i], a.r[i]));
+#endif
     } else if constexpr (lanes == 1) {
       wide.r[2 * i] = static_cast<To>(a.r[i][0]);
       wide.r[2 * i + 1] = static_cast<To>(a.r[i][1]);
     } else {
       constexpr auto index = std::make_integer_sequence<int, lanes>{};
-      wide.r[2 * i] = __builtin_convertvector(lanes_from<0>(a.r[i], index), typename Wide::R);
-      wide.r[2 * i + 1] = __builtin_convertvector(lanes_from<lanes>(a.r[i], index), typename Wide::R);
+      wide.r[2 * i] = converted<typename Wide::R>(lanes_from<0>(a.r[i], index));
+      wide.r[2 * i + 1] = converted<typename Wide::R>(lanes_from<lanes>(a.r[i], index));
     }
   });
   return wide;
@@ -280,13 +317,17 @@ template <class To, class From, int N>
     if constexpr (Narrow::register_lanes == 1) {
       result.r[i] = static_cast<To>(a.r[i]);
     } else if constexpr (Narrow::register_lanes == lanes) {
-      result.r[i] = __builtin_convertvector(a.r[i], typename Narrow::R);
+      result.r[i] = converted<typename Narrow::R>(a.r[i]);
+#if defined(__x86_64__) && RIDGELINE_REGISTER_BYTES == 16
+    } else if constexpr (__is_same(To, float) && lanes == 2) {
+      result.r[i] = _mm_movelh_ps(_mm_cvtpd_ps(a.r[2 * i]), _mm_cvtpd_ps(a.r[2 * i + 1]));
+#endif
     } else if constexpr (lanes == 1) {
-      result.r[i] = typename Narrow::R{static_cast<To>(a.r[2 * i]), static_cast<To>(a.r[2 * i + 1])};
+      result.r[i] =
+          typename Narrow::R{static_cast<To>(a.r[2 * i]), static_cast<To>(a.r[2 * i + 1])};
     } else {
       using Half = Register<To, lanes>;
-      result.r[i] = joined(__builtin_convertvector(a.r[2 * i], Half),
-                           __builtin_convertvector(a.r[2 * i + 1], Half),
+      result.r[i] = joined(converted<Half>(a.r[2 * i]), converted<Half>(a.r[2 * i + 1]),
                            std::make_integer_sequence<int, 2 * lanes>{});
     }
   });

@@ -1,0 +1,306 @@
+"""Norms, and clipping gradients by value or by norm.
+
+Norms accumulate in float64 whatever the arrays hold: float32 ``[1e30, 1e30]`` has norm 1.414e30,
+and the norm of 2**26 elements is as good as that of one. The same bits for any number of threads,
+any target and any memory layout.
+
+``arrays`` and ``grads`` are one array or a list, tuple, dict (nested) or iterable of them: NumPy
+arrays, PyTorch CPU tensors or anything else with ``__dlpack__``; float32, float64, bfloat16 or
+float16; of any strides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, Protocol, cast
+
+import numpy as np
+
+from . import _core
+from ._typing import Tree
+
+__all__ = [
+    "clip_by_global_norm_",
+    "clip_by_norm_",
+    "clip_by_rms_",
+    "clip_by_value_",
+    "global_norm",
+    "zero_largest_",
+]
+
+NonFinitePolicy = Literal["propagate", "raise", "skip", "zero"]
+
+
+class Communicator(Protocol):
+    """What ``comm=`` needs: the method that mpi4py's communicators have."""
+
+    def allgather(self, sendobj: object) -> list[object]:
+        """Return the objects of all ranks, in rank order."""
+
+
+def global_norm(arrays: Tree, ord: float = 2) -> float:
+    r"""Return the norm of all elements of all arrays together.
+
+    .. math:: \Bigl(\sum_i |x_i|^p\Bigr)^{1/p}, \qquad \max_i |x_i| \text{ for } p = \infty
+
+    Parameters
+    ----------
+    arrays : array or tree of arrays
+        Only read. An array that appears twice counts twice.
+    ord : float, default 2
+        The order p: 1, 2, ``inf`` or any number above 0.
+
+    Returns
+    -------
+    float
+        0 for no arrays. NaN if an element is NaN, else ``inf`` if one is infinite.
+
+    Raises
+    ------
+    TypeError
+        If something is no array of a supported dtype in CPU memory, or `ord` no number.
+    ValueError
+        If `ord` is not above 0.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import ridgeline as rl
+    >>> rl.global_norm({"w": np.array([3.0, 0.0]), "b": np.array([4.0])})
+    5.0
+    >>> f"{rl.global_norm(np.array([1e30, 1e30], dtype=np.float32)):.4g}"
+    '1.414e+30'
+    """
+    return _core.global_norm(arrays, ord)
+
+
+def clip_by_value_(grads: Tree, limit: float | tuple[float, float]) -> None:
+    """Clamp every element, in place.
+
+    NaN stays NaN; infinities become the limit. Stretches within the limits are not written.
+
+    Parameters
+    ----------
+    grads : array or tree of arrays
+        Written.
+    limit : float or (float, float)
+        A limit L >= 0 clamps to [-L, L]; a pair to [low, high].
+
+    Raises
+    ------
+    TypeError
+        If something is no array of a supported dtype in CPU memory, or `limit` is no number or pair.
+    ValueError
+        If a limit is NaN or negative, low is above high, an array is read-only, or memory overlaps.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import ridgeline as rl
+    >>> g = np.array([-3.0, 0.5, 2.0])
+    >>> rl.clip_by_value_(g, 1.0)
+    >>> g
+    array([-1. ,  0.5,  1. ])
+    """
+    _core.clip_by_value_(grads, limit)
+
+
+def clip_by_norm_(grads: Tree, max_norm: float, ord: float = 2) -> list[float]:
+    r"""Scale down each array whose own norm is above a limit, in place.
+
+    .. math:: x \leftarrow x \cdot \frac{c}{\lVert x \rVert_p}
+        \quad\text{if not } \lVert x \rVert_p \le c
+
+    An array within the limit is not written. One with an infinite or NaN norm is scaled all the
+    same, as IEEE arithmetic has it.
+
+    Parameters
+    ----------
+    grads : array or tree of arrays
+        Written.
+    max_norm : float
+        The limit c >= 0; ``inf`` clips nothing.
+    ord : float, default 2
+        The order p of the norm: 1, 2, ``inf`` or any number above 0.
+
+    Returns
+    -------
+    list of float
+        The norm of each array before, also if there is only one.
+
+    Raises
+    ------
+    TypeError
+        If something is no array of a supported dtype in CPU memory.
+    ValueError
+        If `max_norm` is NaN or negative, `ord` is not above 0, an array is read-only or appears
+        twice, or memory overlaps.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import ridgeline as rl
+    >>> g = [np.array([3.0, 4.0]), np.array([0.5])]
+    >>> rl.clip_by_norm_(g, 1.0)
+    [5.0, 0.5]
+    >>> g
+    [array([0.6, 0.8]), array([0.5])]
+    """
+    return _core.clip_by_norm_(grads, max_norm, ord)
+
+
+def clip_by_global_norm_(
+    grads: Tree,
+    max_norm: float,
+    ord: float = 2,
+    *,
+    on_nonfinite: NonFinitePolicy = "propagate",
+    comm: Communicator | None = None,
+) -> float:
+    r"""Scale all arrays by one factor if their joint norm is above a limit, in place.
+
+    .. math:: x \leftarrow x \cdot \frac{c}{n} \quad\text{if not } n \le c, \qquad
+        n = \Bigl(\sum_i |x_i|^p\Bigr)^{1/p}
+
+    Within the limit not one byte is written (Pascanu, Mikolov and Bengio 2013).
+
+    Parameters
+    ----------
+    grads : array or tree of arrays
+        Written.
+    max_norm : float
+        The limit c >= 0; ``inf`` clips nothing.
+    ord : float, default 2
+        The order p of the norm: 1, 2, ``inf`` or any number above 0.
+    on_nonfinite : {"propagate", "raise", "skip", "zero"}
+        What to do if the norm is NaN or infinite: ``"propagate"`` scales all the same, as PyTorch
+        (an infinite norm makes finite elements 0 and infinite ones NaN; a NaN norm makes all NaN);
+        ``"raise"`` raises and ``"skip"`` returns, both with nothing written; ``"zero"`` sets every
+        array to 0.
+    comm : object with ``allgather``, optional
+        An mpi4py communicator, or the like: the norm is that of the arrays of all ranks, which are
+        disjoint parts of one gradient. Every rank must call.
+
+    Returns
+    -------
+    float
+        The norm before.
+
+    Raises
+    ------
+    NonFiniteError
+        If asked for; it names the first bad array.
+    TypeError
+        If something is no array of a supported dtype in CPU memory.
+    ValueError
+        If `max_norm` is NaN or negative, `ord` is not above 0, an array is read-only or appears
+        twice, or memory overlaps.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import ridgeline as rl
+    >>> g = {"w": np.array([3.0, 0.0]), "b": np.array([4.0])}
+    >>> rl.clip_by_global_norm_(g, 1.0)
+    5.0
+    >>> g["b"]
+    array([0.8])
+    >>> rl.clip_by_global_norm_([np.array([np.nan])], 1.0, on_nonfinite="raise")
+    Traceback (most recent call last):
+    ridgeline.NonFiniteError: the global norm is nan; first non-finite array: grads[0]
+    """
+    if comm is None:
+        return _core.clip_by_global_norm_(grads, max_norm, ord, on_nonfinite)
+    return _clip_by_global_norm_of_ranks(grads, max_norm, ord, on_nonfinite, comm)
+
+
+def _clip_by_global_norm_of_ranks(
+    grads: Tree, max_norm: float, ord: float, on_nonfinite: NonFinitePolicy, comm: Communicator
+) -> float:
+    """Clip by the norm of the norms of all ranks: every rank computes the same factor."""
+    _core.check_clip(grads, max_norm, ord, on_nonfinite)
+    norms = np.array(cast("Sequence[float]", comm.allgather(_core.global_norm(grads, ord))))
+    norm = _core.global_norm(norms, ord)
+    if np.isfinite(norm) or on_nonfinite == "propagate":
+        if not norm <= max_norm:
+            _core.scale_(grads, np.divide(max_norm, norm))
+    elif on_nonfinite == "zero":
+        _core.set_zero_(grads)
+    elif on_nonfinite == "raise":
+        array = _core.first_nonfinite(grads) or "on another rank"
+        error = _core.NonFiniteError(f"the global norm is {norm}; first non-finite array: {array}")
+        error.array = array
+        raise error
+    return norm
+
+
+def clip_by_rms_(grads: Tree, max_rms: float) -> list[float]:
+    r"""Scale down each array whose root mean square is above a limit, in place.
+
+    .. math:: x \leftarrow x \cdot \frac{c}{r} \quad\text{if not } r \le c, \qquad
+        r = \sqrt{\tfrac1n \textstyle\sum_i x_i^2}
+
+    The update clipping of Adafactor (Shazeer and Stern 2018).
+
+    Parameters
+    ----------
+    grads : array or tree of arrays
+        Written.
+    max_rms : float
+        The limit c >= 0; ``inf`` clips nothing.
+
+    Returns
+    -------
+    list of float
+        The root mean square of each array before; 0 for an empty one.
+
+    Raises
+    ------
+    TypeError
+        If something is no array of a supported dtype in CPU memory.
+    ValueError
+        If `max_rms` is NaN or negative, an array is read-only or appears twice, or memory overlaps.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import ridgeline as rl
+    >>> g = np.array([2.0, -2.0])
+    >>> rl.clip_by_rms_(g, 1.0)
+    [2.0]
+    >>> g
+    array([ 1., -1.])
+    """
+    return _core.clip_by_rms_(grads, max_rms)
+
+
+def zero_largest_(grads: Tree, count: int = 1) -> None:
+    """Zero the entries of largest magnitude in each array, in place.
+
+    Exactly `count` entries go. Among equals the first in C order; NaN counts as the largest.
+
+    Parameters
+    ----------
+    grads : array or tree of arrays
+        Written. Empty arrays are left alone.
+    count : int, default 1
+        How many entries of each array.
+
+    Raises
+    ------
+    TypeError
+        If something is no array of a supported dtype in CPU memory, or `count` is no integer.
+    ValueError
+        If `count` is negative or more than an array holds, an array is read-only or appears twice,
+        or memory overlaps.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import ridgeline as rl
+    >>> g = np.array([1.0, -5.0, 3.0])
+    >>> rl.zero_largest_(g)
+    >>> g
+    array([1., 0., 3.])
+    """
+    _core.zero_largest_(grads, count)

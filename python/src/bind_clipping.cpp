@@ -1,0 +1,133 @@
+#include "bindings.hpp"
+#include "ridgeline/clipping.hpp"
+#include "tensor_view.hpp"
+
+namespace ridgeline::python {
+namespace {
+
+NonFinite policy(py::handle name) {
+  if (PyUnicode_Check(name.ptr())) {
+    const std::string_view text = name.cast<std::string_view>();
+    if (text == "propagate") return NonFinite::propagate;
+    if (text == "raise") return NonFinite::raise;
+    if (text == "skip") return NonFinite::skip;
+    if (text == "zero") return NonFinite::zero;
+  }
+  throw py::value_error("on_nonfinite: got " + py::repr(name).cast<std::string>() +
+                        ", wants 'propagate', 'raise', 'skip' or 'zero'");
+}
+
+/// A limit L >= 0 for [-L, L], or a pair (low, high).
+std::pair<double, double> limits(py::handle limit) {
+  if (PyTuple_Check(limit.ptr()) || PyList_Check(limit.ptr())) {
+    const auto pair = py::reinterpret_borrow<py::sequence>(limit);
+    if (pair.size() != 2) {
+      throw py::value_error("limit: got " + std::to_string(pair.size()) +
+                            " numbers, wants one or (low, high)");
+    }
+    return {number("limit", pair[0]), number("limit", pair[1])};
+  }
+  const double bound = number("limit", limit);
+  if (!(bound >= 0)) {
+    throw py::value_error("limit: got " + py::repr(limit).cast<std::string>() +
+                          ", wants a number of at least 0, or (low, high)");
+  }
+  return {-bound, bound};
+}
+
+py::list floats(const std::vector<double>& values) {
+  py::list result(values.size());
+  for (std::size_t i = 0; i < values.size(); ++i)
+    result[i] = py::float_(values[i]);
+  return result;
+}
+
+[[noreturn]] void raise_non_finite(const Tensors& grads, const NonFiniteError& error) {
+  const std::string array = grads.path(static_cast<std::size_t>(error.index));
+  const std::string norm = py::repr(py::float_(error.norm)).cast<std::string>();
+  py::object exception = py::handle(non_finite_error)("the global norm is " + norm +
+                                                      "; first non-finite array: " + array);
+  exception.attr("array") = array;
+  PyErr_SetObject(non_finite_error, exception.ptr());
+  throw py::error_already_set();
+}
+
+}  // namespace
+
+void bind_clipping(py::module_& m) {
+  m.def("global_norm", [](py::handle arrays, py::handle ord) {
+    const double p = number("ord", ord);
+    const Tensors a("arrays", arrays, Access::read);
+    return run({&a}, [&] { return global_norm(a.arrays(), p); });
+  });
+  m.def("clip_by_value_", [](py::handle grads, py::handle limit) {
+    const auto [low, high] = limits(limit);
+    const Tensors g("grads", grads, Access::write);
+    run({&g}, [&] { clip_by_value(g.arrays(), low, high); });
+    g.written();
+  });
+  m.def("clip_by_norm_", [](py::handle grads, py::handle max_norm, py::handle ord) {
+    const double limit = number("max_norm", max_norm);
+    const double p = number("ord", ord);
+    const Tensors g("grads", grads, Access::write);
+    std::vector<double> norms(g.size());
+    run({&g}, [&] { clip_by_norm(g.arrays(), limit, p, norms); });
+    g.written();
+    return floats(norms);
+  });
+  m.def("clip_by_global_norm_",
+        [](py::handle grads, py::handle max_norm, py::handle ord, py::handle on_nonfinite) {
+          const double limit = number("max_norm", max_norm);
+          const double p = number("ord", ord);
+          const NonFinite rule = policy(on_nonfinite);
+          const Tensors g("grads", grads, Access::write);
+          try {
+            const double norm =
+                run({&g}, [&] { return clip_by_global_norm(g.arrays(), limit, p, rule); });
+            g.written();
+            return norm;
+          } catch (const NonFiniteError& error) {
+            raise_non_finite(g, error);
+          }
+        });
+  m.def("clip_by_rms_", [](py::handle grads, py::handle max_rms) {
+    const double limit = number("max_rms", max_rms);
+    const Tensors g("grads", grads, Access::write);
+    std::vector<double> rms(g.size());
+    run({&g}, [&] { clip_by_rms(g.arrays(), limit, rms); });
+    g.written();
+    return floats(rms);
+  });
+  m.def("zero_largest_", [](py::handle grads, py::handle count) {
+    const std::int64_t n = integer("count", count);
+    const Tensors g("grads", grads, Access::write);
+    run({&g}, [&] { zero_largest(g.arrays(), n); });
+    g.written();
+  });
+  m.def("scale_", [](py::handle arrays, double factor) {
+    const Tensors a("grads", arrays, Access::write);
+    run({&a}, [&] { scale(a.arrays(), factor); });
+    a.written();
+  });
+  m.def("set_zero_", [](py::handle arrays) {
+    const Tensors a("grads", arrays, Access::write);
+    run({&a}, [&] { set_zero(a.arrays()); });
+    a.written();
+  });
+  m.def("first_nonfinite", [](py::handle arrays) -> py::object {
+    const Tensors a("grads", arrays, Access::read);
+    const std::ptrdiff_t index = run({&a}, [&] { return first_nonfinite(a.arrays()); });
+    if (index < 0) return py::none();
+    return py::str(a.path(static_cast<std::size_t>(index)));
+  });
+  m.def("check_clip",
+        [](py::handle grads, py::handle max_norm, py::handle ord, py::handle on_nonfinite) {
+          policy(on_nonfinite);
+          const double limit = number("max_norm", max_norm);
+          const double p = number("ord", ord);
+          const Tensors g("grads", grads, Access::write);
+          run({&g}, [&] { check_clip(g.arrays(), limit, p); });
+        });
+}
+
+}  // namespace ridgeline::python

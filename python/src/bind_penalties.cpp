@@ -1,0 +1,101 @@
+#include <array>
+#include <memory>
+
+#include "bindings.hpp"
+#include "ridgeline/penalties.hpp"
+#include "tensor_view.hpp"
+
+namespace ridgeline::python {
+namespace {
+
+PenaltyKind kind_of(const std::string& name) {
+  constexpr std::array names = {"l1",   "weighted_l1", "l2", "elastic_net", "mcp",
+                                "scad", "log_sum",     "l0", "l_half",      "huber"};
+  static_assert(names.size() == penalty_kind_count);
+  for (std::size_t i = 0; i < names.size(); ++i) {
+    if (name == names[i]) return static_cast<PenaltyKind>(i);
+  }
+  throw py::value_error("kind: got '" + name + "'");
+}
+
+/// The terms of a penalty object of Python; weights stay Python objects until a call.
+class Terms {
+ public:
+  void add(const std::string& kind, double strength, double shape, py::object weights) {
+    terms_.push_back({kind_of(kind), strength, shape});
+    weights_.push_back(std::move(weights));
+  }
+
+  void extend(const Terms& other) {
+    terms_.insert(terms_.end(), other.terms_.begin(), other.terms_.end());
+    weights_.insert(weights_.end(), other.weights_.begin(), other.weights_.end());
+  }
+
+  /// The penalties for one call on `params`.
+  class Bound {
+   public:
+    Bound(const Terms& terms, const Tensors& params) : penalties_(terms.terms_) {
+      for (std::size_t i = 0; i < penalties_.size(); ++i) {
+        if (penalties_[i].kind != PenaltyKind::weighted_l1) continue;
+        weights_.push_back(
+            std::make_unique<Tensors>("weights", terms.weights_[i], Access::read, &params));
+        penalties_[i].weights = weights_.back()->arrays();
+      }
+    }
+    operator Penalties() const { return penalties_; }
+
+   private:
+    std::vector<Penalty> penalties_;
+    std::vector<std::unique_ptr<Tensors>> weights_;
+  };
+
+ private:
+  std::vector<Penalty> terms_;
+  std::vector<py::object> weights_;
+};
+
+}  // namespace
+
+void bind_penalties(py::module_& m) {
+  py::class_<Terms>(m, "Terms")
+      .def(py::init<>())
+      .def("add", &Terms::add, py::arg("kind"), py::arg("strength"), py::arg("shape"),
+           py::arg("weights"))
+      .def("extend", &Terms::extend, py::arg("other"));
+
+  m.def("check_weights", [](py::handle weights) {
+    const Tensors w("weights", weights, Access::read);
+    run({&w}, [&] { check_weights(w.arrays()); });
+  });
+  m.def("penalty_value", [](const Terms& terms, py::handle params) {
+    const Tensors p("params", params, Access::read);
+    const Terms::Bound bound(terms, p);
+    return run({&p}, [&] { return penalty_value(bound, p.arrays()); });
+  });
+  m.def("penalty_add_gradient", [](const Terms& terms, py::handle grads, py::handle params) {
+    const Tensors p("params", params, Access::read);
+    const Tensors g("grads", grads, Access::write, &p);
+    const Terms::Bound bound(terms, p);
+    const double value =
+        run({&g, &p}, [&] { return add_penalty_gradient(bound, g.arrays(), p.arrays()); });
+    g.written();
+    return value;
+  });
+  m.def("penalty_prox_in_place", [](const Terms& terms, py::handle params, py::handle step) {
+    const double t = number("step", step);
+    const Tensors p("params", params, Access::parameter);
+    const Terms::Bound bound(terms, p);
+    run({&p}, [&] { penalty_prox(bound, p.arrays(), p.arrays(), t); });
+    p.written();
+  });
+  m.def("penalty_prox", [](const Terms& terms, py::handle x, py::handle step, py::handle out) {
+    const double t = number("step", step);
+    const Tensors source("x", x, Access::read);
+    const Tensors target("out", out, Access::write, &source);
+    const Terms::Bound bound(terms, source);
+    run({&source, &target}, [&] { penalty_prox(bound, target.arrays(), source.arrays(), t); });
+    target.written();
+  });
+}
+
+}  // namespace ridgeline::python

@@ -1,0 +1,10 @@
+// ridgeline._core: the table of contents.
+#include "bindings.hpp"
+#include "tensor_view.hpp"
+
+PYBIND11_MODULE(_core, m) {
+  ridgeline::python::initialize(m);
+  ridgeline::python::bind_runtime(m);
+  ridgeline::python::bind_penalties(m);
+  ridgeline::python::bind_clipping(m);
+}

@@ -1,0 +1,544 @@
+#include "tensor_view.hpp"
+
+#define NPY_NO_DEPRECATED_API NPY_2_0_API_VERSION
+#define NPY_TARGET_VERSION NPY_1_23_API_VERSION
+#include <numpy/arrayobject.h>
+
+#include <algorithm>
+#include <optional>
+
+#include "dlpack_abi.hpp"
+
+namespace ridgeline::python {
+
+PyObject* non_finite_error = nullptr;
+PyObject* requires_grad_error = nullptr;
+
+namespace {
+
+constexpr const char* wanted_dtypes = "float32, float64, bfloat16 or float16";
+
+py::handle interned(const char* text) { return PyUnicode_InternFromString(text); }
+
+std::string type_name(py::handle object) {
+  const py::handle type = py::type::handle_of(object);
+  const auto module = py::str(type.attr("__module__")).cast<std::string>();
+  const auto name = py::str(type.attr("__qualname__")).cast<std::string>();
+  return module == "builtins" ? name : module + "." + name;
+}
+
+/// A problem with one object; the caller knows its place.
+struct Problem {
+  PyObject* type;
+  std::string text;
+};
+
+[[noreturn]] void type_problem(const std::string& text) { throw Problem{PyExc_TypeError, text}; }
+[[noreturn]] void value_problem(const std::string& text) { throw Problem{PyExc_ValueError, text}; }
+
+// --- NumPy
+// ------------------------------------------------------------------------------------------
+
+std::optional<DType> numpy_dtype(PyArray_Descr* descr) {
+  static int bfloat16_number = -1;
+  switch (descr->type_num) {
+  case NPY_FLOAT:
+    return DType::float32;
+  case NPY_DOUBLE:
+    return DType::float64;
+  case NPY_HALF:
+    return DType::float16;
+  default:
+    break;
+  }
+  if (descr->type_num == bfloat16_number) return DType::bfloat16;
+  // ml_dtypes registers its types when it is imported; their numbers are not fixed.
+  if (descr->type_num >= NPY_USERDEF) {
+    const py::handle handle(reinterpret_cast<PyObject*>(descr));
+    if (py::str(handle.attr("name")).cast<std::string>() == "bfloat16") {
+      bfloat16_number = descr->type_num;
+      return DType::bfloat16;
+    }
+  }
+  return std::nullopt;
+}
+
+TensorView numpy_view(PyArrayObject* array, bool writing) {
+  PyArray_Descr* descr = PyArray_DESCR(array);
+  const std::optional<DType> dtype = numpy_dtype(descr);
+  if (!dtype.has_value() || !PyArray_ISNOTSWAPPED(array)) {
+    const py::handle handle(reinterpret_cast<PyObject*>(descr));
+    type_problem("got dtype " + py::str(handle).cast<std::string>() + ", wants " + wanted_dtypes +
+                 (dtype.has_value() ? " in the byte order of this machine" : ""));
+  }
+  if (writing && !PyArray_ISWRITEABLE(array)) {
+    value_problem("got a read-only array, wants one that can be written");
+  }
+  static_assert(sizeof(npy_intp) == sizeof(std::int64_t));
+  const auto* shape = reinterpret_cast<const std::int64_t*>(PyArray_DIMS(array));
+  const int ndim = PyArray_NDIM(array);
+  if (PyArray_IS_C_CONTIGUOUS(array))
+    return {Array(PyArray_DATA(array), *dtype, PyArray_SIZE(array)), {shape, ndim}};
+  const auto* strides = reinterpret_cast<const std::int64_t*>(PyArray_STRIDES(array));
+  const auto axes = static_cast<std::size_t>(ndim);
+  return {Array(PyArray_DATA(array), *dtype, {shape, axes}, {strides, axes}), {shape, ndim}};
+}
+
+/// A masked array's mask would be ignored.
+void refuse_masked(py::handle object) {
+  if (py::hasattr(object, "mask") && py::hasattr(object, "filled")) {
+    type_problem("got a masked array (" + type_name(object) +
+                 "), wants a plain one, such as its .data");
+  }
+}
+
+// --- DLPack
+// -----------------------------------------------------------------------------------------
+
+TensorView dlpack_view(const dlpack::Tensor& t, py::handle object) {
+  if (t.device.type != dlpack::cpu) {
+    type_problem("got " + type_name(object) + " on another device (DLPack device type " +
+                 std::to_string(t.device.type) + "), wants an array in CPU memory");
+  }
+  std::optional<DType> dtype;
+  if (t.dtype.lanes == 1 && t.dtype.code == dlpack::float_code) {
+    if (t.dtype.bits == 32) dtype = DType::float32;
+    if (t.dtype.bits == 64) dtype = DType::float64;
+    if (t.dtype.bits == 16) dtype = DType::float16;
+  } else if (t.dtype.lanes == 1 && t.dtype.code == dlpack::bfloat_code && t.dtype.bits == 16) {
+    dtype = DType::bfloat16;
+  }
+  if (!dtype.has_value()) {
+    const std::string name = py::hasattr(object, "dtype")
+                                 ? py::str(object.attr("dtype")).cast<std::string>()
+                                 : "another";
+    type_problem("got dtype " + name + ", wants " + wanted_dtypes);
+  }
+  auto* data = static_cast<char*>(t.data) + t.byte_offset;
+  const auto item = static_cast<std::int64_t>(item_size(*dtype));
+  std::int64_t size = 1;
+  bool contiguous = true;
+  for (int axis = t.ndim; axis-- > 0;) {
+    if (t.strides != nullptr && t.shape[axis] != 1)
+      contiguous = contiguous && t.strides[axis] == size;
+    size *= t.shape[axis];
+  }
+  if (contiguous || size == 0) return {Array(data, *dtype, size), {t.shape, t.ndim}};
+  std::vector<std::int64_t> byte_strides(static_cast<std::size_t>(t.ndim));
+  for (std::size_t axis = 0; axis < byte_strides.size(); ++axis)
+    byte_strides[axis] = t.strides[axis] * item;
+  return {Array(data, *dtype, {t.shape, byte_strides.size()}, byte_strides), {t.shape, t.ndim}};
+}
+
+/// What is known of a type: whether it has the C exchange API, whether it is torch's.
+struct TypeEntry {
+  PyTypeObject* type;
+  const dlpack::ExchangeApi* api;
+  bool torch;
+};
+
+const TypeEntry* find_exchange_type(PyTypeObject* type) {
+  static std::vector<TypeEntry> cache;
+  static std::size_t latest = 0;
+  if (latest < cache.size() && cache[latest].type == type) return &cache[latest];
+  for (std::size_t i = 0; i < cache.size(); ++i) {
+    if (cache[i].type == type) return &cache[latest = i];
+  }
+  const py::handle handle(reinterpret_cast<PyObject*>(type));
+  if (!py::hasattr(handle, "__dlpack_c_exchange_api__")) return nullptr;
+  const py::object capsule = handle.attr("__dlpack_c_exchange_api__");
+  auto* api =
+      static_cast<dlpack::ExchangeApi*>(PyCapsule_GetPointer(capsule.ptr(), "dlpack_exchange_api"));
+  if (api == nullptr) throw py::error_already_set();
+  while (api != nullptr && api->version.major > 1)
+    api = api->previous;
+  if (api == nullptr || api->tensor_from_object == nullptr) return nullptr;
+  const py::dict modules = py::module_::import("sys").attr("modules");
+  const bool torch = modules.contains("torch") &&
+                     PyObject_IsSubclass(handle.ptr(), modules["torch"].attr("Tensor").ptr()) == 1;
+  Py_INCREF(type);
+  cache.push_back({type, api, torch});
+  return &cache[latest = cache.size() - 1];
+}
+
+bool requires_grad(py::handle tensor) {
+  static const py::handle name = interned("requires_grad");
+  return py::reinterpret_steal<py::object>(PyObject_GetAttr(tensor.ptr(), name.ptr())).ptr() ==
+         Py_True;
+}
+
+/// Fetches the first line of what an error of another library says; torch adds a stack trace.
+std::string current_error() {
+  const py::error_already_set error;
+  const auto text = py::str(error.value()).cast<std::string>();
+  return text.substr(0, text.find('\n'));
+}
+
+TensorView exchange_view(const TypeEntry& entry, py::handle object) {
+  dlpack::Tensor tensor{};
+  if (entry.api->tensor_from_object(object.ptr(), &tensor) != 0) {
+    type_problem("got " + type_name(object) + " that offers no view of CPU memory (" +
+                 current_error() + ")");
+  }
+  return dlpack_view(tensor, object);
+}
+
+TensorView capsule_view(py::handle object, bool writing, py::object& owner) {
+  const auto device = py::tuple(object.attr("__dlpack_device__")());
+  if (device[0].cast<int>() != dlpack::cpu) {
+    type_problem("got " + type_name(object) + " on another device (DLPack device type " +
+                 std::to_string(device[0].cast<int>()) + "), wants an array in CPU memory");
+  }
+  if (writing && type_name(object).starts_with("jax")) {
+    value_problem("got a JAX array, which is immutable, wants an array that can be written");
+  }
+  try {
+    owner = object.attr("__dlpack__")(py::arg("max_version") = py::make_tuple(1, 1));
+  } catch (py::error_already_set& error) {
+    if (!error.matches(PyExc_TypeError)) {
+      type_problem("got " + type_name(object) + " that offers no view of CPU memory (" +
+                   py::str(error.value()).cast<std::string>() + ")");
+    }
+    owner = object.attr("__dlpack__")();  // a producer from before DLPack 1.0
+  }
+  // The capsule stays ours and unconsumed: its destructor returns the tensor to its producer.
+  if (PyCapsule_IsValid(owner.ptr(), "dltensor_versioned") != 0) {
+    auto* managed = static_cast<dlpack::ManagedTensorVersioned*>(
+        PyCapsule_GetPointer(owner.ptr(), "dltensor_versioned"));
+    if (managed->version.major > 1)
+      type_problem("got DLPack version " + std::to_string(managed->version.major) + ", wants 1");
+    if (writing && (managed->flags & dlpack::read_only_flag) != 0) {
+      value_problem("got a read-only array, wants one that can be written");
+    }
+    return dlpack_view(managed->tensor, object);
+  }
+  auto* managed =
+      static_cast<dlpack::ManagedTensor*>(PyCapsule_GetPointer(owner.ptr(), "dltensor"));
+  if (managed == nullptr) throw py::error_already_set();
+  return dlpack_view(managed->tensor, object);
+}
+
+// --- trees
+// ------------------------------------------------------------------------------------------
+
+bool is_array(py::handle node) {
+  return PyArray_Check(node.ptr()) || find_exchange_type(Py_TYPE(node.ptr())) != nullptr ||
+         py::hasattr(node, "__dlpack__");
+}
+
+bool is_mapping(py::handle node) {
+  return PyDict_Check(node.ptr()) != 0 ||
+         (py::hasattr(node, "keys") && py::hasattr(node, "__getitem__"));
+}
+
+bool is_text(py::handle node) { return PyUnicode_Check(node.ptr()) || PyBytes_Check(node.ptr()); }
+
+std::string key_text(py::handle key) { return "[" + py::repr(key).cast<std::string>() + "]"; }
+
+/// The place of leaf `index` below `node`, or nothing; `index` counts down over the leaves passed.
+std::optional<std::string> find_leaf(py::handle node, std::size_t& index) {
+  if (PyDict_Check(node.ptr())) {
+    for (const auto& [key, value] : py::reinterpret_borrow<py::dict>(node)) {
+      if (const auto rest = find_leaf(value, index)) return key_text(key) + *rest;
+    }
+    return std::nullopt;
+  }
+  if (PyList_Check(node.ptr()) || PyTuple_Check(node.ptr())) {
+    std::size_t place = 0;
+    for (const py::handle child : py::reinterpret_borrow<py::sequence>(node)) {
+      if (const auto rest = find_leaf(child, index))
+        return "[" + std::to_string(place) + "]" + *rest;
+      ++place;
+    }
+    return std::nullopt;
+  }
+  if (index == 0) return std::string();
+  --index;
+  return std::nullopt;
+}
+
+/// The place of `wanted` itself below `node`, or nothing.
+std::optional<std::string> find_node(py::handle node, py::handle wanted) {
+  if (node.is(wanted)) return std::string();
+  if (PyDict_Check(node.ptr())) {
+    for (const auto& [key, value] : py::reinterpret_borrow<py::dict>(node)) {
+      if (const auto rest = find_node(value, wanted)) return key_text(key) + *rest;
+    }
+  } else if (PyList_Check(node.ptr()) || PyTuple_Check(node.ptr())) {
+    std::size_t place = 0;
+    for (const py::handle child : py::reinterpret_borrow<py::sequence>(node)) {
+      if (const auto rest = find_node(child, wanted))
+        return "[" + std::to_string(place) + "]" + *rest;
+      ++place;
+    }
+  }
+  return std::nullopt;
+}
+
+/// Lists for iterables and dicts for mappings, all the way down, so that a tree can be walked
+/// twice.
+py::object plain_tree(py::handle node) {
+  if (is_array(node) || is_text(node)) return py::reinterpret_borrow<py::object>(node);
+  if (is_mapping(node)) {
+    py::dict result;
+    for (const py::handle key : py::list(node.attr("keys")()))
+      result[key] = plain_tree(node[key]);
+    return result;
+  }
+  if (PyList_CheckExact(node.ptr()) || PyTuple_CheckExact(node.ptr()) ||
+      py::hasattr(node, "__iter__")) {
+    py::list result;
+    for (const py::handle child : py::iter(node))
+      result.append(plain_tree(child));
+    return result;
+  }
+  return py::reinterpret_borrow<py::object>(node);
+}
+
+/// Whether a tree is made of exact lists, tuples and dicts alone, down to its arrays: then it can
+/// be walked as it is.
+bool is_plain(py::handle node) {
+  PyObject* object = node.ptr();
+  if (PyArray_CheckExact(object)) return true;
+  if (PyList_CheckExact(object)) {
+    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(object); ++i) {
+      if (!is_plain(PyList_GET_ITEM(object, i))) return false;
+    }
+    return true;
+  }
+  if (PyTuple_CheckExact(object)) {
+    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(object); ++i) {
+      if (!is_plain(PyTuple_GET_ITEM(object, i))) return false;
+    }
+    return true;
+  }
+  if (PyDict_CheckExact(object)) {
+    PyObject* key = nullptr;
+    PyObject* value = nullptr;
+    Py_ssize_t position = 0;
+    while (PyDict_Next(object, &position, &key, &value)) {
+      if (!is_plain(value)) return false;
+    }
+    return true;
+  }
+  return is_array(node) || !(is_mapping(node) || py::hasattr(node, "__iter__"));
+}
+
+std::string shape_text(Shape shape) {
+  std::string text = "(";
+  for (int axis = 0; axis < shape.ndim; ++axis)
+    text += (axis > 0 ? ", " : "") + std::to_string(shape.extents[axis]);
+  return text + (shape.ndim == 1 ? ",)" : ")");
+}
+
+std::string kind_text(py::handle node) {
+  if (is_array(node)) return "an array";
+  if (is_mapping(node)) return "a dict of " + std::to_string(py::len(node));
+  if (PyList_Check(node.ptr()) || PyTuple_Check(node.ptr()))
+    return "a sequence of " + std::to_string(py::len(node));
+  return type_name(node);
+}
+
+}  // namespace
+
+Tensors::Tensors(const char* name, py::handle tree, Access access, const Tensors* model)
+    : name_(name), access_(access), model_(model) {
+  const bool one_array = PyArray_CheckExact(tree.ptr());
+  tree_ = one_array || is_plain(tree) ? py::reinterpret_borrow<py::object>(tree) : plain_tree(tree);
+  flatten(tree_, model == nullptr ? py::handle() : py::handle(model->tree_));
+}
+
+void Tensors::fail(py::handle node, PyObject* type, const std::string& problem) const {
+  const std::string place = find_node(tree_, node).value_or("");
+  PyErr_SetString(type, (name_ + place + ": " + problem).c_str());
+  throw py::error_already_set();
+}
+
+std::string Tensors::path(std::size_t index) const {
+  return name_ + find_leaf(model_ == nullptr ? tree_ : model_->tree_, index).value_or("");
+}
+
+bool Tensors::grad_enabled() {
+  static const py::object& function =
+      *new py::object(py::module_::import("torch").attr("is_grad_enabled"));
+  if (!grad_enabled_.has_value()) grad_enabled_ = function().ptr() == Py_True;
+  return *grad_enabled_;
+}
+
+void Tensors::add(py::handle node, TensorView view) {
+  const auto [extents, ndim] = view.shape;
+  if (model_ != nullptr) {
+    const std::size_t index = arrays_.size();
+    const Shape wanted = model_->shapes_[index];
+    if (view.array.dtype != model_->arrays_[index].dtype) {
+      fail(node, PyExc_TypeError,
+           std::string("got dtype ") + name_of(view.array.dtype) + ", wants " +
+               name_of(model_->arrays_[index].dtype) + " as in " + model_->name_);
+    }
+    if (ndim != wanted.ndim || !std::equal(extents, extents + ndim, wanted.extents)) {
+      fail(node, PyExc_ValueError,
+           "got shape " + shape_text(view.shape) + ", wants " + shape_text(wanted) + " as in " +
+               model_->name_);
+    }
+  }
+  elements_ += view.array.size;
+  shapes_.push_back(view.shape);
+  arrays_.push_back(std::move(view.array));
+  objects_.push_back(node.ptr());
+}
+
+void Tensors::flatten(py::handle node, py::handle model) {
+  PyObject* object = node.ptr();
+  const bool writing = access_ != Access::read;
+  const bool compare = model_ != nullptr;
+  const auto same_kind = [&](bool alike) {
+    if (compare && !alike)
+      fail(node, PyExc_ValueError,
+           "got " + kind_text(node) + ", wants " + kind_text(model) + " as in " + model_->name_);
+  };
+  if (PyList_CheckExact(object) || PyTuple_CheckExact(object)) {
+    const Py_ssize_t n = PySequence_Fast_GET_SIZE(object);
+    same_kind(compare && (PyList_CheckExact(model.ptr()) || PyTuple_CheckExact(model.ptr())) &&
+              PySequence_Fast_GET_SIZE(model.ptr()) == n);
+    if (arrays_.empty()) {
+      arrays_.reserve(static_cast<std::size_t>(n));
+      shapes_.reserve(static_cast<std::size_t>(n));
+      objects_.reserve(static_cast<std::size_t>(n));
+    }
+    for (Py_ssize_t i = 0; i < n; ++i) {
+      flatten(PySequence_Fast_GET_ITEM(object, i),
+              compare ? PySequence_Fast_GET_ITEM(model.ptr(), i) : nullptr);
+    }
+    return;
+  }
+  if (PyDict_CheckExact(object)) {
+    same_kind(compare && PyDict_CheckExact(model.ptr()) &&
+              PyDict_Size(model.ptr()) == PyDict_Size(object));
+    PyObject* key = nullptr;
+    PyObject* value = nullptr;
+    Py_ssize_t position = 0;
+    // In the order of the model: its arrays are in that order.
+    while (PyDict_Next(compare ? model.ptr() : object, &position, &key, &value)) {
+      if (!compare) {
+        flatten(value, nullptr);
+        continue;
+      }
+      PyObject* own = PyDict_GetItemWithError(object, key);
+      if (own == nullptr)
+        fail(node, PyExc_ValueError,
+             "got no key " + py::repr(key).cast<std::string>() + ", which " + model_->name_ +
+                 " has");
+      flatten(own, value);
+    }
+    return;
+  }
+  try {
+    if (PyArray_CheckExact(object)) {
+      same_kind(compare && is_array(model));
+      return add(node, numpy_view(reinterpret_cast<PyArrayObject*>(object), writing));
+    }
+    if (const TypeEntry* entry = find_exchange_type(Py_TYPE(object))) {
+      same_kind(compare && is_array(model));
+      add(node, exchange_view(*entry, node));
+      if (!entry->torch || !writing) return;
+      if (access_ == Access::write && grad_enabled() && requires_grad(node)) {
+        throw Problem{
+            requires_grad_error,
+            "got a tensor that requires grad, wants one that does not: autograd would not see the "
+            "change; call under torch.no_grad()"};
+      }
+      torch_tensors_.push_back(object);
+      return;
+    }
+    if (PyArray_Check(object)) {
+      same_kind(compare && is_array(model));
+      refuse_masked(node);
+      return add(node, numpy_view(reinterpret_cast<PyArrayObject*>(object), writing));
+    }
+    if (py::hasattr(node, "__dlpack__") && py::hasattr(node, "__dlpack_device__")) {
+      same_kind(compare && is_array(model));
+      py::object owner;
+      const TensorView view = capsule_view(node, writing, owner);
+      capsules_.push_back(std::move(owner));
+      return add(node, view);
+    }
+    type_problem("got " + type_name(node) +
+                 ", wants an array (NumPy, or anything with __dlpack__ in CPU memory)" +
+                 (arrays_.empty() && node.is(tree_) ? ", or a list, tuple or dict of arrays" : ""));
+  } catch (const Problem& problem) {
+    fail(node, problem.type, problem.text);
+  }
+}
+
+void Tensors::written() const {
+  if (torch_tensors_.empty()) return;
+  static const py::object& increment =
+      *new py::object(py::module_::import("torch.autograd.graph").attr("increment_version"));
+  py::list tensors(torch_tensors_.size());
+  for (std::size_t i = 0; i < torch_tensors_.size(); ++i)
+    tensors[i] = py::handle(torch_tensors_[i]);
+  increment(tensors);
+}
+
+double number(const char* name, py::handle value) {
+  PyObject* object = value.ptr();
+  if (PyFloat_CheckExact(object)) return PyFloat_AS_DOUBLE(object);
+  const PyNumberMethods* methods = Py_TYPE(object)->tp_as_number;
+  const bool numeric =
+      methods != nullptr && (methods->nb_float != nullptr || methods->nb_index != nullptr);
+  if (numeric && !PyBool_Check(object)) {
+    const double x = PyFloat_AsDouble(object);
+    if (!(x == -1.0 && PyErr_Occurred() != nullptr)) return x;
+    PyErr_Clear();
+  }
+  PyErr_SetString(PyExc_TypeError,
+                  (std::string(name) + ": got " + type_name(value) + ", wants a number").c_str());
+  throw py::error_already_set();
+}
+
+std::int64_t integer(const char* name, py::handle value) {
+  if (PyIndex_Check(value.ptr()) && !PyBool_Check(value.ptr())) {
+    const Py_ssize_t n =
+        PyNumber_AsSsize_t(value.ptr(), nullptr);  // clipped to the range of the type
+    if (!(n == -1 && PyErr_Occurred() != nullptr)) return n;
+    PyErr_Clear();
+  }
+  PyErr_SetString(PyExc_TypeError,
+                  (std::string(name) + ": got " + type_name(value) + ", wants an integer").c_str());
+  throw py::error_already_set();
+}
+
+void raise_argument_error(const ArgumentError& error,
+                          std::initializer_list<const Tensors*> arguments) {
+  const auto place = [&](const char* argument, std::ptrdiff_t index) {
+    for (const Tensors* t : arguments) {
+      if (index >= 0 && std::string_view(argument) == t->name())
+        return t->path(static_cast<std::size_t>(index));
+    }
+    return std::string(argument);
+  };
+  const std::string message =
+      place(error.argument, error.index) + ": " +
+      error.problem(error.other == nullptr ? "" : place(error.other, error.other_index));
+  PyErr_SetString(error.kind == ArgumentError::Kind::type ? PyExc_TypeError : PyExc_ValueError,
+                  message.c_str());
+  throw py::error_already_set();
+}
+
+void initialize(py::module_& module) {
+  if (_import_array() < 0) throw py::error_already_set();
+  non_finite_error = PyErr_NewExceptionWithDoc("ridgeline.NonFiniteError",
+                                               "A norm was NaN or infinite; `array` is the place "
+                                               "of the first bad array, such as ``grads['w'][0]``.",
+                                               PyExc_FloatingPointError, nullptr);
+  const py::tuple bases =
+      py::make_tuple(py::handle(PyExc_RuntimeError), py::handle(PyExc_ValueError));
+  requires_grad_error = PyErr_NewExceptionWithDoc(
+      "ridgeline.RequiresGradError",
+      "A torch tensor that requires grad would be written outside ``torch.no_grad()``.",
+      bases.ptr(), nullptr);
+  module.attr("NonFiniteError") = py::handle(non_finite_error);
+  module.attr("RequiresGradError") = py::handle(requires_grad_error);
+}
+
+}  // namespace ridgeline::python

@@ -1,0 +1,133 @@
+// From Python objects to arrays of the core: one array, or a tree of them, without a copy.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+#include <initializer_list>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "ridgeline/array.hpp"
+
+namespace ridgeline::python {
+
+namespace py = pybind11;
+
+enum class Access : std::uint8_t {
+  read,
+  write,      ///< as an in-place operation: refused on a tensor that requires grad
+  parameter,  ///< as a parameter update, which always acts as under torch.no_grad()
+};
+
+/// The shape of a Python array. Points into the object: valid while the GIL is held.
+struct Shape {
+  const std::int64_t* extents;
+  int ndim;
+};
+
+struct TensorView {
+  Array array;
+  Shape shape;
+};
+
+/// The arrays of one argument: an array, or a list, tuple, dict (nested) or iterable of them.
+class Tensors {
+ public:
+  /// Reads `tree`; an error names the place in it. With `model`, the structure and the shapes must
+  /// be those of `model`, and dicts are matched by key.
+  Tensors(const char* name, py::handle tree, Access access, const Tensors* model = nullptr);
+  Tensors(const Tensors&) = delete;
+  Tensors& operator=(const Tensors&) = delete;
+
+  const char* name() const { return name_; }
+  Arrays arrays() const { return arrays_; }
+  std::size_t size() const { return arrays_.size(); }
+  std::int64_t elements() const { return elements_; }
+
+  /// The place of array `index`, such as grads['w'][0].
+  std::string path(std::size_t index) const;
+
+  /// Tells torch that its tensors were written.
+  void written() const;
+  /// Keeps every array alive for as long as it lives.
+  class Hold;
+
+ private:
+  void flatten(py::handle node, py::handle model);
+  void add(py::handle node, TensorView view);
+  bool grad_enabled();
+  [[noreturn]] void fail(py::handle node, PyObject* type, const std::string& problem) const;
+
+  const char* name_;
+  Access access_;
+  const Tensors* model_ = nullptr;
+  py::object tree_;
+  std::vector<Array> arrays_;
+  std::vector<Shape> shapes_;             ///< for the arguments compared with this one
+  std::vector<PyObject*> objects_;        ///< borrowed from the tree
+  std::vector<py::object> capsules_;      ///< of arrays seen through __dlpack__
+  std::vector<PyObject*> torch_tensors_;  ///< those that will be written
+  std::optional<bool> grad_enabled_;
+  std::int64_t elements_ = 0;
+};
+
+/// A number, as float: no bool, no string. An error names the argument.
+double number(const char* name, py::handle value);
+std::int64_t integer(const char* name, py::handle value);
+
+/// Runs f() on the arguments, without the GIL if there is much to do; errors of the core name the
+/// place in the argument they are about.
+template <class F>
+auto run(std::initializer_list<const Tensors*> arguments, F&& f);
+
+/// Raises the Python exception for an error of the core.
+[[noreturn]] void raise_argument_error(const ArgumentError& error,
+                                       std::initializer_list<const Tensors*> arguments);
+
+/// ridgeline.NonFiniteError and ridgeline.RequiresGradError.
+extern PyObject* non_finite_error;
+extern PyObject* requires_grad_error;
+
+void initialize(py::module_& module);
+
+/// Releasing the GIL takes longer than so many elements.
+inline constexpr std::int64_t gil_threshold = 32768;
+
+class Tensors::Hold {
+ public:
+  explicit Hold(std::initializer_list<const Tensors*> arguments) : arguments_(arguments) {
+    for (const Tensors* t : arguments_) {
+      for (PyObject* object : t->objects_)
+        Py_INCREF(object);
+    }
+  }
+  ~Hold() {
+    for (const Tensors* t : arguments_) {
+      for (PyObject* object : t->objects_)
+        Py_DECREF(object);
+    }
+  }
+  Hold(const Hold&) = delete;
+  Hold& operator=(const Hold&) = delete;
+
+ private:
+  std::vector<const Tensors*> arguments_;
+};
+
+template <class F>
+auto run(std::initializer_list<const Tensors*> arguments, F&& f) {
+  std::int64_t elements = 0;
+  for (const Tensors* t : arguments)
+    elements += t->elements();
+  try {
+    if (elements < gil_threshold) return f();
+    const Tensors::Hold hold(arguments);
+    const py::gil_scoped_release release;
+    return f();
+  } catch (const ArgumentError& error) {
+    raise_argument_error(error, arguments);
+  }
+}
+
+}  // namespace ridgeline::python
