@@ -173,19 +173,19 @@ layouts = pytest.mark.parametrize("layout", LAYOUTS)
 
 
 @st.composite
-def placements(draw):
-    """A function that lays out an array, and the shape it wants: any rank, any strides."""
-    shape = tuple(draw(st.lists(st.integers(0, 9), max_size=4)))
-    steps = [draw(st.sampled_from([-3, -2, -1, 1, 2, 3])) for _ in shape]
+def placements(draw, shape=None):
+    """A shape, any or as given, and a function that lays out an array of it with any strides."""
+    if shape is None:
+        shape = tuple(draw(st.lists(st.integers(0, 9), max_size=4)))
     axes = tuple(draw(st.permutations(range(len(shape)))))
-    base = tuple(
-        n * abs(step) + draw(st.integers(0, 2)) for n, step in zip(shape, steps, strict=True)
-    )
+    steps = [draw(st.sampled_from([-3, -2, -1, 1, 2, 3])) for _ in shape]
+    lengths = [shape[axes.index(i)] for i in range(len(shape))]
+    base = tuple(n * abs(k) + draw(st.integers(0, 2)) for n, k in zip(lengths, steps, strict=True))
     index = tuple(
         slice(n * abs(k) - 1 if k < 0 else 0, None if k < 0 else n * k, k) if n else slice(0, 0)
-        for n, k in zip(shape, steps, strict=True)
+        for n, k in zip(lengths, steps, strict=True)
     )
-    return tuple(shape[a] for a in axes), lambda x: place(x, (*index, ...), base, axes)
+    return shape, lambda x: place(x, (*index, ...), base, axes)
 
 
 def read_only(n=3):

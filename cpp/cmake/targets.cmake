@@ -29,10 +29,10 @@ set(RIDGELINE_REGISTER_BYTES_x86_64_v4 64)
 set(RIDGELINE_KERNEL_FLAGS -O3 -ffp-contract=off -fno-math-errno -fno-trapping-math -fno-lto
                            -fno-exceptions -fno-rtti)
 
-# ridgeline_kernels(SOURCES...): compiles the kernels for all targets and links them into `ridgeline`.
-function(ridgeline_kernels)
+# ridgeline_kernels(INTO SOURCES...): compiles the sources for all targets and links them into a library or program.
+function(ridgeline_kernels into)
   foreach(target IN LISTS RIDGELINE_TARGETS)
-    set(library ridgeline_kernels_${target})
+    set(library ${into}_kernels_${target})
     add_library(${library} OBJECT ${ARGN})
     target_include_directories(${library} PRIVATE "${PROJECT_SOURCE_DIR}/cpp/include" "${PROJECT_SOURCE_DIR}/cpp/src")
     target_compile_definitions(
@@ -42,6 +42,6 @@ function(ridgeline_kernels)
                          # GCC 12 warns inside its own avx512fintrin.h
                          $<$<CXX_COMPILER_ID:GNU>:-Wno-uninitialized -Wno-maybe-uninitialized>)
     target_link_libraries(${library} PRIVATE $<BUILD_INTERFACE:ridgeline_warnings>)
-    target_sources(ridgeline PRIVATE $<TARGET_OBJECTS:${library}>)
+    target_sources(${into} PRIVATE $<TARGET_OBJECTS:${library}>)
   endforeach()
 endfunction()

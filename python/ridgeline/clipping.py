@@ -227,7 +227,7 @@ def _clip_by_global_norm_of_ranks(
     elif on_nonfinite == "zero":
         _core.set_zero_(grads)
     elif on_nonfinite == "raise":
-        array = _core.first_nonfinite(grads) or "on another rank"
+        array = _core.first_nonfinite(grads) or "on another rank, or an overflow of the norm"
         error = _core.NonFiniteError(f"the global norm is {norm}; first non-finite array: {array}")
         error.array = array
         raise error

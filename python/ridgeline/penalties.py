@@ -20,12 +20,15 @@ from __future__ import annotations
 import math
 import sys
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 
 from . import _core
 from ._typing import ArrayT, Tree
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 __all__ = [
     "L0",
@@ -45,9 +48,7 @@ __all__ = [
 
 def _number(name: str, value: object) -> float:
     """Return a finite number as float."""
-    if isinstance(value, (bool, str, bytes)) or not hasattr(value, "__float__"):
-        raise TypeError(f"{name}: got {type(value).__name__}, wants a number")
-    number = float(cast("float", value))
+    number = _core.number(name, value)
     if not math.isfinite(number):
         raise ValueError(f"{name}: got {number}, wants a finite number")
     return number
@@ -81,6 +82,11 @@ class Penalty:
     """What all penalties share. Not to be created itself."""
 
     _terms: _core.Terms
+
+    def __new__(cls, *args: object, **kwargs: object) -> Self:
+        if cls is Penalty:
+            raise TypeError("Penalty is what all penalties share; create L1, L2, ... instead")
+        return super().__new__(cls)
 
     def value(self, params: Tree) -> float:
         """Return the penalty summed over all elements of all arrays, in float64.
@@ -257,7 +263,8 @@ class L1(Penalty):
     strength : float
         s >= 0.
     weights : array or tree of arrays, optional
-        a >= 0, of the structure, shapes and dtypes of the parameters; 1 if not given.
+        a >= 0, of the structure, shapes and dtypes of the parameters; 1 if not given. Not copied,
+        and checked here alone: change them only to other finite numbers of at least 0.
 
     Raises
     ------
@@ -282,6 +289,7 @@ class L1(Penalty):
         if self.weights is None:
             self._set_terms("l1", self.strength)
         else:
+            self._set(weights=_core.reusable_tree(self.weights))
             _core.check_weights(self.weights)
             self._set_terms("weighted_l1", self.strength, 0.0, self.weights)
 

@@ -25,7 +25,13 @@ std::pair<double, double> limits(py::handle limit) {
       throw py::value_error("limit: got " + std::to_string(pair.size()) +
                             " numbers, wants one or (low, high)");
     }
-    return {number("limit", pair[0]), number("limit", pair[1])};
+    const double low = number("limit", pair[0]);
+    const double high = number("limit", pair[1]);
+    if (!(low <= high)) {
+      throw py::value_error("limit: got " + py::repr(limit).cast<std::string>() +
+                            ", wants (low, high) with low <= high");
+    }
+    return {low, high};
   }
   const double bound = number("limit", limit);
   if (!(bound >= 0)) {
@@ -43,10 +49,14 @@ py::list floats(const std::vector<double>& values) {
 }
 
 [[noreturn]] void raise_non_finite(const Tensors& grads, const NonFiniteError& error) {
-  const std::string array = grads.path(static_cast<std::size_t>(error.index));
   const std::string norm = py::repr(py::float_(error.norm)).cast<std::string>();
-  py::object exception = py::handle(non_finite_error)("the global norm is " + norm +
-                                                      "; first non-finite array: " + array);
+  py::object array = py::none();
+  std::string cause = "the elements are finite, their norm overflows";
+  if (error.index >= 0) {
+    array = py::str(grads.path(static_cast<std::size_t>(error.index)));
+    cause = "first non-finite array: " + array.cast<std::string>();
+  }
+  py::object exception = py::handle(non_finite_error)("the global norm is " + norm + "; " + cause);
   exception.attr("array") = array;
   PyErr_SetObject(non_finite_error, exception.ptr());
   throw py::error_already_set();
@@ -84,7 +94,7 @@ void bind_clipping(py::module_& m) {
           try {
             const double norm =
                 run({&g}, [&] { return clip_by_global_norm(g.arrays(), limit, p, rule); });
-            g.written();
+            if (!(norm <= limit)) g.written();
             return norm;
           } catch (const NonFiniteError& error) {
             raise_non_finite(g, error);

@@ -63,6 +63,8 @@ void bind_penalties(py::module_& m) {
            py::arg("weights"))
       .def("extend", &Terms::extend, py::arg("other"));
 
+  m.def("number", [](const char* name, py::handle value) { return number(name, value); });
+  m.def("reusable_tree", &reusable_tree);
   m.def("check_weights", [](py::handle weights) {
     const Tensors w("weights", weights, Access::read);
     run({&w}, [&] { check_weights(w.arrays()); });

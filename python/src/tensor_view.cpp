@@ -130,6 +130,17 @@ TensorView dlpack_view(const dlpack::Tensor& t, py::handle object) {
   return {Array(data, *dtype, {t.shape, byte_strides.size()}, byte_strides), {t.shape, t.ndim}};
 }
 
+/// Python's limit on recursion, while it lives: a list may hold itself.
+class Recursion {
+ public:
+  Recursion() {
+    if (Py_EnterRecursiveCall(" in a tree of arrays") != 0) throw py::error_already_set();
+  }
+  ~Recursion() { Py_LeaveRecursiveCall(); }
+  Recursion(const Recursion&) = delete;
+  Recursion& operator=(const Recursion&) = delete;
+};
+
 /// What is known of a type: whether it has the C exchange API, whether it is torch's.
 struct TypeEntry {
   PyTypeObject* type;
@@ -180,7 +191,14 @@ TensorView exchange_view(const TypeEntry& entry, py::handle object) {
     type_problem("got " + type_name(object) + " that offers no view of CPU memory (" +
                  current_error() + ")");
   }
-  return dlpack_view(tensor, object);
+  TensorView view = dlpack_view(tensor, object);
+  // The imaginary part of a conjugate is negated lazily, which DLPack does not say. It is strided,
+  // so that arrays which cannot be are not asked.
+  const bool suspect = entry.torch && (view.array.size == 1 || !view.array.contiguous());
+  if (suspect && object.attr("is_neg")().ptr() == Py_True) {
+    type_problem("got a tensor with lazy negation, wants one without; call resolve_neg() first");
+  }
+  return view;
 }
 
 TensorView capsule_view(py::handle object, bool writing, py::object& owner) {
@@ -278,6 +296,7 @@ std::optional<std::string> find_node(py::handle node, py::handle wanted) {
 /// Lists for iterables and dicts for mappings, all the way down, so that a tree can be walked
 /// twice.
 py::object plain_tree(py::handle node) {
+  const Recursion guard;
   if (is_array(node) || is_text(node)) return py::reinterpret_borrow<py::object>(node);
   if (is_mapping(node)) {
     py::dict result;
@@ -300,6 +319,7 @@ py::object plain_tree(py::handle node) {
 bool is_plain(py::handle node) {
   PyObject* object = node.ptr();
   if (PyArray_CheckExact(object)) return true;
+  const Recursion guard;
   if (PyList_CheckExact(object)) {
     for (Py_ssize_t i = 0; i < PyList_GET_SIZE(object); ++i) {
       if (!is_plain(PyList_GET_ITEM(object, i))) return false;
@@ -341,10 +361,13 @@ std::string kind_text(py::handle node) {
 
 }  // namespace
 
+py::object reusable_tree(py::handle tree) {
+  return is_plain(tree) ? py::reinterpret_borrow<py::object>(tree) : plain_tree(tree);
+}
+
 Tensors::Tensors(const char* name, py::handle tree, Access access, const Tensors* model)
     : name_(name), access_(access), model_(model) {
-  const bool one_array = PyArray_CheckExact(tree.ptr());
-  tree_ = one_array || is_plain(tree) ? py::reinterpret_borrow<py::object>(tree) : plain_tree(tree);
+  tree_ = reusable_tree(tree);
   flatten(tree_, model == nullptr ? py::handle() : py::handle(model->tree_));
 }
 
@@ -358,11 +381,17 @@ std::string Tensors::path(std::size_t index) const {
   return name_ + find_leaf(model_ == nullptr ? tree_ : model_->tree_, index).value_or("");
 }
 
-bool Tensors::grad_enabled() {
-  static const py::object& function =
+/// Whether autograd would miss a write into this tensor. Asking the tensor costs as much as asking
+/// for the mode, so a list asks for the mode once.
+bool Tensors::tracked(py::handle tensor) {
+  static const py::object& mode =
       *new py::object(py::module_::import("torch").attr("is_grad_enabled"));
-  if (!grad_enabled_.has_value()) grad_enabled_ = function().ptr() == Py_True;
-  return *grad_enabled_;
+  const auto grad_enabled = [&] {
+    if (!grad_enabled_.has_value()) grad_enabled_ = mode().ptr() == Py_True;
+    return *grad_enabled_;
+  };
+  if (arrays_.size() > 1 && !grad_enabled()) return false;
+  return requires_grad(tensor) && grad_enabled();
 }
 
 void Tensors::add(py::handle node, TensorView view) {
@@ -441,7 +470,7 @@ void Tensors::flatten(py::handle node, py::handle model) {
       same_kind(compare && is_array(model));
       add(node, exchange_view(*entry, node));
       if (!entry->torch || !writing) return;
-      if (access_ == Access::write && grad_enabled() && requires_grad(node)) {
+      if (access_ == Access::write && tracked(node)) {
         throw Problem{
             requires_grad_error,
             "got a tensor that requires grad, wants one that does not: autograd would not see the "
@@ -472,11 +501,17 @@ void Tensors::flatten(py::handle node, py::handle model) {
 
 void Tensors::written() const {
   if (torch_tensors_.empty()) return;
-  static const py::object& increment =
-      *new py::object(py::module_::import("torch.autograd.graph").attr("increment_version"));
-  py::list tensors(torch_tensors_.size());
-  for (std::size_t i = 0; i < torch_tensors_.size(); ++i)
+  // What torch.autograd.graph.increment_version calls, which is several times slower for one
+  // tensor.
+  static const py::object& increment = *new py::object([] {
+    const py::object internal = py::module_::import("torch").attr("_C");
+    return py::getattr(internal, "_increment_version",
+                       py::module_::import("torch.autograd.graph").attr("increment_version"));
+  }());
+  py::tuple tensors(torch_tensors_.size());
+  for (std::size_t i = 0; i < torch_tensors_.size(); ++i) {
     tensors[i] = py::handle(torch_tensors_[i]);
+  }
   increment(tensors);
 }
 
@@ -486,14 +521,19 @@ double number(const char* name, py::handle value) {
   const PyNumberMethods* methods = Py_TYPE(object)->tp_as_number;
   const bool numeric =
       methods != nullptr && (methods->nb_float != nullptr || methods->nb_index != nullptr);
-  if (numeric && !PyBool_Check(object)) {
+  const bool truth = PyBool_Check(object) || PyArray_IsScalar(object, Bool);
+  const bool array =
+      PyArray_Check(object) && PyArray_NDIM(reinterpret_cast<PyArrayObject*>(object)) > 0;
+  if (numeric && !truth && !array) {
     const double x = PyFloat_AsDouble(object);
-    if (!(x == -1.0 && PyErr_Occurred() != nullptr)) return x;
+    if (x != -1.0 || PyErr_Occurred() == nullptr) return x;
+    if (PyErr_ExceptionMatches(PyExc_OverflowError)) {
+      PyErr_Clear();
+      throw py::value_error(std::string(name) + ": got an integer beyond float64, wants a number");
+    }
     PyErr_Clear();
   }
-  PyErr_SetString(PyExc_TypeError,
-                  (std::string(name) + ": got " + type_name(value) + ", wants a number").c_str());
-  throw py::error_already_set();
+  throw py::type_error(std::string(name) + ": got " + type_name(value) + ", wants a number");
 }
 
 std::int64_t integer(const char* name, py::handle value) {
@@ -503,9 +543,7 @@ std::int64_t integer(const char* name, py::handle value) {
     if (!(n == -1 && PyErr_Occurred() != nullptr)) return n;
     PyErr_Clear();
   }
-  PyErr_SetString(PyExc_TypeError,
-                  (std::string(name) + ": got " + type_name(value) + ", wants an integer").c_str());
-  throw py::error_already_set();
+  throw py::type_error(std::string(name) + ": got " + type_name(value) + ", wants an integer");
 }
 
 void raise_argument_error(const ArgumentError& error,

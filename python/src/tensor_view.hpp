@@ -56,7 +56,7 @@ class Tensors {
  private:
   void flatten(py::handle node, py::handle model);
   void add(py::handle node, TensorView view);
-  bool grad_enabled();
+  bool tracked(py::handle tensor);
   [[noreturn]] void fail(py::handle node, PyObject* type, const std::string& problem) const;
 
   const char* name_;
@@ -88,6 +88,10 @@ auto run(std::initializer_list<const Tensors*> arguments, F&& f);
 /// ridgeline.NonFiniteError and ridgeline.RequiresGradError.
 extern PyObject* non_finite_error;
 extern PyObject* requires_grad_error;
+
+/// Lists for iterables and dicts for mappings, so that a tree can be walked more than once; a tree
+/// of exact lists, tuples and dicts is returned as it is.
+py::object reusable_tree(py::handle tree);
 
 void initialize(py::module_& module);
 

@@ -10,22 +10,19 @@ namespace {
 template <class T>
 void sum_magnitudes(const void* x, std::size_t n, double* totals) {
   reduce<Add>(
-      n, totals, [](auto v) { return abs(to_double(v)); }, static_cast<const T*>(x));
+      n, totals, [](auto v) { return abs(v); }, static_cast<const T*>(x));
 }
 
 template <class T>
 void sum_squares(const void* x, std::size_t n, double* totals) {
-  const auto square = [](auto v) {
-    const auto wide = to_double(v);
-    return wide * wide;
-  };
-  reduce<Add>(n, totals, square, static_cast<const T*>(x));
+  reduce<Add>(
+      n, totals, [](auto v) { return v * v; }, static_cast<const T*>(x));
 }
 
 template <class T>
 void max_magnitude(const void* x, std::size_t n, double* totals) {
   reduce<Larger>(
-      n, totals, [](auto v) { return abs(to_double(v)); }, static_cast<const T*>(x));
+      n, totals, [](auto v) { return abs(v); }, static_cast<const T*>(x));
 }
 
 template <class T>
@@ -34,15 +31,14 @@ void sum_powers(const void* x, std::size_t n, double scale, double exponent, dou
   const V divisor(scale);
   if (exponent == 2) {
     const auto square = [&](auto v) {
-      const V ratio = to_double(v) / divisor;
+      const V ratio = v / divisor;
       return ratio * ratio;
     };
     reduce<Add>(n, totals, square, static_cast<const T*>(x));
   } else {
     const V p(exponent);
     reduce<Add>(
-        n, totals, [&](auto v) { return power(abs(to_double(v)) / divisor, p); },
-        static_cast<const T*>(x));
+        n, totals, [&](auto v) { return power(abs(v) / divisor, p); }, static_cast<const T*>(x));
   }
 }
 
@@ -60,16 +56,32 @@ void multiply(void* x, std::size_t n, double factor) {
       static_cast<const T*>(x));
 }
 
-/// min(max(x, low), high); NaN stays.
+/// min(max(x, low), high); NaN stays. Looks at the extremes of a stretch that stays in the first
+/// cache before it writes any of it: reading costs half of rewriting from memory.
 template <class T>
-void clamp(void* x, std::size_t n, double low, double high) {
+bool clamp(void* x, std::size_t n, double low, double high) {
   using F = compute_t<T>;
   using V = Vec<F, map_lanes<T>>;
   const V lower(static_cast<F>(low));
   const V upper(static_cast<F>(high));
-  map_if(
-      static_cast<T*>(x), n, [&](V v) { return (v < lower) | (v > upper); },
-      [&](V v) { return select(v < lower, lower, select(v > upper, upper, v)); });
+  struct Extremes {
+    V lowest, highest;
+  };
+  const auto widen_to = [](Extremes e, V v) {
+    return Extremes{lesser(v, e.lowest), greater(v, e.highest)};  // passes over NaN
+  };
+  constexpr std::size_t stretch = 2048;
+  bool wrote = false;
+  for (std::size_t begin = 0; begin < n; begin += stretch) {
+    const std::size_t count = n - begin < stretch ? n - begin : stretch;
+    T* at = static_cast<T*>(x) + begin;
+    const Extremes found = scan(count, Extremes{upper, lower}, widen_to, at);
+    if (!any((found.lowest < lower) | (found.highest > upper))) continue;
+    map_into(
+        at, count, [&](V v) { return clamped(v, lower, upper); }, at);
+    wrote = true;
+  }
+  return wrote;
 }
 
 /// The key is the bits of |x|, which order as |x| does; all NaNs have the one key above infinity's.

@@ -18,7 +18,7 @@ struct ClippingKernels {
 
   // Maps.
   void (*multiply)(void* x, std::size_t n, double factor);
-  void (*clamp)(void* x, std::size_t n, double low, double high);
+  bool (*clamp)(void* x, std::size_t n, double low, double high);  ///< whether it wrote
 
   /// Positions of the elements whose magnitude key is `key` or more, in order, and their keys;
   /// returns how many. Keys order magnitudes as integers, NaN above infinity. Both outputs hold n

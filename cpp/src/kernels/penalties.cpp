@@ -27,11 +27,10 @@ template <class V>
   return select(abs(w) > V(0), copysign(V(1), w), w);
 }
 
-/// sign(x) max(|x| - u, 0).
+/// sign(x) max(|x| - u, 0), as x minus the part of it within [-u, u].
 template <class V>
 [[gnu::always_inline]] inline V soft_threshold(V x, V u) {
-  const V magnitude = abs(x);
-  return select(magnitude <= u, V(0), copysign(magnitude - u, x));
+  return x - clamped(x, V(0) - u, u);
 }
 
 /// Lasso: s|w| (Tibshirani 1996). prox: soft threshold at u.
@@ -254,13 +253,12 @@ template <class T, class P>
 void value(const void* w, const void* weights, std::size_t n,
            const PenaltyCoefficients& coefficients, double* totals) {
   const Lanes<Vec<double, reduce_lanes>> c(coefficients);
+  const auto term = [&](auto... v) { return P::value(v..., c); };
   const auto* x = static_cast<const T*>(w);
   if constexpr (weighted<P>) {
-    const auto term = [&](auto v, auto a) { return P::value(to_double(v), to_double(a), c); };
     reduce<Add>(n, totals, term, x, static_cast<const T*>(weights));
   } else {
-    reduce<Add>(
-        n, totals, [&](auto v) { return P::value(to_double(v), c); }, x);
+    reduce<Add>(n, totals, term, x);
   }
 }
 
@@ -270,19 +268,14 @@ void add_gradient(void* g, const void* w, const void* weights, std::size_t n,
   using V = Vec<compute_t<T>, reduce_lanes>;
   const Lanes<V> c(coefficients);
   const Lanes<Vec<double, reduce_lanes>> wide(coefficients);
+  const auto add = [&](V grad, auto... v) { return grad + P::gradient(v..., c); };
+  const auto term = [&](auto... v) { return P::value(v..., wide); };
   auto* out = static_cast<T*>(g);
   const auto* x = static_cast<const T*>(w);
   if constexpr (weighted<P>) {
-    const auto both = [&](V grad, V v, V a) {
-      return ValueAndTerm<V>{grad + P::gradient(v, a, c),
-                             P::value(to_double(v), to_double(a), wide)};
-    };
-    map_reduce(out, n, totals, both, out, x, static_cast<const T*>(weights));
+    map_reduce(out, n, totals, add, term, x, static_cast<const T*>(weights));
   } else {
-    const auto both = [&](V grad, V v) {
-      return ValueAndTerm<V>{grad + P::gradient(v, c), P::value(to_double(v), wide)};
-    };
-    map_reduce(out, n, totals, both, out, x);
+    map_reduce(out, n, totals, add, term, x);
   }
 }
 
@@ -308,11 +301,8 @@ void prox(void* out, const void* x, const void* weights, std::size_t n,
 
 template <class T>
 void find_bad_weights(const void* weights, std::size_t n, double* totals) {
-  const auto bad = [](auto a) {
-    const auto w = to_double(a);
-    using V = decltype(w + w);
-    return select((w >= V(0)) & (w < V(infinity)), V(0), V(1));
-  };
+  using V = Vec<double, reduce_lanes>;
+  const auto bad = [](V a) { return select((a >= V(0)) & (a < V(infinity)), V(0), V(1)); };
   reduce<Larger>(n, totals, bad, static_cast<const T*>(weights));
 }
 
@@ -329,6 +319,18 @@ constexpr void fill(PenaltyKernels (&row)[dtype_count]) {
   row[static_cast<int>(DType::float64)] = kernels_of<double, P>();
   row[static_cast<int>(DType::bfloat16)] = kernels_of<Bfloat16, P>();
   row[static_cast<int>(DType::float16)] = kernels_of<Float16, P>();
+}
+
+template <class T>
+void to_float32(const void* x, std::size_t n, float* out) {
+  map_into(
+      out, n, [](auto v) { return v; }, static_cast<const T*>(x));
+}
+
+template <class T>
+void from_float32(const float* x, std::size_t n, void* out) {
+  map_into(
+      static_cast<T*>(out), n, [](auto v) { return v; }, x);
 }
 
 using Scalar = Vec<double, 1>;
@@ -404,6 +406,10 @@ constexpr PenaltiesTable make_table() {
   fill<L0>(row(PenaltyKind::l0));
   fill<LHalf>(row(PenaltyKind::l_half));
   fill<Huber>(row(PenaltyKind::huber));
+  table.conversions[static_cast<int>(DType::bfloat16)] = {&to_float32<Bfloat16>,
+                                                          &from_float32<Bfloat16>};
+  table.conversions[static_cast<int>(DType::float16)] = {&to_float32<Float16>,
+                                                         &from_float32<Float16>};
   table.find_bad_weights[static_cast<int>(DType::float32)] = &find_bad_weights<float>;
   table.find_bad_weights[static_cast<int>(DType::float64)] = &find_bad_weights<double>;
   table.find_bad_weights[static_cast<int>(DType::bfloat16)] = &find_bad_weights<Bfloat16>;

@@ -21,7 +21,7 @@ template <class Kernel>
 void map_in_place(const Array& array, const Run& run, Kernel&& kernel) {
   const Operand operands[] = {{&array, Access::update}};
   on_memory(operands, run.begin, run.count,
-            [&](void** at, std::int64_t, std::size_t n) { kernel(at[0], n); });
+            [&](void** at, std::int64_t, std::size_t n) { return kernel(at[0], n); });
 }
 
 /// Arrays for a map: those that fill their memory in another order become contiguous.
@@ -123,7 +123,7 @@ void clip_by_value(Arrays grads, double low, double high, int threads) {
     work.forward(team, [&](const Run& run) {
       const Array& array = targets[run.array];
       const auto clamp = kernels_for(table, array.dtype).clamp;
-      map_in_place(array, run, [&](void* x, std::size_t n) { clamp(x, n, low, high); });
+      map_in_place(array, run, [&](void* x, std::size_t n) { return clamp(x, n, low, high); });
     });
   });
 }

@@ -44,11 +44,7 @@ const PenaltyKernels& kernels_for(const PenaltiesTable& table, const Penalty& p,
   return table.kernels[static_cast<std::size_t>(p.kind)][static_cast<std::size_t>(dtype)];
 }
 
-const Array* weights_of(const Penalty& p, std::size_t array) {
-  return p.weights.empty() ? nullptr : &p.weights[array];
-}
-
-/// A penalty made ready: its coefficients, and its totals for each block of the work.
+/// A penalty made ready.
 struct Prepared {
   const Penalty* penalty;
   PenaltyCoefficients coefficients;
@@ -60,6 +56,75 @@ void prepare(PreparedList& list, const PenaltiesTable& table, Penalties penaltie
   for (std::size_t i = 0; i < penalties.size(); ++i) {
     const Penalty& p = penalties[i];
     list[i] = {&p, table.coefficients(p.kind, p.strength, p.shape, step)};
+  }
+}
+
+char* at_element(void* p, std::int64_t i, DType dtype) {
+  return static_cast<char*>(p) + i * static_cast<std::int64_t>(item_size(dtype));
+}
+
+/// Calls kernel(weights, offset, n) over elements [begin, begin + n) of an array: once, with null,
+/// for a penalty without weights.
+template <class Kernel>
+void with_weights(const Penalty& p, std::size_t array, std::int64_t begin, std::size_t n,
+                  Kernel&& kernel) {
+  if (p.weights.empty()) return kernel(nullptr, std::int64_t{0}, n);
+  const Operand operands[] = {{&p.weights[array], Access::read}};
+  on_memory(operands, begin, static_cast<std::int64_t>(n),
+            [&](void** at, std::int64_t first, std::size_t m) { kernel(at[0], first, m); });
+}
+
+/// Runs stage(i, dtype, target, source, weights, n, block) for each stage over one run, where
+/// `block` counts blocks from the run's first. Several stages go over a block one after the other
+/// while it is in the cache; those of the half types work on float32 in between, so that there is
+/// one rounding.
+template <class Stage>
+void run_stages(const PenaltiesTable& table, const PreparedList& list, std::size_t stages,
+                const Run& run, const Array& target, const Array& source, Access access,
+                Stage&& stage) {
+  constexpr auto block = static_cast<std::int64_t>(block_size);
+  const DType dtype = target.dtype;
+  const bool in_place = source.data == target.data && source.dims == target.dims;
+  const Operand operands[] = {{&target, in_place ? Access::update : access},
+                              {in_place ? nullptr : &source, Access::read}};
+  const auto go = [&](std::int64_t begin, std::int64_t count) {
+    on_memory(operands, begin, count, [&](void** at, std::int64_t first, std::size_t n) {
+      const std::int64_t start = begin + first;
+      void* in = in_place ? at[0] : at[1];
+      if (stages == 1 || item_size(dtype) != 2) {
+        for (std::size_t i = 0; i < stages; ++i) {
+          with_weights(*list[i].penalty, run.array, start, n,
+                       [&](const void* weights, std::int64_t offset, std::size_t m) {
+                         stage(i, dtype, at_element(at[0], offset, dtype),
+                               at_element(in, offset, dtype), weights, m,
+                               (start + offset - run.begin) / block);
+                       });
+          if (access == Access::write) in = at[0];  // the next stage goes on from here
+        }
+        return;
+      }
+      alignas(64) float wide_target[block_size];
+      alignas(64) float wide_source[block_size];
+      alignas(64) float wide_weights[block_size];
+      const auto& half = table.conversions[static_cast<std::size_t>(dtype)];
+      half.to_float32(in, n, wide_source);
+      if (access != Access::write) half.to_float32(at[0], n, wide_target);
+      float* from = wide_source;
+      for (std::size_t i = 0; i < stages; ++i) {
+        with_weights(*list[i].penalty, run.array, start, n,
+                     [&](const void* weights, std::int64_t offset, std::size_t m) {
+                       if (weights != nullptr) half.to_float32(weights, m, wide_weights);
+                       stage(i, DType::float32, wide_target + offset, from + offset, wide_weights,
+                             m, (start + offset - run.begin) / block);
+                     });
+        if (access == Access::write) from = wide_target;
+      }
+      half.from_float32(wide_target, n, at[0]);
+    });
+  };
+  if (stages == 1) return go(run.begin, run.count);
+  for (std::int64_t done = 0; done < run.count; done += block) {
+    go(run.begin + done, std::min(block, run.count - done));
   }
 }
 
@@ -112,17 +177,19 @@ double penalty_value(Penalties penalties, Arrays params, int threads) {
   parallel(work.cost(), threads, [&](Team team) {
     work.forward(team, [&](const Run& run) {
       const Array& w = params[run.array];
-      for (std::size_t i = 0; i < penalties.size(); ++i) {
-        const Penalty& p = *list[i].penalty;
-        double* sums = totals.data() + i * work.blocks() + run.block;
-        const auto kernel = kernels_for(table, p, w.dtype).value;
-        const Operand operands[] = {{&w, Access::read}, {weights_of(p, run.array), Access::read}};
-        on_memory(operands, run.begin, run.count,
-                  [&](void** at, std::int64_t first, std::size_t n) {
-                    kernel(at[0], at[1], n, list[i].coefficients,
-                           sums + first / static_cast<std::int64_t>(block_size));
-                  });
-      }
+      const Operand operands[] = {{&w, Access::read}};
+      on_memory(operands, run.begin, run.count, [&](void** at, std::int64_t first, std::size_t n) {
+        for (std::size_t i = 0; i < penalties.size(); ++i) {
+          const auto kernel = kernels_for(table, penalties[i], w.dtype).value;
+          double* sums = totals.data() + i * work.blocks() + run.block;
+          with_weights(penalties[i], run.array, run.begin + first, n,
+                       [&](const void* weights, std::int64_t offset, std::size_t m) {
+                         kernel(at_element(at[0], offset, w.dtype), weights, m,
+                                list[i].coefficients,
+                                sums + (first + offset) / static_cast<std::int64_t>(block_size));
+                       });
+        }
+      });
     });
   });
   return sum_of(work, params.size(), penalties.size(), totals.data());
@@ -144,32 +211,23 @@ double add_penalty_gradient(Penalties penalties, Arrays grads, Arrays params, in
   SmallBuffer<double, 64> totals(work.blocks() * penalties.size());
   parallel(work.cost(), threads, [&](Team team) {
     work.forward(team, [&](const Run& run) {
-      // Several penalties go over one block after the other, while it is in the cache.
-      const std::int64_t stretch =
-          penalties.size() == 1 ? run.count : static_cast<std::int64_t>(block_size);
-      for (std::int64_t done = 0; done < run.count; done += stretch) {
-        for (std::size_t i = 0; i < penalties.size(); ++i) {
-          const Penalty& p = *list[i].penalty;
-          double* sums = totals.data() + i * work.blocks() + run.block +
-                         done / static_cast<std::int64_t>(block_size);
-          const auto kernel = kernels_for(table, p, params[run.array].dtype).add_gradient;
-          const Operand operands[] = {{&grads[run.array], Access::update},
-                                      {&params[run.array], Access::read},
-                                      {weights_of(p, run.array), Access::read}};
-          on_memory(operands, run.begin + done, std::min(stretch, run.count - done),
-                    [&](void** at, std::int64_t first, std::size_t n) {
-                      kernel(at[0], at[1], at[2], n, list[i].coefficients,
-                             sums + first / static_cast<std::int64_t>(block_size));
-                    });
-        }
-      }
+      const auto add = [&](std::size_t i, DType dtype, void* g, const void* w, const void* weights,
+                           std::size_t n, std::int64_t block) {
+        kernels_for(table, penalties[i], dtype)
+            .add_gradient(g, w, weights, n, list[i].coefficients,
+                          totals.data() + i * work.blocks() + run.block + block);
+      };
+      run_stages(table, list, penalties.size(), run, grads[run.array], params[run.array],
+                 Access::update, add);
     });
   });
   return sum_of(work, params.size(), penalties.size(), totals.data());
 }
 
 void penalty_prox(Penalties penalties, Arrays out, Arrays params, double step, int threads) {
-  check_alike("out", out, "params", params);
+  const bool in_place = out.data() == params.data();
+  const char* target = in_place ? "params" : "out";
+  check_alike(target, out, "params", params);
   check(penalties, params);
   check_non_negative("step", step, false);
   // prox of t (f + r/2 x^2) at x is the prox of t' f at x / (1 + t r), t' = t / (1 + t r)
@@ -199,12 +257,13 @@ void penalty_prox(Penalties penalties, Arrays out, Arrays params, double step, i
     bad_value("step", "got " + text(step) + ", wants less than gamma - 1 = " +
                           text(other->shape - 1) + ": beyond, SCAD has no unique proximal point");
   }
-  check_disjoint("out", out, "params", params, true);
-  if (other != nullptr && !other->weights.empty())
-    check_disjoint("out", out, "weights", other->weights);
+  check_disjoint(target, out, "params", in_place ? Arrays() : params, true);
+  if (other != nullptr && !other->weights.empty()) {
+    check_disjoint(target, out, "weights", other->weights);
+  }
 
   const PenaltiesTable& table = *tables().penalties;
-  SmallBuffer<Prepared, 4> list(2);
+  PreparedList list(2);
   std::size_t stages = 0;
   const auto add_stage = [&](const Penalty& p, double t) {
     list[stages++] = {&p, table.coefficients(p.kind, p.strength, p.shape, t)};
@@ -227,23 +286,11 @@ void penalty_prox(Penalties penalties, Arrays out, Arrays params, double step, i
   const WorkList work(params);
   parallel(work.cost(), threads, [&](Team team) {
     work.forward(team, [&](const Run& run) {
-      const std::int64_t stretch = stages == 1 ? run.count : static_cast<std::int64_t>(block_size);
-      for (std::int64_t done = 0; done < run.count; done += stretch) {
-        for (std::size_t i = 0; i < stages; ++i) {
-          const Penalty& p = *list[i].penalty;
-          const Array& target = out[run.array];
-          const Array& source = i == 0 ? params[run.array] : target;
-          const auto kernel = kernels_for(table, p, target.dtype).prox;
-          const bool in_place = source.data == target.data && source.dims == target.dims;
-          const Operand operands[] = {{&target, in_place ? Access::update : Access::write},
-                                      {in_place ? nullptr : &source, Access::read},
-                                      {weights_of(p, run.array), Access::read}};
-          on_memory(operands, run.begin + done, std::min(stretch, run.count - done),
-                    [&](void** at, std::int64_t, std::size_t n) {
-                      kernel(at[0], in_place ? at[0] : at[1], at[2], n, list[i].coefficients);
-                    });
-        }
-      }
+      const auto prox = [&](std::size_t i, DType dtype, void* y, const void* x, const void* weights,
+                            std::size_t n, std::int64_t) {
+        kernels_for(table, *list[i].penalty, dtype).prox(y, x, weights, n, list[i].coefficients);
+      };
+      run_stages(table, list, stages, run, out[run.array], params[run.array], Access::write, prox);
     });
   });
 }

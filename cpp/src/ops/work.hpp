@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <type_traits>
 
 #include "ops/small_buffer.hpp"
 #include "ops/strided.hpp"
@@ -112,10 +113,18 @@ struct Operand {
 /// Calls kernel(pointers, first, count) over [begin, begin + count): once if every operand is
 /// contiguous, else block by block, with strided operands gathered into a tile that stays in the
 /// first cache and scattered back. `first` is the number of elements before, a multiple of the
-/// block size.
+/// block size. A kernel may return whether it wrote anything; if not, nothing is scattered.
 template <std::size_t N, class Kernel>
 void on_memory(const Operand (&operands)[N], std::int64_t begin, std::int64_t count,
                Kernel&& kernel) {
+  const auto wrote = [&](void** at, std::int64_t first, std::int64_t n) {
+    if constexpr (std::is_void_v<decltype(kernel(at, first, std::size_t{}))>) {
+      kernel(at, first, static_cast<std::size_t>(n));
+      return true;
+    } else {
+      return kernel(at, first, static_cast<std::size_t>(n));
+    }
+  };
   void* pointers[N];
   bool direct = true;
   for (std::size_t i = 0; i < N; ++i) {
@@ -127,7 +136,7 @@ void on_memory(const Operand (&operands)[N], std::int64_t begin, std::int64_t co
                   begin * static_cast<std::int64_t>(item_size(array->dtype));
   }
   if (direct) {
-    kernel(pointers, std::int64_t{0}, static_cast<std::size_t>(count));
+    wrote(pointers, 0, count);
     return;
   }
   alignas(64) std::byte tiles[N][block_size * sizeof(double)];
@@ -142,7 +151,7 @@ void on_memory(const Operand (&operands)[N], std::int64_t begin, std::int64_t co
       pointers[i] = tiles[i];
       if (access != Access::write) gather(*array, begin + done, n, tiles[i]);
     }
-    kernel(pointers, done, static_cast<std::size_t>(n));
+    if (!wrote(pointers, done, n)) continue;
     for (std::size_t i = 0; i < N; ++i) {
       const auto [array, access] = operands[i];
       if (array != nullptr && access != Access::read && pointers[i] == tiles[i]) {

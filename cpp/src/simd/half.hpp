@@ -168,5 +168,29 @@ template <class T, int N>
   }
 }
 
+/// N elements as float64. From float32 each register's worth is converted as it is loaded, which
+/// saves taking wider registers apart.
+template <class T, int N>
+[[gnu::always_inline]] inline Vec<double, N> load_double(const T* p) {
+  if constexpr (__is_same(T, float) && Vec<double, N>::register_lanes > 1) {
+    using Wide = Vec<double, N>;
+    Wide wide;
+    unroll<Wide::registers>([&](int i) {
+#if defined(__x86_64__) && RIDGELINE_REGISTER_BYTES == 16
+      double pair;
+      __builtin_memcpy(&pair, p + i * 2, sizeof pair);
+      wide.r[i] = _mm_cvtps_pd(_mm_castpd_ps(_mm_set_sd(pair)));
+#else
+      Register<float, Wide::register_lanes> part;
+      __builtin_memcpy(&part, p + i * Wide::register_lanes, sizeof part);
+      wide.r[i] = converted<typename Wide::R>(part);
+#endif
+    });
+    return wide;
+  } else {
+    return to_double(load<T, N>(p));
+  }
+}
+
 }  // namespace
 }  // namespace ridgeline::RIDGELINE_TARGET

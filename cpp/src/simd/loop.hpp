@@ -2,10 +2,11 @@
 // lane-wise functor and has no second, scalar copy. The remainder runs the same functor on a
 // padded buffer.
 //
-//   map_into(out, n, f, in...)             out[i] = f(in[i]...)
-//   reduce<Combine>(n, totals, f, in...)   one float64 total of f(in[i]...) for each block
-//   map_reduce(out, n, totals, f, in...)   both at once: f returns {out, term}
-//   map_if(x, n, wanted, f)                x[i] = f(x[i]), writing only where something is wanted
+//   map_into(out, n, f, in...)                out[i] = f(in[i]...)
+//   reduce<Combine>(n, totals, term, in...)   a float64 total of term(in[i]...) for each block
+//   map_reduce(out, n, totals, f, term, x)    both: out[i] = f(out[i], x[i]...), totals of
+//   term(x[i]...) scan(n, state, f, x)                      state = f(state, x[i]) in lanes of no
+//   order
 #pragma once
 
 #include "simd/half.hpp"
@@ -30,6 +31,7 @@ class Remainder {
       buffer_[i] = p[i];
   }
   [[gnu::always_inline]] auto lanes() const { return load<T, N>(buffer_); }
+  [[gnu::always_inline]] auto doubles() const { return load_double<T, N>(buffer_); }
 
  private:
   T buffer_[N] = {};
@@ -83,61 +85,56 @@ template <class V>
 }
 
 template <class Combine, class F, class... In>
-[[gnu::always_inline]] inline void reduce(std::size_t n, double* totals, F f, const In*... in) {
+[[gnu::always_inline]] inline void reduce(std::size_t n, double* totals, F term, const In*... in) {
   constexpr int N = reduce_lanes;
   for_each_block(n, totals, [&](std::size_t i, std::size_t end, double& total) {
     Vec<double, N> sum(0);
     for (; i + N <= end; i += N)
-      sum = Combine{}(sum, f(load<In, N>(in + i)...));
+      sum = Combine{}(sum, term(load_double<In, N>(in + i)...));
     if (i < end) {
-      const Vec<double, N> term = f(Remainder<In, N>(in + i, end - i).lanes()...);
-      sum = Combine{}(sum, first_lanes(term, end - i));
+      const auto last = term(Remainder<In, N>(in + i, end - i).doubles()...);
+      sum = Combine{}(sum, first_lanes(last, end - i));
     }
     total = fold(sum, Combine{});
   });
 }
 
-template <class V>
-struct ValueAndTerm {
-  V value;
-  Vec<double, V::lanes> term;
-};
-
-template <class T, class F, class... In>
-[[gnu::always_inline]] inline void map_reduce(T* out, std::size_t n, double* totals, F f,
+template <class T, class F, class G, class... In>
+[[gnu::always_inline]] inline void map_reduce(T* out, std::size_t n, double* totals, F f, G term,
                                               const In*... in) {
   constexpr int N = reduce_lanes;
   for_each_block(n, totals, [&](std::size_t i, std::size_t end, double& total) {
     Vec<double, N> sum(0);
     for (; i + N <= end; i += N) {
-      const auto result = f(load<In, N>(in + i)...);
-      store<T, N>(out + i, result.value);
-      sum = sum + result.term;
+      sum = sum + term(load_double<In, N>(in + i)...);
+      store<T, N>(out + i, f(load<T, N>(out + i), load<In, N>(in + i)...));
     }
     if (i < end) {
-      const auto result = f(Remainder<In, N>(in + i, end - i).lanes()...);
-      store_first<T, N>(out + i, result.value, end - i);
-      sum = sum + first_lanes(result.term, end - i);
+      const auto last = term(Remainder<In, N>(in + i, end - i).doubles()...);
+      sum = sum + first_lanes(last, end - i);
+      const auto value = f(Remainder<T, N>(out + i, end - i).lanes(),
+                           Remainder<In, N>(in + i, end - i).lanes()...);
+      store_first<T, N>(out + i, value, end - i);
     }
     total = fold(sum, Add{});
   });
 }
 
-/// Tests a stretch that stays in the first cache before it writes any of it: reading costs half of
-/// rewriting from memory, and one branch a stretch is never mispredicted for long.
-template <class T, class Wanted, class F>
-[[gnu::always_inline]] inline void map_if(T* x, std::size_t n, Wanted wanted, F f) {
+/// The remainder is padded with its own first element, so that no value comes in that x does not
+/// hold.
+template <class T, class State, class F>
+[[gnu::always_inline]] inline State scan(std::size_t n, State state, F f, const T* x) {
   constexpr int N = map_lanes<T>;
-  constexpr std::size_t stretch = 1024;
-  for (std::size_t begin = 0; begin < n; begin += stretch) {
-    const std::size_t count = n - begin < stretch ? n - begin : stretch;
-    Mask<compute_t<T>, N> found(0);
-    std::size_t i = 0;
-    for (; i + N <= count; i += N)
-      found = found | wanted(load<T, N>(x + begin + i));
-    if (i < count) found = found | wanted(Remainder<T, N>(x + begin + i, count - i).lanes());
-    if (any(found)) map_into(x + begin, count, f, x + begin);
+  std::size_t i = 0;
+  for (; i + N <= n; i += N)
+    state = f(state, load<T, N>(x + i));
+  if (i < n) {
+    T buffer[N];
+    for (std::size_t k = 0; k < N; ++k)
+      buffer[k] = x[k < n - i ? i + k : i];
+    state = f(state, load<T, N>(buffer));
   }
+  return state;
 }
 
 }  // namespace

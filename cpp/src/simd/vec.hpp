@@ -236,6 +236,61 @@ template <class T, int N>
 #endif
 #endif
 
+// a < b ? a : b and a > b ? a : b: the instructions' own rule, so that b comes out if either is
+// NaN.
+template <class R>
+[[gnu::always_inline]] inline R lesser_of(R a, R b) {
+  return a < b ? a : b;
+}
+template <class R>
+[[gnu::always_inline]] inline R greater_of(R a, R b) {
+  return a > b ? a : b;
+}
+#if defined(__x86_64__) && RIDGELINE_REGISTER_BYTES >= 16
+[[gnu::always_inline]] inline __m128 lesser_of(__m128 a, __m128 b) { return _mm_min_ps(a, b); }
+[[gnu::always_inline]] inline __m128 greater_of(__m128 a, __m128 b) { return _mm_max_ps(a, b); }
+[[gnu::always_inline]] inline __m128d lesser_of(__m128d a, __m128d b) { return _mm_min_pd(a, b); }
+[[gnu::always_inline]] inline __m128d greater_of(__m128d a, __m128d b) { return _mm_max_pd(a, b); }
+#if RIDGELINE_REGISTER_BYTES >= 32
+[[gnu::always_inline]] inline __m256 lesser_of(__m256 a, __m256 b) { return _mm256_min_ps(a, b); }
+[[gnu::always_inline]] inline __m256 greater_of(__m256 a, __m256 b) { return _mm256_max_ps(a, b); }
+[[gnu::always_inline]] inline __m256d lesser_of(__m256d a, __m256d b) {
+  return _mm256_min_pd(a, b);
+}
+[[gnu::always_inline]] inline __m256d greater_of(__m256d a, __m256d b) {
+  return _mm256_max_pd(a, b);
+}
+#endif
+#if RIDGELINE_REGISTER_BYTES >= 64
+[[gnu::always_inline]] inline __m512 lesser_of(__m512 a, __m512 b) { return _mm512_min_ps(a, b); }
+[[gnu::always_inline]] inline __m512 greater_of(__m512 a, __m512 b) { return _mm512_max_ps(a, b); }
+[[gnu::always_inline]] inline __m512d lesser_of(__m512d a, __m512d b) {
+  return _mm512_min_pd(a, b);
+}
+[[gnu::always_inline]] inline __m512d greater_of(__m512d a, __m512d b) {
+  return _mm512_max_pd(a, b);
+}
+#endif
+#endif
+
+/// a < b ? a : b; b if either is NaN.
+template <class T, int N>
+[[gnu::always_inline]] inline Vec<T, N> lesser(Vec<T, N> a, Vec<T, N> b) {
+  unroll<Vec<T, N>::registers>([&](int i) { a.r[i] = lesser_of(a.r[i], b.r[i]); });
+  return a;
+}
+/// a > b ? a : b; b if either is NaN.
+template <class T, int N>
+[[gnu::always_inline]] inline Vec<T, N> greater(Vec<T, N> a, Vec<T, N> b) {
+  unroll<Vec<T, N>::registers>([&](int i) { a.r[i] = greater_of(a.r[i], b.r[i]); });
+  return a;
+}
+/// Within [low, high]; NaN stays.
+template <class T, int N>
+[[gnu::always_inline]] inline Vec<T, N> clamped(Vec<T, N> v, Vec<T, N> low, Vec<T, N> high) {
+  return lesser(high, greater(low, v));
+}
+
 template <class T, int N>
 [[gnu::always_inline]] inline Vec<T, N> sqrt(Vec<T, N> a) {
   unroll<Vec<T, N>::registers>([&](int i) { a.r[i] = square_root(a.r[i]); });

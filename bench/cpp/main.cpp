@@ -1,0 +1,42 @@
+// ridgeline_bench: every kernel on every target, each row beside the memory roof of its moment.
+#include <fstream>
+#include <string>
+
+#include <benchmark/benchmark.h>
+
+#include "ridgeline/runtime.hpp"
+#include "rows.hpp"
+
+namespace {
+
+std::string cpu_model() {
+  std::ifstream file("/proc/cpuinfo");
+  for (std::string line; std::getline(file, line);) {
+    if (line.rfind("model name", 0) == 0) return line.substr(line.find(':') + 2);
+  }
+  return "unknown";
+}
+
+std::string huge_pages() {
+  std::ifstream file("/sys/kernel/mm/transparent_hugepage/enabled");
+  std::string line;
+  return std::getline(file, line) ? line : "none";
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  std::string targets;
+  for (const std::string& name : ridgeline::targets())
+    targets.append(targets.empty() ? "" : " ").append(name);
+  benchmark::AddCustomContext("cpu", cpu_model());
+  benchmark::AddCustomContext("targets", targets);
+  benchmark::AddCustomContext("huge pages", huge_pages());
+  benchmark::Initialize(&argc, argv);
+  if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 1;
+  ridgeline::bench::add_roof_rows();
+  ridgeline::bench::add_penalty_rows();
+  ridgeline::bench::add_clipping_rows();
+  benchmark::RunSpecifiedBenchmarks();
+  benchmark::Shutdown();
+}

@@ -1,0 +1,135 @@
+#include "roof.hpp"
+
+#include <algorithm>
+#include <chrono>
+#include <cstdint>
+
+#include <benchmark/benchmark.h>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#define BEST_INSTRUCTIONS [[gnu::target_clones("avx512f", "avx2", "default")]]
+#else
+#define BEST_INSTRUCTIONS
+#endif
+
+namespace ridgeline::bench {
+namespace {
+
+using Line [[gnu::vector_size(64)]] = std::uint64_t;
+constexpr std::size_t lines_at_once = 4;
+
+/// Nothing, but the compiler cannot know.
+volatile std::uint64_t no_bits = 0;
+
+BEST_INSTRUCTIONS void read_lines(const Line* a, std::size_t n) {
+  Line seen[lines_at_once] = {};
+  for (std::size_t i = 0; i < n; i += lines_at_once) {
+    for (std::size_t k = 0; k < lines_at_once; ++k)
+      seen[k] |= a[i + k];
+  }
+  Line all = seen[0] | seen[1] | seen[2] | seen[3];
+  benchmark::DoNotOptimize(all);
+}
+
+BEST_INSTRUCTIONS void rewrite_lines(Line* a, std::size_t n, std::uint64_t bits) {
+  for (std::size_t i = 0; i < n; i += lines_at_once) {
+    for (std::size_t k = 0; k < lines_at_once; ++k)
+      a[i + k] ^= bits;
+  }
+}
+
+BEST_INSTRUCTIONS void add_lines(Line* a, const Line* b, std::size_t n, std::uint64_t bits) {
+  for (std::size_t i = 0; i < n; i += lines_at_once) {
+    for (std::size_t k = 0; k < lines_at_once; ++k)
+      a[i + k] ^= b[i + k] & bits;
+  }
+}
+
+BEST_INSTRUCTIONS void copy_lines(const Line* a, Line* b, std::size_t n, std::uint64_t bits) {
+  for (std::size_t i = 0; i < n; i += lines_at_once) {
+    for (std::size_t k = 0; k < lines_at_once; ++k)
+      b[i + k] = a[i + k] ^ bits;  // not memcpy, which chooses its stores by size
+  }
+}
+
+void stream_lines(const Line* a, Line* b, std::size_t n) {
+#if defined(__x86_64__)
+  constexpr std::size_t words = sizeof(Line) / sizeof(__m128i);
+  const auto* from = reinterpret_cast<const __m128i*>(a);
+  auto* to = reinterpret_cast<__m128i*>(b);
+  for (std::size_t i = 0; i < n * words; i += words) {
+    for (std::size_t k = 0; k < words; ++k)
+      _mm_stream_si128(to + i + k, _mm_load_si128(from + i + k));
+  }
+  _mm_sfence();
+#else
+  copy_lines(a, b, n, no_bits);
+#endif
+}
+
+void pass(Pattern pattern, Line* a, Line* b, std::size_t n) {
+  switch (pattern) {
+  case Pattern::read:
+    return read_lines(a, n);
+  case Pattern::rewrite:
+    return rewrite_lines(a, n, no_bits);
+  case Pattern::add:
+    return add_lines(a, b, n, no_bits);
+  case Pattern::copy:
+    return copy_lines(a, b, n, no_bits);
+  case Pattern::stream:
+    return stream_lines(a, b, n);
+  }
+}
+
+void pass_of_team(Pattern pattern, std::byte* a, std::byte* b, std::size_t bytes, int threads) {
+  auto* x = reinterpret_cast<Line*>(a);
+  auto* y = reinterpret_cast<Line*>(b);
+  const std::size_t groups = bytes / (sizeof(Line) * lines_at_once);
+  if (threads == 1) return pass(pattern, x, y, groups * lines_at_once);
+  const auto team = static_cast<std::size_t>(threads);
+#pragma omp parallel for num_threads(threads) schedule(static, 1)
+  for (std::size_t t = 0; t < team; ++t) {
+    const std::size_t begin = groups * t / team * lines_at_once;
+    const std::size_t end = groups * (t + 1) / team * lines_at_once;
+    pass(pattern, x + begin, y + begin, end - begin);
+  }
+}
+
+}  // namespace
+
+const char* name_of(Pattern pattern) {
+  constexpr const char* names[] = {"read", "rewrite", "add", "copy", "stream"};
+  return names[static_cast<int>(pattern)];
+}
+
+void time_passes(Pattern pattern, std::byte* a, std::byte* b, std::size_t bytes, int threads,
+                 std::vector<double>& seconds) {
+  using Clock = std::chrono::steady_clock;
+  constexpr double wanted = 10e-3;
+  constexpr double shortest_sample = 200e-6;
+  const auto time = [&](std::size_t passes) {
+    const auto start = Clock::now();
+    for (std::size_t i = 0; i < passes; ++i)
+      pass_of_team(pattern, a, b, bytes, threads);
+    return std::chrono::duration<double>(Clock::now() - start).count() /
+           static_cast<double>(passes);
+  };
+  const double first = std::max(time(1), 1e-9);  // not counted: faults, caches, sleeping threads
+  const double guess = std::max(first < shortest_sample ? time(3) : first, 1e-9);
+  const std::size_t passes = static_cast<std::size_t>(shortest_sample / guess) + 1;
+  double spent = 0;
+  for (int runs = 0; runs < 3 || spent < wanted; ++runs) {
+    seconds.push_back(time(passes));
+    spent += seconds.back() * static_cast<double>(passes);
+  }
+}
+
+double median(std::vector<double> values) {
+  std::sort(values.begin(), values.end());
+  const std::size_t n = values.size();
+  return n % 2 == 1 ? values[n / 2] : (values[n / 2 - 1] + values[n / 2]) / 2;
+}
+
+}  // namespace ridgeline::bench

@@ -1,0 +1,216 @@
+// The bits of every kernel, as one hash for each function and dtype.
+//
+//   ridgeline_bits         prints them, from the target in use
+//   ridgeline_bits FILE    compares all targets of this machine with FILE
+//
+// FILE is this program's own output: any machine, any target and any compiler must give it again.
+#include <bit>
+#include <cmath>
+#include <cstdio>
+#include <cstring>
+#include <fstream>
+#include <iostream>
+#include <limits>
+#include <map>
+#include <sstream>
+#include <string>
+#include <vector>
+
+#include "random.hpp"
+#include "ridgeline/clipping.hpp"
+#include "ridgeline/penalties.hpp"
+#include "ridgeline/runtime.hpp"
+
+namespace {
+
+using namespace ridgeline;
+using test::Random;
+
+constexpr double inf = std::numeric_limits<double>::infinity();
+
+/// Fowler, Noll and Vo's hash of 64 bits, variant 1a.
+class Hash {
+ public:
+  void add(std::uint64_t word) {
+    for (int byte = 0; byte < 8; ++byte)
+      value_ = (value_ ^ ((word >> (8 * byte)) & 0xff)) * 0x100000001b3;
+  }
+  // All NaNs are one: their sign and payload are not promised.
+  void add(double x) { add(x != x ? ~std::uint64_t{0} : std::bit_cast<std::uint64_t>(x)); }
+  std::uint64_t value() const { return value_; }
+
+ private:
+  std::uint64_t value_ = 0xcbf29ce484222325;
+};
+
+/// Finite elements of one dtype: ordinary numbers with zeros and subnormals among them, or numbers
+/// of the type's whole range.
+class Elements {
+ public:
+  Elements(DType dtype, std::int64_t n, bool whole_range, std::uint64_t seed)
+      : item_(item_size(dtype)), dtype_(dtype), bytes_(static_cast<std::size_t>(n) * item_) {
+    Random random(seed * 1000003 + static_cast<std::uint64_t>(n));
+    const int fraction_bits = dtype == DType::float64    ? 52
+                              : dtype == DType::float32  ? 23
+                              : dtype == DType::bfloat16 ? 7
+                                                         : 10;
+    const int bits = static_cast<int>(8 * item_);
+    const int bias = (1 << (bits - fraction_bits - 2)) - 1;
+    for (std::int64_t i = 0; i < n; ++i) {
+      const std::uint64_t rest = random.bits();
+      const std::int64_t kind = random.integer(0, 31);
+      const std::int64_t exponent = kind == 0     ? 0  // zero or subnormal
+                                    : whole_range ? random.integer(0, 2 * bias)
+                                                  : bias + random.integer(-10, 3);
+      std::uint64_t fraction = rest & ((std::uint64_t{1} << fraction_bits) - 1);
+      if (kind == 0 && (rest >> 62 & 1) != 0) fraction = 0;
+      const std::uint64_t word = ((rest >> 63) << (bits - 1)) |
+                                 (static_cast<std::uint64_t>(exponent) << fraction_bits) | fraction;
+      std::memcpy(bytes_.data() + static_cast<std::size_t>(i) * item_, &word, item_);
+    }
+  }
+
+  Array array() {
+    return {bytes_.data(), dtype_, static_cast<std::int64_t>(bytes_.size() / item_)};
+  }
+
+  void add_to(Hash& hash) const {
+    for (std::size_t i = 0; i < bytes_.size(); i += item_) {
+      std::uint64_t word = 0;
+      std::memcpy(&word, bytes_.data() + i, item_);
+      const std::uint64_t infinity = dtype_ == DType::float64    ? 0x7ff0000000000000
+                                     : dtype_ == DType::float32  ? 0x7f800000
+                                     : dtype_ == DType::bfloat16 ? 0x7f80
+                                                                 : 0x7c00;
+      const std::uint64_t magnitude = word & ((std::uint64_t{1} << (8 * item_ - 1)) - 1);
+      hash.add(magnitude > infinity ? ~std::uint64_t{0} : word);
+    }
+  }
+
+ private:
+  std::size_t item_;
+  DType dtype_;
+  std::vector<std::byte> bytes_;
+};
+
+using Hashes = std::map<std::string, Hash>;
+
+void add_penalties(Hashes& hashes, DType dtype, std::int64_t n, bool whole_range) {
+  const char* names[] = {"l1",   "weighted_l1", "l2", "elastic_net", "mcp",
+                         "scad", "log_sum",     "l0", "l_half",      "huber"};
+  const double shapes[] = {0, 0, 0, 0.25, 2.5, 3.7, 0.125, 0, 0, 0.375};
+  Elements params(dtype, n, whole_range, 1);
+  Elements weights(dtype, n, false, 2);
+  const Array w = params.array();
+  const Array a = weights.array();
+  clip_by_value({&a, 1}, 0, inf);
+  for (std::size_t kind = 0; kind < penalty_kind_count; ++kind) {
+    const auto hash = [&](const char* verb) -> Hash& {
+      return hashes[std::string(names[kind]) + "." + verb + " " + name_of(dtype)];
+    };
+    Penalty p{static_cast<PenaltyKind>(kind), 0.3, shapes[kind]};
+    if (p.kind == PenaltyKind::weighted_l1) p.weights = {&a, 1};
+    hash("value").add(penalty_value({&p, 1}, {&w, 1}));
+    if (p.kind != PenaltyKind::l0) {
+      Elements grads(dtype, n, whole_range, 3);
+      const Array g = grads.array();
+      hash("gradient").add(add_penalty_gradient({&p, 1}, {&g, 1}, {&w, 1}));
+      grads.add_to(hash("gradient"));
+    }
+    Elements out(dtype, n, false, 4);
+    const Array o = out.array();
+    penalty_prox({&p, 1}, {&o, 1}, {&w, 1}, 0.7);
+    out.add_to(hash("prox"));
+  }
+}
+
+void add_clipping(Hashes& hashes, DType dtype, std::int64_t n, bool whole_range) {
+  const auto hash = [&](const char* name) -> Hash& {
+    return hashes[std::string(name) + " " + name_of(dtype)];
+  };
+  const auto written = [&](const char* name, auto call) {
+    Elements grads(dtype, n, whole_range, 5);
+    const Array g = grads.array();
+    call(Arrays(&g, 1));
+    grads.add_to(hash(name));
+  };
+  for (const double ord : {1.0, 2.0, 2.5, inf}) {
+    const std::string suffix = ord == inf ? "inf" : ord == 2.5 ? "2.5" : ord == 2 ? "2" : "1";
+    const std::string norm = "norm_" + suffix;
+    const std::string clip = "clip_by_norm_" + suffix;
+    Elements params(dtype, n, whole_range, 6);
+    const Array w = params.array();
+    hash(norm.c_str()).add(global_norm({&w, 1}, ord));
+    written(clip.c_str(), [&](Arrays g) {
+      double before = 0;
+      clip_by_norm(g, 0.5, ord, {&before, 1});
+      hash(clip.c_str()).add(before);
+    });
+  }
+  written("clip_by_global_norm", [&](Arrays g) { clip_by_global_norm(g, 0.5); });
+  written("clip_by_rms", [&](Arrays g) {
+    double before = 0;
+    clip_by_rms(g, 0.1, {&before, 1});
+    hash("clip_by_rms").add(before);
+  });
+  written("clip_by_value", [](Arrays g) { clip_by_value(g, -0.3, 0.7); });
+  written("scale", [](Arrays g) { scale(g, 1.0 / 3); });
+  written("zero_largest", [&](Arrays g) { zero_largest(g, n / 3); });
+}
+
+/// One line for each function and dtype.
+std::map<std::string, std::string> lines() {
+  Hashes hashes;
+  for (const DType dtype : {DType::float32, DType::float64, DType::bfloat16, DType::float16}) {
+    for (const bool whole_range : {false, true}) {
+      for (std::int64_t i = 0; i <= 131; ++i) {
+        const std::int64_t n = i <= 130 ? i : 65537;
+        add_penalties(hashes, dtype, n, whole_range);
+        add_clipping(hashes, dtype, n, whole_range);
+      }
+    }
+  }
+  std::map<std::string, std::string> result;
+  for (const auto& [name, hash] : hashes) {
+    char text[20];
+    std::snprintf(text, sizeof text, "%016llx", static_cast<unsigned long long>(hash.value()));
+    result[name] = text;
+  }
+  return result;
+}
+
+int compare(const char* path) {
+  std::ifstream file(path);
+  std::map<std::string, std::string> expected;
+  for (std::string line; std::getline(file, line);) {
+    const std::size_t space = line.rfind(' ');
+    expected[line.substr(0, space)] = line.substr(space + 1);
+  }
+  if (expected.empty()) {
+    std::cerr << "cannot read " << path << "\n";
+    return 2;
+  }
+  int differences = 0;
+  for (const std::string& name : targets()) {
+    use_target(name);
+    const auto actual = lines();
+    int here = 0;
+    for (const auto& [key, hash] : actual) {
+      if (expected[key] == hash) continue;
+      std::cout << name << ": " << key << " got " << hash << ", wants " << expected[key] << "\n";
+      ++here;
+    }
+    std::cout << name << ": " << actual.size() << " hashes, " << here << " differ\n";
+    differences += here + (actual.size() == expected.size() ? 0 : 1);
+  }
+  return differences == 0 ? 0 : 1;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  if (argc > 1) return compare(argv[1]);
+  for (const auto& [name, hash] : lines())
+    std::cout << name << " " << hash << "\n";
+  return 0;
+}
