@@ -96,6 +96,7 @@ void convert(const From* a, std::size_t n, To* out) {
 template <int N>
 constexpr SimdKernels kernels_of() {
   using V = Vec<double, N>;
+  constexpr int halves = N == 1 ? Vec<float, 16>::register_lanes : N;  // they come by registers
   return {
       lane_functions<float, N>(),
       lane_functions<double, N>(),
@@ -104,10 +105,10 @@ constexpr SimdKernels kernels_of() {
       &convert<std::int64_t, std::int32_t, N>,
       &convert<std::uint64_t, std::uint32_t, N>,
       &convert<std::int32_t, std::int64_t, N>,
-      &load_half<Bfloat16, N>,
-      &load_half<Float16, N>,
-      &store_half<Bfloat16, N>,
-      &store_half<Float16, N>,
+      &load_half<Bfloat16, halves>,
+      &load_half<Float16, halves>,
+      &store_half<Bfloat16, halves>,
+      &store_half<Float16, halves>,
       [](const double* a, std::size_t n, double* out) {
         each<N>(
             n, [](V x) { return log(x); }, out, a);

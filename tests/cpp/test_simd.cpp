@@ -45,7 +45,7 @@ template <class F>
 void on_each(F f) {
   for (const Named& named : compiled) {
     if (!cpu_runs(named.target)) continue;
-    CAPTURE(named.target);
+    CAPTURE(std::string(named.target));
     for (std::size_t width = 0; width < test::widths; ++width) {
       CAPTURE(width);
       f(named.table->kernels[width]);
@@ -56,7 +56,7 @@ template <class F>
 void on_each_whole(F f) {
   for (const Named& named : compiled) {
     if (!cpu_runs(named.target)) continue;
-    CAPTURE(named.target);
+    CAPTURE(std::string(named.target));
     f(named.table->whole);
   }
 }
@@ -311,7 +311,6 @@ void check_accuracy(F f, Exact exact, const std::vector<double>& x, double bound
   }
   CAPTURE(at);
   CHECK(worst <= bound);
-  MESSAGE("largest error in ulps: ", worst, " at ", at);
 }
 
 /// Random numbers of [low, high] and of 2^[low_exponent, high_exponent].
@@ -427,8 +426,8 @@ TEST_CASE("rounding to float16 is that of F16C, NaN included") {
 TEST_CASE("log") {
   on_each([](const SimdKernels& k) {
     const auto exact = [](long double x) { return std::log(x); };
-    check_accuracy(k.log, exact, range(0.5, 2, -1022, 1023), 1.5);
-    check_accuracy(k.log, exact, range(0.999, 1.001, -60, 60), 1.5);
+    check_accuracy(k.log, exact, range(0.5, 2, -1022, 1023), 2);
+    check_accuracy(k.log, exact, range(0.999, 1.001, -60, 60), 2);
     for (const double tiny : {0x1p-1074, 0x1.8p-1073, 0x1.fffp-1040})
       CHECK(ulps(one(k.log, tiny), std::log(static_cast<long double>(tiny))) <= 1);
     CHECK(one(k.log, 1) == 0);
@@ -443,7 +442,7 @@ TEST_CASE("log") {
 TEST_CASE("log1p") {
   on_each([](const SimdKernels& k) {
     const auto exact = [](long double x) { return std::log1p(x); };
-    check_accuracy(k.log1p, exact, range(0, 4, -1022, 1023), 2);
+    check_accuracy(k.log1p, exact, range(0, 4, -1022, 1023), 2.5);
     CHECK(one(k.log1p, 0) == 0);
     CHECK(one(k.log1p, 0x1p-1074) == 0x1p-1074);
     CHECK(one(k.log1p, inf64) == inf64);
@@ -454,8 +453,8 @@ TEST_CASE("log1p") {
 TEST_CASE("exp") {
   on_each([](const SimdKernels& k) {
     const auto exact = [](long double x) { return std::exp(x); };
-    check_accuracy(k.exp, exact, range(-708, 709.7, -60, 8, true), 1.5);
-    check_accuracy(k.exp, exact, range(-746, -700, -60, -1, true), 1.5);  // subnormal results
+    check_accuracy(k.exp, exact, range(-708, 709.7, -60, 8, true), 1);
+    check_accuracy(k.exp, exact, range(-746, -700, -60, -1, true), 1);  // subnormal results
     CHECK(one(k.exp, 0) == 1);
     CHECK(one(k.exp, -0.0) == 1);
     for (const double large : {709.79, 710.0, 1e300, inf64})
@@ -485,7 +484,6 @@ TEST_CASE("power") {
       const double growth = 1 + static_cast<double>(std::abs(std::log(exact)));
       worst = std::max(worst, ulps(y[i], exact) / growth);
     }
-    MESSAGE("largest error in ulps, over 1 + |log of the result|: ", worst);
     CHECK(worst <= 2);
     CHECK(one_power(k, 0, 0.5) == 0);
     CHECK(one_power(k, 1, 123.5) == 1);

@@ -64,25 +64,20 @@ Decision clip_to(double limit, double norm) {
   return norm <= limit ? Decision{Action::keep} : Decision{Action::scale, limit / norm};
 }
 
-/// Reads the norms, decides once on one thread, scales backwards over what the caches still hold.
-/// decide(norms, decisions) runs on one thread.
+/// Reads the norms, then scales backwards over what the caches still hold. decide(norms, decisions,
+/// first) fills the decisions on every thread alike; `first` is true on one of them, which may
+/// write results.
 template <class Decide>
 void clip(Arrays grads, double ord, int threads, Decide decide) {
   const ClippingTable& table = *tables().clipping;
   const WorkList work(grads);
   const MapArrays targets(grads);
-  NormPass norms(table, grads, work, ord);
-  Decisions decisions(grads.size());
-  bool write_any = false;
+  NormPass pass(table, grads, work, ord);
   parallel(work.cost(), threads, [&](Team team) {
-    norms.run(team);
-    if (team.rank == 0) {
-      decide(norms, decisions);
-      for (std::size_t k = 0; k < grads.size(); ++k)
-        write_any = write_any || decisions[k].action != Action::keep;
-    }
-    team.barrier();
-    if (!write_any) return;
+    Norms norms(grads.size());
+    pass.run(team, norms);
+    Decisions decisions(grads.size());
+    decide(norms, decisions, team.rank == 0);
     work.backward(team, [&](const Run& run) {
       const Decision d = decisions[run.array];
       const Array& array = targets[run.array];
@@ -94,21 +89,32 @@ void clip(Arrays grads, double ord, int threads, Decide decide) {
   });
 }
 
+/// The norms on their own.
+template <class Use>
+void read_norms(Arrays arrays, double ord, int threads, Use use) {
+  const WorkList work(arrays);
+  NormPass pass(*tables().clipping, arrays, work, ord);
+  parallel(work.cost(), threads, [&](Team team) {
+    Norms norms(arrays.size());
+    pass.run(team, norms);
+    if (team.rank == 0) use(norms);
+  });
+}
+
 }  // namespace
 
 double global_norm(Arrays arrays, double ord, int threads) {
   check_ord(ord);
-  const WorkList work(arrays);
-  NormPass norms(*tables().clipping, arrays, work, ord);
-  parallel(work.cost(), threads, [&](Team team) { norms.run(team); });
-  return norms.total();
+  double total = 0;
+  read_norms(arrays, ord, threads, [&](const Norms& norms) { total = norms.total(); });
+  return total;
 }
 
 std::ptrdiff_t first_nonfinite(Arrays arrays, int threads) {
-  const WorkList work(arrays);
-  NormPass norms(*tables().clipping, arrays, work, std::numeric_limits<double>::infinity());
-  parallel(work.cost(), threads, [&](Team team) { norms.run(team); });
-  return norms.first_nonfinite();
+  std::ptrdiff_t first = -1;
+  read_norms(arrays, std::numeric_limits<double>::infinity(), threads,
+             [&](const Norms& norms) { first = norms.first_nonfinite(); });
+  return first;
 }
 
 void clip_by_value(Arrays grads, double low, double high, int threads) {
@@ -136,10 +142,11 @@ void check_clip(Arrays grads, double max_norm, double ord) {
 
 void clip_by_norm(Arrays grads, double max_norm, double ord, std::span<double> out, int threads) {
   check_clip(grads, max_norm, ord);
-  clip(grads, ord, threads, [&](const NormPass& norms, Decisions& decisions) {
+  clip(grads, ord, threads, [&](const Norms& norms, Decisions& decisions, bool first) {
     for (std::size_t k = 0; k < grads.size(); ++k) {
-      out[k] = norms.norm(k);
-      decisions[k] = clip_to(max_norm, out[k]);
+      const double norm = norms.norm(k);
+      decisions[k] = clip_to(max_norm, norm);
+      if (first) out[k] = norm;
     }
   });
 }
@@ -147,32 +154,38 @@ void clip_by_norm(Arrays grads, double max_norm, double ord, std::span<double> o
 double clip_by_global_norm(Arrays grads, double max_norm, double ord, NonFinite on_nonfinite,
                            int threads) {
   check_clip(grads, max_norm, ord);
-  double total = 0;
+  double result = 0;
   std::ptrdiff_t first_bad = -1;
-  clip(grads, ord, threads, [&](const NormPass& norms, Decisions& decisions) {
-    total = norms.total();
+  clip(grads, ord, threads, [&](const Norms& norms, Decisions& decisions, bool first) {
+    const double total = norms.total();
     Decision all = clip_to(max_norm, total);
     if (!std::isfinite(total)) {
-      first_bad = norms.first_nonfinite();
       if (on_nonfinite == NonFinite::zero) all = {Action::zero};
-      if (on_nonfinite == NonFinite::skip || on_nonfinite == NonFinite::raise) all = {Action::keep};
+      if (on_nonfinite == NonFinite::skip || on_nonfinite == NonFinite::raise) {
+        all = {Action::keep};
+      }
     }
     for (std::size_t k = 0; k < grads.size(); ++k)
       decisions[k] = all;
+    if (!first) return;
+    result = total;
+    first_bad = std::isfinite(total) ? -1 : norms.first_nonfinite();
   });
-  if (!std::isfinite(total) && on_nonfinite == NonFinite::raise)
-    throw NonFiniteError(first_bad, total);
-  return total;
+  if (!std::isfinite(result) && on_nonfinite == NonFinite::raise) {
+    throw NonFiniteError(first_bad, result);
+  }
+  return result;
 }
 
 void clip_by_rms(Arrays grads, double max_rms, std::span<double> out, int threads) {
   check_non_negative("max_rms", max_rms, true);
   check_disjoint("grads", grads);
-  clip(grads, 2, threads, [&](const NormPass& norms, Decisions& decisions) {
+  clip(grads, 2, threads, [&](const Norms& norms, Decisions& decisions, bool first) {
     for (std::size_t k = 0; k < grads.size(); ++k) {
       const auto n = static_cast<double>(grads[k].size);
-      out[k] = n == 0 ? 0 : norms.norm(k) / std::sqrt(n);
-      decisions[k] = clip_to(max_rms, out[k]);
+      const double rms = n == 0 ? 0 : norms.norm(k) / std::sqrt(n);
+      decisions[k] = clip_to(max_rms, rms);
+      if (first) out[k] = rms;
     }
   });
 }

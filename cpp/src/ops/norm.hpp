@@ -6,14 +6,11 @@
 
 namespace ridgeline {
 
-/// The norm of each array and of all, for one call. After `run` on every thread of a team, `norm`
-/// and `total` give the results on every thread.
-class NormPass {
+/// The norm of each array and of all of them. Every thread of a team holds its own, with the same
+/// numbers.
+class Norms {
  public:
-  NormPass(const ClippingTable& table, Arrays arrays, const WorkList& work, double ord);
-
-  /// Reads the arrays; every thread of the team calls it.
-  void run(Team team);
+  explicit Norms(std::size_t arrays) : parts_(arrays), count_(arrays) {}
 
   double norm(std::size_t array) const;
   double total() const;
@@ -21,6 +18,8 @@ class NormPass {
   std::ptrdiff_t first_nonfinite() const;
 
  private:
+  friend class NormPass;
+
   /// An array's norm to the power ord is sum * scale^ord. The scale is 1, or the largest magnitude
   /// where powers would overflow or vanish.
   struct Part {
@@ -30,11 +29,26 @@ class NormPass {
     bool finite;
   };
 
-  template <class Kernel>
-  void reduce(Team team, bool rescaled_only, Kernel kernel);
-  template <class Combine>
-  double combined(std::size_t array, Combine combine) const;
   double root(double sum) const;
+
+  SmallBuffer<Part, 16> parts_;
+  std::size_t count_;
+  double ord_ = 2;
+  double (*power_)(double, double) = nullptr;
+};
+
+/// The reading pass of one call, shared by its team. Threads fill block totals and meet; then each
+/// adds them all up itself, which takes less time than waiting for one that does.
+class NormPass {
+ public:
+  NormPass(const ClippingTable& table, Arrays arrays, const WorkList& work, double ord);
+
+  /// Every thread of the team calls it.
+  void run(Team team, Norms& norms);
+
+ private:
+  template <class Kernel>
+  double* reduce(Team team, const Norms* rescaled, std::size_t pass, Kernel kernel);
   const ClippingKernels& kernels(std::size_t array) const {
     return table_.kernels[static_cast<std::size_t>(arrays_[array].dtype)];
   }
@@ -43,9 +57,7 @@ class NormPass {
   Arrays arrays_;
   const WorkList& work_;
   double ord_;
-  SmallBuffer<double, 64> totals_;
-  SmallBuffer<Part, 16> parts_;
-  bool rescale_any_ = false;
+  SmallBuffer<double, 64> totals_;  ///< of each pass, so that none overwrites what is still read
 };
 
 }  // namespace ridgeline

@@ -168,6 +168,7 @@ void check_weights(Arrays weights, int threads) {
 }
 
 double penalty_value(Penalties penalties, Arrays params, int threads) {
+  const FloatEnvironment environment;
   check(penalties, params);
   const PenaltiesTable& table = *tables().penalties;
   PreparedList list(penalties.size());
@@ -196,6 +197,7 @@ double penalty_value(Penalties penalties, Arrays params, int threads) {
 }
 
 double add_penalty_gradient(Penalties penalties, Arrays grads, Arrays params, int threads) {
+  const FloatEnvironment environment;
   check_alike("grads", grads, "params", params);
   check(penalties, params);
   check_disjoint("grads", grads, "params", params);
@@ -225,6 +227,7 @@ double add_penalty_gradient(Penalties penalties, Arrays grads, Arrays params, in
 }
 
 void penalty_prox(Penalties penalties, Arrays out, Arrays params, double step, int threads) {
+  const FloatEnvironment environment;
   const bool in_place = out.data() == params.data();
   const char* target = in_place ? "params" : "out";
   check_alike(target, out, "params", params);

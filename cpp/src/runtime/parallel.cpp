@@ -35,38 +35,6 @@ std::atomic<bool> forked_child{false};
     pthread_atfork(nullptr, nullptr, [] { forked_child.store(true, std::memory_order_relaxed); });
 #endif
 
-/// The default floating-point environment while it lives; a library that switched denormals off
-/// (-ffast-math does when loaded) would change bits otherwise.
-class DefaultFloatEnvironment {
-#if defined(__x86_64__)
- public:
-  DefaultFloatEnvironment() : saved_(_mm_getcsr()) {
-    if (changed()) _mm_setcsr(0x1f80);
-  }
-  ~DefaultFloatEnvironment() {
-    if (changed()) _mm_setcsr(saved_);
-  }
-
- private:
-  // The low six bits are flags that arithmetic leaves behind, not settings.
-  bool changed() const { return (saved_ & ~0x3fu) != 0x1f80; }
-  unsigned saved_;
-#elif defined(__aarch64__)
- public:
-  DefaultFloatEnvironment() {
-    __asm__ volatile("mrs %0, fpcr" : "=r"(saved_));
-    if (saved_ != 0) set(0);
-  }
-  ~DefaultFloatEnvironment() {
-    if (saved_ != 0) set(saved_);
-  }
-
- private:
-  static void set(std::uint64_t value) { __asm__ volatile("msr fpcr, %0" : : "r"(value)); }
-  std::uint64_t saved_ = 0;
-#endif
-};
-
 int team_size(std::int64_t elements, int limit) {
 #if defined(_OPENMP)
   if (elements < grain || limit == 1) return 1;
@@ -87,7 +55,33 @@ int checked(int n, const char* function) {
   return n;
 }
 
+#if defined(__x86_64__)
+constexpr unsigned default_settings = 0x1f80;
+constexpr unsigned flags = 0x3f;  // what arithmetic leaves behind: not a setting
+std::uint64_t float_settings() { return _mm_getcsr() & ~flags; }
+void set_float_settings(std::uint64_t value) { _mm_setcsr(static_cast<unsigned>(value)); }
+#elif defined(__aarch64__)
+constexpr std::uint64_t default_settings = 0;
+std::uint64_t float_settings() {
+  std::uint64_t value = 0;
+  __asm__ volatile("mrs %0, fpcr" : "=r"(value));
+  return value;
+}
+void set_float_settings(std::uint64_t value) { __asm__ volatile("msr fpcr, %0" : : "r"(value)); }
+#else
+constexpr std::uint64_t default_settings = 0;
+std::uint64_t float_settings() { return 0; }
+void set_float_settings(std::uint64_t) {}
+#endif
+
 }  // namespace
+
+FloatEnvironment::FloatEnvironment() : saved_(float_settings()) {
+  if (saved_ != default_settings) set_float_settings(default_settings);
+}
+FloatEnvironment::~FloatEnvironment() {
+  if (saved_ != default_settings) set_float_settings(saved_);
+}
 
 void Team::barrier() const {
 #if defined(_OPENMP)
@@ -102,14 +96,14 @@ namespace detail {
 void run_team(std::int64_t elements, int limit, void (*body)(void*, Team), void* context) {
   const int size = team_size(elements, limit);
   if (size == 1) {
-    const DefaultFloatEnvironment environment;
+    const FloatEnvironment environment;
     body(context, Team{0, 1});
     return;
   }
 #if defined(_OPENMP)
 #pragma omp parallel num_threads(size)
   {
-    const DefaultFloatEnvironment environment;
+    const FloatEnvironment environment;
     body(context, Team{omp_get_thread_num(), omp_get_num_threads()});
   }
 #endif

@@ -6,6 +6,20 @@
 
 namespace ridgeline {
 
+/// The default floating-point environment of this thread while it lives: denormals are kept,
+/// rounding is to nearest even. A library that switched denormals off (-ffast-math does when
+/// loaded) would change bits otherwise.
+class FloatEnvironment {
+ public:
+  FloatEnvironment();
+  ~FloatEnvironment();
+  FloatEnvironment(const FloatEnvironment&) = delete;
+  FloatEnvironment& operator=(const FloatEnvironment&) = delete;
+
+ private:
+  std::uint64_t saved_;
+};
+
 /// A thread's place in its team.
 class Team {
  public:
@@ -21,8 +35,7 @@ void run_team(std::int64_t elements, int limit, void (*body)(void*, Team), void*
 
 /// Calls body(team) on every thread of a team, at most `limit` threads (0: the current setting),
 /// one if `elements` are too few to share, inside another parallel region, or in a forked child.
-/// Every call runs in the default floating-point environment: denormals are kept, rounding is to
-/// nearest even. `body` must not throw.
+/// Every call runs in the default FloatEnvironment. `body` must not throw.
 template <class Body>
 void parallel(std::int64_t elements, int limit, Body&& body) {
   detail::run_team(

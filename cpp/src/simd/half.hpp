@@ -107,6 +107,7 @@ template <class T, int N>
     return from_bfloat16(load_16_bits<N>(p));
   } else {
 #if defined(__F16C__) && RIDGELINE_REGISTER_BYTES >= 32
+    static_assert(V::register_lanes >= 8);
     V v;
     unroll<V::registers>([&](int i) {
       const auto* from = reinterpret_cast<const char*>(p) + i * V::register_lanes * 2;
@@ -121,6 +122,7 @@ template <class T, int N>
     });
     return v;
 #elif defined(__aarch64__) && RIDGELINE_REGISTER_BYTES == 16
+    static_assert(V::register_lanes == 4);
     V v;
     unroll<V::registers>([&](int i) {
       float16x4_t part;
@@ -143,6 +145,7 @@ template <class T, int N>
   } else {
 #if defined(__F16C__) && RIDGELINE_REGISTER_BYTES >= 32
     using V = Vec<float, N>;
+    static_assert(V::register_lanes >= 8);
     unroll<V::registers>([&](int i) {
       auto* to = reinterpret_cast<char*>(p) + i * V::register_lanes * 2;
       if constexpr (V::register_lanes == 8) {
@@ -158,6 +161,7 @@ template <class T, int N>
     });
 #elif defined(__aarch64__) && RIDGELINE_REGISTER_BYTES == 16
     using V = Vec<float, N>;
+    static_assert(V::register_lanes == 4);
     unroll<V::registers>([&](int i) {
       const float16x4_t part = vcvt_f16_f32(v.r[i]);
       __builtin_memcpy(reinterpret_cast<char*>(p) + i * 8, &part, sizeof part);

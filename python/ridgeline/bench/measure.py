@@ -1,0 +1,286 @@
+"""Interleaved rounds: roof, ridgeline, peer, peer, and again; medians over the rounds."""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import itertools
+import math
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from statistics import median
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+import ridgeline as rl
+
+from .cases import CALLS, FLOOR, Case, Implementation, Layout, Numbers
+from .roof import TRAFFIC, Roof
+
+MIN_RUNS = 7
+MAX_RUNS = 201
+_SAMPLE = 500e-6  # seconds that a run takes at least
+
+Flat = npt.NDArray[np.float32]
+
+
+class WrongResult(RuntimeError):
+    """ridgeline and its reference disagree."""
+
+
+class Memory:
+    """Gradients, their original and parameters: three regions that all cases use in turn."""
+
+    def __init__(self, elements: int) -> None:
+        sample = np.random.default_rng(0).standard_normal((2, 2**16 + 1), dtype=np.float32)
+        self._original, self._params = (np.resize(row, elements) for row in sample)
+        # Starts differ modulo 4096, lest stores and loads look like one address to the core.
+        self._grads = np.empty(elements + 272, np.float32)[272:]
+
+    def flat(self, elements: int) -> tuple[Flat, Flat]:
+        """Return that many gradients and parameters as one array each, for the roof."""
+        return self._grads[:elements], self._params[:elements]
+
+    def restore(self, elements: int) -> None:
+        """Undo what was written to the gradients."""
+        np.copyto(self._grads[:elements], self._original[:elements])
+
+    def arrays(self, layout: Layout, sets: int) -> list[list[Flat]]:
+        """Return the arrays of a layout, for the first argument or the first two."""
+        ends = np.cumsum(layout.sizes)[:-1]
+        return [np.split(flat, ends) for flat in self.flat(layout.elements)[:sets]]
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds per call."""
+
+    median: float
+    min: float
+    max: float
+    runs: int
+    calls: int
+
+
+@dataclass
+class Result:
+    """What one case gave. Times are seconds."""
+
+    case: Case
+    timings: dict[str, Timing]
+    left_out: dict[str, str]
+    roof: float | None
+    errors: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def traffic(self) -> int:
+        """Bytes that a call has to move."""
+        passes = self.case.operation.passes or ()
+        return 4 * self.case.layout.elements * sum(TRAFFIC[p] for p in passes)
+
+    @property
+    def best_peer(self) -> str | None:
+        """The fastest of the others."""
+        peers = [name for name in self.timings if name not in ("ridgeline", FLOOR)]
+        return min(peers, key=lambda name: self.timings[name].median, default=None)
+
+    @property
+    def speedup(self) -> float | None:
+        """Time of the best peer over ours."""
+        best = self.best_peer
+        return best and self.timings[best].median / self.timings["ridgeline"].median  # type: ignore[return-value]
+
+    @property
+    def overhead(self) -> float | None:
+        """Our time over that of an empty call."""
+        floor = self.timings.get(FLOOR)
+        return floor and self.timings["ridgeline"].median - floor.median  # type: ignore[return-value]
+
+
+def set_threads(n: int) -> None:
+    """Give ridgeline and the imported peers as many threads."""
+    rl.set_num_threads(n)
+    if "torch" in sys.modules:
+        importlib.import_module("torch").set_num_threads(n)
+    if "numba" in sys.modules:
+        from . import loops
+
+        loops.set_num_threads(n)
+
+
+def run_case(case: Case, memory: Memory, roof: Roof, budget: float, compiled: bool) -> Result:
+    """Check all implementations of a case, then time them for `budget` seconds or seven rounds."""
+    timed, left_out = _checked(case, compiled)
+    layout, operation = case.layout, case.operation
+    memory.restore(layout.elements)
+    sets = memory.arrays(layout, operation.arrays)
+    norms = [float(np.linalg.norm(x)) for x in sets[0]]
+    runners = [_Runner(case, each, sets, norms, memory) for each in timed]
+    flat = memory.flat(layout.elements)
+    result = Result(case, {}, left_out, None)
+    if operation.name == "global_norm" and not case.overhead:
+        result.errors = {r.name: _relative_error(r.call(), sets[0]) for r in runners}
+
+    passes = () if case.overhead else (operation.passes or ())
+    roofs: list[float] = []
+    with _no_garbage_collection():
+        for runner in runners:
+            runner.calibrate()
+        start = perf_counter()
+        while len(roofs) < MAX_RUNS and (len(roofs) < MIN_RUNS or perf_counter() - start < budget):
+            roofs.append(sum(roof.sample(pattern, *flat) for pattern in passes))
+            for runner in runners:
+                runner.sample()
+    result.timings = {runner.name: runner.timing() for runner in runners}
+    result.roof = median(roofs) if passes else None
+    return result
+
+
+class _Runner:
+    """One implementation with its arguments."""
+
+    def __init__(
+        self,
+        case: Case,
+        implementation: Implementation,
+        sets: list[list[Flat]],
+        norms: list[float],
+        memory: Memory,
+    ) -> None:
+        self.name = implementation.name
+        self._function = implementation.function
+        self._restore = case.operation.writes
+        self._elements = case.layout.elements
+        self._memory = memory
+        self._arguments = _arguments(case, implementation, sets, norms, CALLS + 1)
+        self._calls = 1
+        self._seconds: list[float] = []
+
+    def call(self) -> Any:
+        """Call once."""
+        return self._function(*self._arguments[0])
+
+    def calibrate(self) -> None:
+        """Warm up, and find how many calls make a run."""
+        self._run()
+        while self._calls < CALLS:
+            seconds = self._run()
+            if seconds >= _SAMPLE:
+                break
+            wanted = 1.2 * _SAMPLE / max(seconds / self._calls, 1e-9)
+            self._calls = min(CALLS, max(2 * self._calls, int(wanted) + 1))
+
+    def sample(self) -> None:
+        """Time one run."""
+        self._seconds.append(self._run() / self._calls)
+
+    def timing(self) -> Timing:
+        """Summarize the samples."""
+        s = self._seconds
+        return Timing(median(s), min(s), max(s), len(s), self._calls)
+
+    def _run(self) -> float:
+        if self._restore:
+            self._memory.restore(self._elements)
+        function = self._function
+        calls = self._arguments[1 : 1 + self._calls]
+        if self._calls > 1:
+            self.call()  # brings the data back into the cache
+        start = perf_counter()
+        for arguments in calls:
+            function(*arguments)
+        return perf_counter() - start
+
+
+def _arguments(
+    case: Case,
+    implementation: Implementation,
+    sets: list[list[Flat]],
+    norms: list[float],
+    count: int,
+) -> list[tuple[Any, ...]]:
+    """The arguments of the first `count` calls."""
+    if implementation.kind == "none":
+        return [()] * count
+    arrays: list[list[Any]] = [list(arrays) for arrays in sets]
+    convert: Any = None
+    if implementation.kind == "torch":
+        from_numpy = importlib.import_module("torch").from_numpy
+        arrays = [[from_numpy(x) for x in each] for each in arrays]
+    elif implementation.kind == "numba":
+        convert = np.float32
+    first = [each[0] if case.layout.single else each for each in arrays]
+    numbers = itertools.islice(case.operation.numbers(norms), count)
+    return [(*first, *_converted(each, convert)) for each in numbers]
+
+
+def _converted(numbers: Numbers, convert: Any) -> Numbers:
+    if convert is None:
+        return numbers
+    return tuple(
+        _converted(x, convert) if isinstance(x, tuple) else convert(x) for x in numbers
+    )
+
+
+def _checked(case: Case, compiled: bool) -> tuple[list[Implementation], dict[str, str]]:
+    """List the implementations that compute the same as the reference, and why others do not."""
+    layout = case.layout.reduced()
+    small = Memory(layout.elements)
+
+    def fresh() -> list[list[Flat]]:
+        small.restore(layout.elements)
+        return small.arrays(layout, case.operation.arrays)
+
+    sets = fresh()
+    norms = [float(np.linalg.norm(x)) for x in sets[0]]
+    oracle = Implementation("reference", case.operation.reference)
+    expected = oracle.function(*_arguments(case, oracle, sets, norms, 1)[0])
+    wanted = [x.copy() for x in sets[0]]
+    good: list[Implementation] = []
+    left_out: dict[str, str] = {}
+    for each in case.implementations(compiled):
+        if each.name == FLOOR:
+            good.append(each)
+            continue
+        sets = fresh()
+        try:
+            got = each.function(*_arguments(case, each, sets, norms, 1)[0])
+        except Exception as error:
+            if each.name == "ridgeline":
+                raise
+            left_out[each.name] = f"{type(error).__name__}: {str(error).splitlines()[0]}"
+            continue
+        same = all(
+            np.allclose(x, y, rtol=1e-5, atol=1e-7) for x, y in zip(sets[0], wanted, strict=True)
+        )
+        if expected is not None:
+            same = same and np.allclose(np.ravel(got), np.ravel(expected), rtol=1e-4)
+        if same:
+            good.append(each)
+        elif each.name == "ridgeline":
+            raise WrongResult(f"{case.name}: ridgeline and ridgeline.reference disagree")
+        else:
+            left_out[each.name] = "gives another result"
+    return good, left_out
+
+
+def _relative_error(norm: float, arrays: list[Flat]) -> float:
+    pieces = (x[i : i + 2**20].astype(np.float64) for x in arrays for i in range(0, x.size, 2**20))
+    exact = math.sqrt(math.fsum(float(np.dot(piece, piece)) for piece in pieces))
+    return abs(float(norm) - exact) / exact
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
