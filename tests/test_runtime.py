@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import bits, dtypes, every_setting, sample, target
+from helpers import DTYPES, bits, every_setting, sample, target
 
 import ridgeline as rl
 from ridgeline import _core
@@ -449,7 +449,6 @@ print(tasks() - before)
         ("rl.threads(3).__enter__()", "1", 2),
         ("rl.set_num_threads(2); rl.threads(4).__enter__()", "1", 3),
         ("x = x[:5000]", "4", 0),
-        ("rl.threads(4)(rl.global_norm)(x); rl.threads(2).__enter__()", "1", 3),
     ],
 )
 def test_teams_have_as_many_threads(setting, environment, new):
@@ -541,10 +540,8 @@ def control_register():
 
 MODES = {
     "flush to zero": 0x8000,
-    "denormals are zero": 0x0040,
-    "both": 0x8040,
+    "flush to zero, denormals are zero": 0x8040,
     "round up": 0x4000,
-    "round down": 0x2000,
     "round to zero": 0x6000,
 }
 
@@ -609,8 +606,9 @@ x86 = pytest.mark.skipif(
 
 @x86
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("n", [1000, 70_000])
-@dtypes
+@pytest.mark.parametrize(
+    ("n", "dtype"), [*((1000, d) for d in DTYPES), (70_000, DTYPES[0])], ids=str
+)
 def test_modes_do_not_change_bits(mode, n, dtype):
     expected = bits(everything(n, dtype))
     x = tiny(n, dtype)
@@ -665,9 +663,9 @@ def test_torch_flush_denormal():
         pytest.skip("not on this CPU")
     try:
         t = torch.from_numpy(x)
-        assert not (t * 0.5).any()  # it works
+        assert not (t[:10] * 0.5).any()  # it works
         norm, result = rl.global_norm(t), rl.L2(1.0).prox(x, 0.5)
-        assert not (t * 0.5).any()  # and still does
+        assert not (t[:10] * 0.5).any()  # and still does
     finally:
         torch.set_flush_denormal(False)
     assert (norm, bits(result)) == expected

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, Protocol, TypeAlias, TypeVar, Union
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 
 class SupportsDLPack(Protocol):
     """An array that another library can look at: NumPy's, PyTorch's, JAX's."""
 
-    def __dlpack__(self, *args: Any, **kwargs: Any) -> Any: ...  # noqa: D105
+    def __dlpack__(self, *args: Any, **kwargs: Any) -> Any: ...
 
-    def __dlpack_device__(self) -> Any: ...  # noqa: D105
+    def __dlpack_device__(self) -> Any: ...
 
 
 ArrayT = TypeVar("ArrayT", bound=SupportsDLPack)
-Tree: TypeAlias = Union[SupportsDLPack, Iterable["Tree"], Mapping[Any, "Tree"]]
+Tree: TypeAlias = SupportsDLPack | Iterable["Tree"] | Mapping[Any, "Tree"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -47,6 +48,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         hint = f'pip install "ridgeline[{command}]"'
         print(f"ridgeline {command}: {package} is not installed; try {hint}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:  # the reader of the output has left, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
         print(f"ridgeline {command}: {error}", file=sys.stderr)

@@ -89,7 +89,8 @@ def clip_by_value_(grads: Tree, limit: float | tuple[float, float]) -> None:
     Raises
     ------
     TypeError
-        If something is no array of a supported dtype in CPU memory, or `limit` is no number or pair.
+        If something is no array of a supported dtype in CPU memory, or `limit` is neither a
+        number nor a pair of them.
     ValueError
         If a limit is NaN or negative, low is above high, an array is read-only, or memory overlaps.
 

@@ -257,10 +257,10 @@ def run(quick: bool = False, seeds: int | None = None, output: str | Path = ".")
 
     tasks = [Task.of_seed(seed) for seed in range(seeds)]
     console.print(
-        f"{len(tasks[0].x):,} images of digits to learn from, {len(tasks[0].x_test)} held out; "
-        f"{WRONG:.0%} of the labels to learn are wrong.\n"
+        f"{len(tasks[0].x):,} images of digits to learn from, {WRONG:.0%} of the labels wrong; "
+        f"{len(tasks[0].x_test)} held out.\n"
         f"64-{HIDDEN}-10 network in NumPy, regularized by ridgeline: {epochs} epochs, "
-        f"{seeds} seed{'s' * (seeds > 1)}.",
+        f"{seeds} seed{'s' * (seeds > 1)}."
     )
     runs: dict[str, list[Run]] = {method.name: [] for method in METHODS}
     columns = (TextColumn("{task.description:<12}"), BarColumn(None), TimeRemainingColumn())
@@ -314,7 +314,8 @@ def _table(runs: dict[str, list[Run]]) -> Table:
         table.add_row(
             name,
             f"{train_accuracy.mean():.1f}",
-            f"{test_accuracy.mean():.1f} ± {test_accuracy.std():.1f}",
+            f"{test_accuracy.mean():.1f}"
+            + (f" ± {_deviation(test_accuracy):.1f}" if len(rows) > 1 else ""),
             f"{np.mean(train_accuracy - test_accuracy):+.1f}",
             f"{np.mean([row.learned_wrong for row in rows]):.0%}",
             f"{np.mean([row.zeros for row in rows]):.0%}",
@@ -323,6 +324,12 @@ def _table(runs: dict[str, list[Run]]) -> Table:
             f"{100 * regularizing / sum(row.seconds for row in rows):.1f}",
         )
     return table
+
+
+def _deviation(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Return the standard deviation over the first axis, the seeds; 0 for one seed."""
+    deviation: npt.NDArray[np.float64] = values.std(axis=0, ddof=min(1, len(values) - 1))
+    return deviation
 
 
 def _figure(runs: dict[str, list[Run]]) -> Figure:
@@ -345,7 +352,7 @@ def _figure(runs: dict[str, list[Run]]) -> Figure:
     loss.set_title("Loss on the training labels", loc="left")
     loss.set_ylim(0, 1.5)
     for axes in (accuracy, loss):
-        axes.set_xlabel(f"epoch (mean over {SMOOTH})")
+        axes.set_xlabel(f"epoch (running mean over {SMOOTH})")
         axes.margins(x=0.01)
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
@@ -358,7 +365,7 @@ def _curve(axes: Axes, method: Method, curves: list[list[float]]) -> None:
     window = np.ones(SMOOTH)
     values = np.array([np.convolve(curve, window, "same") for curve in curves])
     values /= np.convolve(np.ones(values.shape[1]), window, "same")
-    mean, deviation = values.mean(axis=0), values.std(axis=0)
+    mean, deviation = values.mean(axis=0), _deviation(values)
     epochs = np.arange(1, len(mean) + 1)
     axes.plot(epochs, mean, method.line, color=method.color, label=method.name, linewidth=1.8)
     axes.fill_between(

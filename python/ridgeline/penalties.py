@@ -84,6 +84,7 @@ class Penalty:
     _terms: _core.Terms
 
     def __new__(cls, *args: object, **kwargs: object) -> Self:
+        """Refuse to create a penalty of no kind."""
         if cls is Penalty:
             raise TypeError("Penalty is what all penalties share; create L1, L2, ... instead")
         return super().__new__(cls)
@@ -236,7 +237,9 @@ class Penalty:
         for name, value in values.items():
             object.__setattr__(self, name, value)
 
-    def _set_terms(self, kind: str, strength: float, shape: float = 0.0, weights: Any = None) -> None:
+    def _set_terms(
+        self, kind: str, strength: float, shape: float = 0.0, weights: Any = None
+    ) -> None:
         terms = _core.Terms()
         terms.add(kind, strength, shape, weights)
         self._set(_terms=terms)
@@ -428,8 +431,9 @@ class SCAD(Penalty):
         \frac{s^2(\gamma + 1)}{2} \text{ beyond}
 
     Gradient :math:`\operatorname{sign}(w)` times :math:`s`,
-    :math:`(\gamma s - |w|)/(\gamma - 1)` and 0. Proximal operator, for steps :math:`t < \gamma - 1`:
-    the soft threshold up to :math:`(1 + t)s`, x beyond :math:`\gamma s`, between them
+    :math:`(\gamma s - |w|)/(\gamma - 1)` and 0. Proximal operator, for steps
+    :math:`t < \gamma - 1`: the soft threshold up to :math:`(1 + t)s`, x beyond
+    :math:`\gamma s`, between them
     :math:`((\gamma - 1)x - \operatorname{sign}(x) \gamma t s)/(\gamma - 1 - t)`.
 
     Parameters
@@ -612,11 +616,11 @@ class Huber(Penalty):
 
 @dataclass(frozen=True)
 class Sum(Penalty):
-    """A sum of penalties, as made by ``+``.
+    r"""A sum of penalties, as made by ``+``.
 
     Values and gradients add. The proximal operator exists in closed form if all members but one
-    are L2: :math:`\\operatorname{prox}_{t(f + r/2\\,x^2)}(x) =
-    \\operatorname{prox}_{t/(1+tr) f}(x/(1+tr))` (Parikh and Boyd 2014, section 2.2).
+    are L2: :math:`\operatorname{prox}_{t(f + r/2\,x^2)}(x) =
+    \operatorname{prox}_{t/(1+tr) f}(x/(1+tr))` (Parikh and Boyd 2014, section 2.2).
 
     Parameters
     ----------
@@ -662,13 +666,19 @@ def _members(penalty: Penalty) -> list[Penalty]:
 
 def _sum(members: list[Penalty]) -> Penalty:
     """Join the plain L1 terms and the L2 terms; the rest stays as it is, in order."""
-    l1 = [m.strength for m in members if isinstance(m, L1) and m.weights is None]
-    l2 = [m.strength for m in members if isinstance(m, L2)]
-    rest = [m for m in members if not isinstance(m, L2) and not (isinstance(m, L1) and m.weights is None)]
-    if not rest and l1 and l2:
+    l1: list[float] = []
+    l2: list[float] = []
+    rest: list[Penalty] = []
+    for member in members:
+        if isinstance(member, L2):
+            l2.append(member.strength)
+        elif isinstance(member, L1) and member.weights is None:
+            l1.append(member.strength)
+        else:
+            rest.append(member)
+    if l1 and l2 and not rest:
         return ElasticNet(math.fsum(l1), math.fsum(l2))
-    joined: list[Penalty] = [*([L1(math.fsum(l1))] if l1 else []), *rest]
-    joined += [L2(math.fsum(l2))] if l2 else []
+    joined = [*([L1(math.fsum(l1))] if l1 else []), *rest, *([L2(math.fsum(l2))] if l2 else [])]
     return joined[0] if len(joined) == 1 else Sum(tuple(joined))
 
 

@@ -120,7 +120,7 @@ def set_num_threads(n: int) -> None:
     _core.set_num_threads(n)
 
 
-class threads(ContextDecorator):  # noqa: N801 - reads as a verb in `with rl.threads(1):`
+class threads(ContextDecorator):
     """Limit the threads of the calls made inside a ``with`` block, or of a decorated function.
 
     The limit belongs to the calling thread; other threads of the program keep theirs.
@@ -175,7 +175,9 @@ def _config() -> dict[str, str]:
     from . import __version__
 
     environment = {
-        name: os.environ[name] for name in ("RIDGELINE_TARGET", "OMP_NUM_THREADS") if name in os.environ
+        name: os.environ[name]
+        for name in ("RIDGELINE_TARGET", "OMP_NUM_THREADS")
+        if name in os.environ
     }
     return {
         "ridgeline": __version__,

@@ -278,7 +278,9 @@ TEST_CASE("overlap of windows in one matrix is exact") {
     const std::int64_t rows = random.integer(2, 7);
     const std::int64_t columns = random.integer(2, 7);
     const bool half[] = {random.integer(0, 3) == 0, random.integer(0, 3) == 0};
-    const std::int64_t row_stride = columns * 8 + random.integer(0, 1) * random.integer(0, 9);
+    const std::int64_t column_stride = random.integer(0, 3) == 0 ? 4 : 8;
+    const std::int64_t row_stride =
+        columns * column_stride + random.integer(0, 1) * random.integer(0, 9);
     Array window[2];
     std::set<std::byte*> bytes[2];
     for (std::size_t w = 0; w < 2; ++w) {
@@ -286,9 +288,10 @@ TEST_CASE("overlap of windows in one matrix is exact") {
       const std::int64_t c = random.integer(0, columns - 1);
       const std::int64_t shape[] = {random.integer(1, rows - r), random.integer(1, columns - c)};
       const std::int64_t sign = random.integer(0, 1) * 2 - 1;
-      const std::int64_t strides[] = {row_stride, sign * 8};
-      std::byte* data = memory + 1024 + r * row_stride + c * 8 + random.integer(0, 1) * 4;
-      if (sign < 0) data += (shape[1] - 1) * 8;
+      const std::int64_t strides[] = {row_stride, sign * column_stride};
+      std::byte* data =
+          memory + 1024 + r * row_stride + c * column_stride + random.integer(0, 1) * 4;
+      if (sign < 0) data += (shape[1] - 1) * column_stride;
       const DType dtype = half[w] ? DType::float32 : DType::float64;
       window[w] = Array(data, dtype, shape, strides);
       for (std::byte* element : elements_of(window[w])) {

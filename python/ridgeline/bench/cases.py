@@ -115,9 +115,7 @@ _REFERENCE = reference.ElasticNet(L1, L2)
 _READ_WRITE = ("read", "rewrite")
 
 OPERATIONS = (
-    Operation(
-        "penalty_value", "", _PENALTY.value, _REFERENCE.value, None, _always(), writes=False
-    ),
+    Operation("penalty_value", "", _PENALTY.value, _REFERENCE.value, None, _always(), writes=False),
     Operation(
         "penalty_gradient",
         "",

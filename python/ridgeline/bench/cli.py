@@ -12,11 +12,10 @@ from typing import Any
 
 import ridgeline as rl
 
-from . import machine, measure
+from . import machine, measure, peers
 from .cases import CACHE_1, FLOOR, RESNET, Case, cases, select
-from .measure import Result
-from .peers import missing
-from .roof import TRAFFIC, Roof
+from .measure import Result, Timing
+from .roof import Roof
 
 DESCRIPTION = (
     "Measure this machine: ridgeline against NumPy, the installed peers and the memory roof."
@@ -26,7 +25,11 @@ FORMAT = 1  # of the JSON
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("--quick", action="store_true", help="fewer cases, under one minute")
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="under a minute: fewer cases (without -k), less time for each",
+    )
     parser.add_argument(
         "-k",
         dest="filter",
@@ -58,19 +61,204 @@ def run(args: argparse.Namespace) -> int:
         return 0
     if args.quick and not args.filter:
         chosen = [case for case in chosen if _is_quick(case)]
-    target_before = rl.runtime.target()
-    threads_before = rl.get_num_threads()
+    if args.target and args.target not in rl.runtime.targets():
+        return _refuse(f"--target {args.target!r}: wants one of {', '.join(rl.runtime.targets())}")
+    if args.json and not args.json.parent.is_dir():
+        return _refuse(f"--json {args.json}: no directory {args.json.parent}")
+
+    target, threads = rl.runtime.target(), rl.get_num_threads()
     try:
-        if args.target:
-            rl.runtime.use_target(args.target)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            report = _measure(args, chosen, Console())
-    except ValueError as error:
+        rl.runtime.use_target(args.target or target)
+        with warnings.catch_warnings(), rl.threads(args.threads or threads):
+            warnings.simplefilter("ignore")  # peers' own
+            console = Console(width=None if sys.stdout.isatty() else 120)
+            report = _measure(args, chosen, console)
+    except measure.WrongResult as error:
         return _refuse(str(error))
     finally:
-        rl.runtime.use_target(target_before)
-        measure.set_threads(threads_before)
+        rl.runtime.use_target(target)
+        peers.set_threads(threads)
     if args.json:
         args.json.write_text(json.dumps(report, indent=2) + "\n")
     return 0
+
+
+def _measure(args: argparse.Namespace, chosen: list[Case], console: Any) -> dict[str, Any]:
+    threads = rl.get_num_threads()
+    budget = args.budget if args.budget is not None else 0.2 if args.quick else 2.0
+    left_out = peers.missing(args.compile)
+    peers.set_threads(threads)
+    report: dict[str, Any] = {
+        "format": FORMAT,
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        **machine.describe(),
+        "settings": {
+            "threads": threads,
+            "target": rl.runtime.target(),
+            "quick": args.quick,
+            "filter": args.filter,
+            "budget": budget,
+        },
+        "left_out": left_out,
+    }
+    roof = Roof(threads)
+    report["roof_source"] = roof.source
+    memory = measure.Memory(max(case.layout.elements for case in chosen))
+    results = []
+    with console.status("") as status:
+        for i, case in enumerate(chosen):
+            status.update(f"{i + 1}/{len(chosen)} {case.name}")
+            results.append(measure.run_case(case, memory, roof, budget, args.compile))
+    report["results"] = [_as_json(result) for result in results]
+    _print(report, results, args.peers, console)
+    return report
+
+
+def _is_quick(case: Case) -> bool:
+    return case.layout is not CACHE_1 and (
+        case.layout is not RESNET
+        or case.operation.name in ("penalty_gradient", "clip_by_global_norm")
+    )
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"got {value}, wants 1 or more")
+    return value
+
+
+def _refuse(reason: str) -> int:
+    print(f"ridgeline bench: {reason}", file=sys.stderr)
+    return 2
+
+
+def _as_json(result: Result) -> dict[str, Any]:
+    case = result.case
+    return {
+        "case": case.name,
+        "operation": case.operation.full_name,
+        "layout": case.layout.name,
+        "dtype": "float32",
+        "arrays": len(case.layout.sizes),
+        "elements": case.layout.elements,
+        "traffic_bytes": result.traffic,
+        "roof_seconds": result.roof,
+        "implementations": {
+            name: {
+                "median": t.median,
+                "min": t.min,
+                "max": t.max,
+                "runs": t.runs,
+                "calls_per_run": t.calls,
+                "gb_per_s": None if result.roof is None else result.traffic / t.median * 1e-9,
+                "of_roof": None if result.roof is None else result.roof / t.median,
+                "relative_error": result.errors.get(name),
+            }
+            for name, t in result.timings.items()
+        },
+        "left_out": result.left_out,
+        "best_peer": result.best_peer,
+        "speedup": result.speedup,
+        "overhead_seconds": result.overhead,
+    }
+
+
+def _print(report: dict[str, Any], results: list[Result], all_peers: bool, console: Any) -> None:
+    settings, versions = report["settings"], report["versions"]
+    libraries = ", ".join(f"{k} {v}" for k, v in versions.items() if v and k != "compiler")
+    console.print(f"{report['machine']['cpu']}, {report['machine']['cores']} cores; {libraries}")
+    console.print(
+        f"target {settings['target']}, threads {settings['threads']}; "
+        f"the memory roof is measured with {report['roof_source']}"
+    )
+    for name, reason in report["left_out"].items():
+        console.print(f"without {name}: {reason}")
+    for result in results:
+        for name, reason in result.left_out.items():
+            console.print(f"{result.case.name} without {name}: {reason}", markup=False)
+
+    throughput = [result for result in results if result.roof is not None]
+    if throughput:
+        console.print(_throughput_table(throughput, all_peers))
+    errors = [result for result in results if result.errors]
+    if errors:
+        console.print(_error_table(errors))
+    overheads = [result for result in results if result.case.overhead]
+    if overheads:
+        console.print(_overhead_table(overheads, all_peers))
+
+
+def _throughput_table(results: list[Result], all_peers: bool) -> Any:
+    table = _table("float32: medians", "case", "time", "min - max", "GB/s", "of roof")
+    table.add_column("speedup over best peer", no_wrap=True)
+    for result in results:
+        for name in _shown(result, all_peers):
+            timing = result.timings[name]
+            table.add_row(
+                result.case.name if name == "ridgeline" else f"  {name}",
+                _time(timing.median),
+                _range(timing),
+                f"{result.traffic / timing.median * 1e-9:.1f}",
+                f"{(result.roof or 0) / timing.median:.2f}",
+                _speedup(result) if name == "ridgeline" else "",
+            )
+    return table
+
+
+def _overhead_table(results: list[Result], all_peers: bool) -> Any:
+    table = _table(
+        "One call on 256 elements", "function", "time", "min - max", "over an empty call"
+    )
+    table.add_column("speedup over best peer", no_wrap=True)
+    for result in results:
+        floor = result.timings[FLOOR].median
+        for name in _shown(result, all_peers):
+            timing = result.timings[name]
+            table.add_row(
+                result.case.operation.full_name if name == "ridgeline" else f"  {name}",
+                _time(timing.median),
+                _range(timing),
+                _time(timing.median - floor),
+                _speedup(result) if name == "ridgeline" else "",
+            )
+    return table
+
+
+def _error_table(results: list[Result]) -> Any:
+    names = list(dict.fromkeys(name for result in results for name in result.errors))
+    table = _table("Relative error of the norm against float64", "case", *names)
+    for result in results:
+        cells = (result.errors.get(name) for name in names)
+        table.add_row(result.case.name, *("" if e is None else f"{e:.1e}" for e in cells))
+    return table
+
+
+def _table(title: str, first: str, *numbers: str) -> Any:
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column(first, no_wrap=True)
+    for heading in numbers:
+        table.add_column(heading, justify="right", no_wrap=True)
+    return table
+
+
+def _shown(result: Result, all_peers: bool) -> list[str]:
+    return list(result.timings) if all_peers else ["ridgeline"]
+
+
+def _speedup(result: Result) -> str:
+    return "" if result.speedup is None else f"{result.speedup:.2f} {result.best_peer}"
+
+
+def _range(timing: Timing) -> str:
+    return f"{_time(timing.min)} - {_time(timing.max)}"
+
+
+def _time(seconds: float) -> str:
+    for unit, size in (("s", 1.0), ("ms", 1e-3), ("us", 1e-6)):
+        if abs(seconds) >= size:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds * 1e9:.0f} ns"

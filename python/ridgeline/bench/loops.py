@@ -1,7 +1,7 @@
 """Loops written by hand and compiled by Numba: the peer to beat, and the roof.
 
-Sums are float32 as fastmath loops have them. Importing this module needs Numba; a function compiles
-when it is first called.
+Sums are float32 numbers, or float64 as ridgeline's are. Importing this module needs Numba; a
+function compiles when it is first called.
 """
 
 from __future__ import annotations
@@ -32,24 +32,48 @@ def set_num_threads(n: int) -> None:
     numba.set_num_threads(min(n, numba.config.NUMBA_NUM_THREADS))
 
 
-def _gradient(g: Any, w: Any) -> Any:
-    magnitudes = ZERO
-    squares = ZERO
-    for i in prange(g.size):
-        x = w[i]
-        g[i] += L1 * np.sign(x) + L2 * x
-        magnitudes += abs(x)
-        squares += x * x
-    return L1 * magnitudes + L2 * squares * np.float32(0.5)
+def _sums(wide: Any) -> dict[str, Callable[..., Any]]:
+    """Functions whose sums are numbers of type `wide`."""
+    zero = wide(0)
+    half = wide(0.5)
 
+    def gradient(g: Any, w: Any) -> Any:
+        magnitudes = zero
+        squares = zero
+        for i in prange(g.size):
+            x = w[i]
+            g[i] += L1 * np.sign(x) + L2 * x
+            magnitudes += abs(wide(x))
+            squares += wide(x) * wide(x)
+        return L1 * magnitudes + L2 * squares * half
 
-def _value(w: Any) -> Any:
-    magnitudes = ZERO
-    squares = ZERO
-    for i in prange(w.size):
-        magnitudes += abs(w[i])
-        squares += w[i] * w[i]
-    return L1 * magnitudes + L2 * squares * np.float32(0.5)
+    def value(w: Any) -> Any:
+        magnitudes = zero
+        squares = zero
+        for i in prange(w.size):
+            x = wide(w[i])
+            magnitudes += abs(x)
+            squares += x * x
+        return L1 * magnitudes + L2 * squares * half
+
+    def norm(x: Any) -> Any:
+        total = zero
+        for i in prange(x.size):
+            total += wide(x[i]) * wide(x[i])
+        return math.sqrt(total)
+
+    def clip(x: Any, max_norm: Any) -> Any:
+        total = zero
+        for i in prange(x.size):
+            total += wide(x[i]) * wide(x[i])
+        norm = math.sqrt(total)
+        if norm > max_norm:
+            factor = np.float32(max_norm / norm)
+            for i in prange(x.size):
+                x[i] *= factor
+        return norm
+
+    return {"gradient": gradient, "value": value, "norm": norm, "clip": clip}
 
 
 def _prox(x: Any, step: Any) -> None:
@@ -63,28 +87,9 @@ def _clamp(x: Any, limits: Any) -> None:
         x[i] = min(max(x[i], low), high)
 
 
-def _norm(x: Any) -> Any:
-    total = ZERO
-    for i in prange(x.size):
-        total += x[i] * x[i]
-    return math.sqrt(total)
-
-
 def _scale(x: Any, factor: Any) -> None:
     for i in prange(x.size):
         x[i] *= factor
-
-
-def _clip(x: Any, max_norm: Any) -> Any:
-    total = ZERO
-    for i in prange(x.size):
-        total += x[i] * x[i]
-    norm = np.float32(math.sqrt(total))
-    if norm > max_norm:
-        factor = max_norm / norm
-        for i in prange(x.size):
-            x[i] *= factor
-    return norm
 
 
 def _read(a: Any, b: Any, zero: Any, passes: int) -> Any:
@@ -116,19 +121,20 @@ def _copy(a: Any, b: Any, zero: Any, passes: int) -> None:
 class Loops:
     """All loops, compiled one way."""
 
-    def __init__(self, parallel: bool) -> None:
+    def __init__(self, parallel: bool, wide: Any = np.float32) -> None:
         def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
             jit = numba.njit(fastmath=True, parallel=parallel)
             result: Callable[..., Any] = jit(function)
             return result
 
-        self.gradient = compiled(_gradient)
-        self.value = compiled(_value)
+        sums = _sums(wide)
+        self.gradient = compiled(sums["gradient"])
+        self.value = compiled(sums["value"])
+        self.norm = compiled(sums["norm"])
+        self.clip = compiled(sums["clip"])
         self.prox = compiled(_prox)
         self.clamp = compiled(_clamp)
-        self.norm = compiled(_norm)
         self.scale = compiled(_scale)
-        self.clip = compiled(_clip)
         self.roof = {
             "read": compiled(_read),
             "rewrite": compiled(_rewrite),
@@ -139,6 +145,8 @@ class Loops:
 
 serial = Loops(parallel=False)
 parallel = Loops(parallel=True)
+serial_float64 = Loops(parallel=False, wide=np.float64)
+parallel_float64 = Loops(parallel=True, wide=np.float64)
 
 _GRAIN = 32768
 

@@ -6,7 +6,6 @@ import gc
 import importlib
 import itertools
 import math
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,9 +16,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-import ridgeline as rl
-
-from .cases import CALLS, FLOOR, Case, Implementation, Layout, Numbers
+from .cases import CALLS, FLOOR, Case, Layout, Numbers
+from .peers import Implementation
 from .roof import TRAFFIC, Roof
 
 MIN_RUNS = 7
@@ -92,25 +90,16 @@ class Result:
     @property
     def speedup(self) -> float | None:
         """Time of the best peer over ours."""
-        best = self.best_peer
-        return best and self.timings[best].median / self.timings["ridgeline"].median  # type: ignore[return-value]
+        if self.best_peer is None:
+            return None
+        return self.timings[self.best_peer].median / self.timings["ridgeline"].median
 
     @property
     def overhead(self) -> float | None:
         """Our time over that of an empty call."""
-        floor = self.timings.get(FLOOR)
-        return floor and self.timings["ridgeline"].median - floor.median  # type: ignore[return-value]
-
-
-def set_threads(n: int) -> None:
-    """Give ridgeline and the imported peers as many threads."""
-    rl.set_num_threads(n)
-    if "torch" in sys.modules:
-        importlib.import_module("torch").set_num_threads(n)
-    if "numba" in sys.modules:
-        from . import loops
-
-        loops.set_num_threads(n)
+        if FLOOR not in self.timings:
+            return None
+        return self.timings["ridgeline"].median - self.timings[FLOOR].median
 
 
 def run_case(case: Case, memory: Memory, roof: Roof, budget: float, compiled: bool) -> Result:
@@ -222,9 +211,7 @@ def _arguments(
 def _converted(numbers: Numbers, convert: Any) -> Numbers:
     if convert is None:
         return numbers
-    return tuple(
-        _converted(x, convert) if isinstance(x, tuple) else convert(x) for x in numbers
-    )
+    return tuple(_converted(x, convert) if isinstance(x, tuple) else convert(x) for x in numbers)
 
 
 def _checked(case: Case, compiled: bool) -> tuple[list[Implementation], dict[str, str]]:

@@ -34,11 +34,9 @@ class Implementation:
 
 def missing(compiled: bool) -> dict[str, str]:
     """Say which peers are left out, and why."""
-    reasons = {
-        name: "not installed" for name in ("torch", "numba") if not _installed(name)
-    }
+    reasons = {name: "not installed" for name in ("torch", "numba") if not _installed(name)}
     if "torch" not in reasons and not compiled:
-        reasons["torch.compile"] = "left out: asked for by --compile"
+        reasons["torch.compile"] = "only with --compile"
     return reasons
 
 
@@ -54,6 +52,16 @@ def peers(operation: str, single: bool, elements: int, compiled: bool) -> list[I
             if operation in table:
                 found.append(Implementation(name, table[operation], "numba"))
     return found
+
+
+def set_threads(n: int) -> None:
+    """Give each peer as many threads."""
+    if _installed("torch"):
+        importlib.import_module("torch").set_num_threads(n)
+    if _installed("numba"):
+        from . import loops
+
+        loops.set_num_threads(n)
 
 
 def _installed(name: str) -> bool:
@@ -268,20 +276,23 @@ def _numba_tables(single: bool, elements: int) -> dict[str, dict[str, Function]]
             }
         }
 
-    def table(compiled: Any) -> dict[str, Function]:
+    def sums(compiled: Any) -> dict[str, Function]:
         return {
             "penalty_value": compiled.value,
             "penalty_gradient": compiled.gradient,
-            "prox_l1": compiled.prox,
-            "clip_by_value": compiled.clamp,
             "global_norm": compiled.norm,
             "clip_by_global_norm": compiled.clip,
             "clip_by_norm": compiled.clip,
         }
 
+    def all_loops(compiled: Any) -> dict[str, Function]:
+        return {"prox_l1": compiled.prox, "clip_by_value": compiled.clamp, **sums(compiled)}
+
     tables = {}
     if elements <= CACHED:
-        tables["numba serial"] = table(loops.serial)
+        tables["numba serial"] = all_loops(loops.serial)
+        tables["numba serial float64"] = sums(loops.serial_float64)
     if elements >= LARGE:
-        tables["numba prange"] = table(loops.parallel)
+        tables["numba prange"] = all_loops(loops.parallel)
+        tables["numba prange float64"] = sums(loops.parallel_float64)
     return tables
