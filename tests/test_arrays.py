@@ -941,6 +941,49 @@ def test_endless_trees(code, function):
     fails_alone(code, "(TypeError, ValueError, RecursionError)")
 
 
+CHANGED_WHILE_READ = """
+class Emptying:
+    def __dlpack_device__(self):
+        return (1, 0)
+    def __dlpack__(self, **_):  # Python code, as JAX's is: other threads may run in it too
+        tree.clear()
+        self.garbage = [bytearray(24 + 8 * i) for i in range(200)]
+        return np.ones(3).__dlpack__()
+
+for attempt in range(20):
+    more = [np.full(3, 9.0) for _ in range(50)]
+    tree = {tree}
+    try:
+        {call}
+    except (RuntimeError, TypeError, ValueError):
+        pass
+
+def call():
+    raise ValueError("survived")
+"""
+
+
+@pytest.mark.parametrize(
+    "tree",
+    [
+        "[Emptying(), *more]",
+        "[*more, Emptying(), *[np.full(3, 9.0) for _ in range(50)]]",
+        "dict(enumerate([*more, Emptying(), *more]))",
+    ],
+    ids=["first", "amid others", "dict"],
+)
+@pytest.mark.parametrize(
+    "call",
+    [
+        "more = None; rl.clip_by_value_(tree, 1.0)",
+        "rl.L1(1.0).add_gradient_([np.ones(3) for _ in range(len(tree))], tree)",
+    ],
+    ids=["one argument", "two arguments"],
+)
+def test_containers_changed_while_read(call, tree):
+    fails_alone(CHANGED_WHILE_READ.format(tree=tree, call=call), "ValueError")
+
+
 def test_hundred_levels():
     tree = x = np.array([3.0, 4.0])
     for i in range(100):
@@ -1272,7 +1315,7 @@ def test_reads_may_overlap():
     assert g.tolist() == [[3, 4]] * 5
 
 
-BUFFER = 160
+BUFFER = 400
 
 
 @st.composite
@@ -1323,6 +1366,27 @@ def test_overlap_is_found_exactly(a, b):
                 rl.clip_by_value_(tree, 1.0)
 
 
+def slices(n):
+    bounds = st.one_of(st.none(), st.integers(0, n - 1))
+    return st.builds(slice, bounds, bounds, st.sampled_from([-3, -2, -1, 1, 1, 2, 3]))
+
+
+windows = st.tuples(slices(5), slices(6), slices(4), st.permutations(range(3)))
+
+
+@settings(deadline=None, max_examples=400)
+@given(windows, windows, st.sampled_from([(5, 6, 4), (8, 7, 6)]))
+def test_overlap_of_slices_is_found_exactly(a, b, shape):
+    base = np.full(shape, 9.0)[:5, :6, :4]
+    x, y = (base[w[:3]].transpose(w[3]) for w in (a, b))
+    if np.shares_memory(x, y):
+        with unchanged(base), pytest.raises(ValueError, match=r"^grads\[1\]: got"):
+            rl.clip_by_value_([x, y], 1.0)
+    else:
+        rl.clip_by_value_([x, y], 1.0)
+        assert np.sum(base == 1) == x.size + y.size
+
+
 @settings(deadline=None, max_examples=400)
 @given(st.data(), views())
 def test_outputs_over_inputs(data, a):
@@ -1337,7 +1401,7 @@ def test_outputs_over_inputs(data, a):
         (alone and apart, lambda: penalty.add_gradient_(out, x)),
         (alone and (apart or a[4] == b[4]), lambda: penalty.prox(x, 1.0, out=out)),
     ):
-        base[:] = bytes(range(BUFFER))
+        base[:] = bytes(i % 120 for i in range(BUFFER))
         before, copy = bytes(base), x.copy()
         with np.errstate(all="ignore"):
             expected = (np.array(out), penalty.prox(copy, 1.0))

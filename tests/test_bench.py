@@ -45,6 +45,7 @@ class TestRun:
         assert {"cpu", "cores", "memory", "huge_pages", "load"} <= set(report["machine"])
         assert report["versions"]["ridgeline"] == rl.__version__
         assert report["versions"]["numpy"] == np.__version__
+        assert isinstance(report["environment"], dict)
         assert report["settings"]["threads"] == 1
         assert report["settings"]["target"] == "scalar"
         assert report["left_out"] == {"torch": "not installed", "numba": "not installed"}
@@ -153,6 +154,7 @@ class TestCases:
         assert all(np.all((np.abs(x) >= tiny) | (x == 0)) for x in arrays[0])
 
     @pytest.mark.slow
+    @pytest.mark.filterwarnings("ignore")  # the peers' own
     @pytest.mark.parametrize(
         "case", [*cases.select("512KiB"), *cases.select("1000x256")], ids=lambda case: case.name
     )

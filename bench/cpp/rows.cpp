@@ -53,7 +53,7 @@ std::vector<std::size_t> resnet50_bytes() {
       in = 4 * width;
     }
   }
-  elements.push_back(1000 * 2048);
+  elements.push_back(std::size_t{1000} * 2048);
   elements.push_back(1000);
   for (std::size_t& n : elements)
     n *= sizeof(float);
@@ -89,9 +89,11 @@ class Memory {
       void* at = mmap(nullptr, capacity + 2 * page, PROT_READ | PROT_WRITE,
                       MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
       if (at == MAP_FAILED) throw std::bad_alloc();
+#if defined(MADV_HUGEPAGE)
       madvise(at, capacity + 2 * page, MADV_HUGEPAGE);
-      const auto address = (reinterpret_cast<std::uintptr_t>(at) + page - 1) / page * page;
-      regions_[k] = reinterpret_cast<std::byte*>(address) + k * 1088;
+#endif
+      const std::size_t past_page = reinterpret_cast<std::uintptr_t>(at) % page;
+      regions_[k] = static_cast<std::byte*>(at) + (page - past_page) + k * 1088;
     }
   }
   std::byte* regions_[count];
@@ -179,6 +181,34 @@ class Roof {
   std::vector<Samples> samples_;
 };
 
+/// Runs the loop of `state` and returns the median time of a call, over runs of 100 microseconds or
+/// more: unlike the mean that google-benchmark reports, it forgets what interrupted the program.
+double median_time(benchmark::State& state, const Call& call) {
+  using Clock = std::chrono::steady_clock;
+  const auto since = [](Clock::time_point start) {
+    return std::chrono::duration<double>(Clock::now() - start).count();
+  };
+  call();
+  auto start = Clock::now();
+  call();
+  const auto calls =
+      static_cast<benchmark::IterationCount>(1e-4 / std::max(since(start), 1e-7)) + 1;
+  std::vector<double> runs;
+  benchmark::IterationCount done = 0;
+  start = Clock::now();
+  const auto finish_run = [&] {
+    runs.push_back(since(start) / static_cast<double>(done));
+    done = 0;
+    start = Clock::now();
+  };
+  for ([[maybe_unused]] auto _ : state) {
+    call();
+    if (++done == calls) finish_run();
+  }
+  if (runs.empty()) finish_run();
+  return median(runs);
+}
+
 void run_row(benchmark::State& state, const Op& op, DType dtype, const std::string& target,
              const Layout& layout, int threads) {
   use_target(target);
@@ -186,14 +216,10 @@ void run_row(benchmark::State& state, const Op& op, DType dtype, const std::stri
   Roof roof(op.passes, layout.total(), threads);
   roof.measure();
   const Call call = op.prepare(data, threads);
-  call();
-  const auto start = std::chrono::steady_clock::now();
-  for (auto _ : state)
-    call();
-  const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - start;
+  const double seconds = median_time(state, call);
   roof.measure();
 
-  const double seconds = elapsed.count() / static_cast<double>(state.iterations());
+  state.counters["median_us"] = seconds * 1e6;
   state.counters["GB/s"] = roof.traffic_bytes() / seconds * 1e-9;
   state.counters["roof_GB/s"] = roof.traffic_bytes() / roof.seconds() * 1e-9;
   state.counters["of_roof"] = roof.seconds() / seconds;
@@ -243,7 +269,7 @@ void add_roof_rows() {
           std::byte* a = Memory::get().region(0);
           std::byte* b = Memory::get().region(pattern == Pattern::add ? 1 : 2);
           std::vector<double> seconds;
-          for (auto _ : state) {
+          for ([[maybe_unused]] auto _ : state) {
             seconds.clear();
             time_passes(pattern, a, b, layout.total(), threads, seconds);
             state.SetIterationTime(median(seconds));

@@ -28,6 +28,9 @@ set(RIDGELINE_REGISTER_BYTES_x86_64_v4 64)
 # errno or floating-point traps.
 set(RIDGELINE_KERNEL_FLAGS -O3 -ffp-contract=off -fno-math-errno -fno-trapping-math -fno-lto
                            -fno-exceptions -fno-rtti)
+if(RIDGELINE_SANITIZE)
+  list(TRANSFORM RIDGELINE_KERNEL_FLAGS REPLACE "-O3" "-O1") # -O3 compiles for many minutes
+endif()
 
 # ridgeline_kernels(INTO SOURCES...): compiles the sources for all targets and links them into a library or program.
 function(ridgeline_kernels into)

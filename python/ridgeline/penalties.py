@@ -79,7 +79,14 @@ def _empty_like(x: Any) -> Any:
 
 
 class Penalty:
-    """What all penalties share. Not to be created itself."""
+    """What all penalties share: three verbs and ``+``. Not to be created itself.
+
+    Examples
+    --------
+    >>> import ridgeline as rl
+    >>> isinstance(rl.L1(0.1) + rl.L2(0.2), rl.Penalty)
+    True
+    """
 
     _terms: _core.Terms
 
@@ -563,7 +570,7 @@ class LHalf(Penalty):
     >>> import numpy as np
     >>> import ridgeline as rl
     >>> rl.LHalf(1.0).prox(np.array([1.0, 4.0]), step=1.0).round(4)
-    array([0.   , 3.7416])
+    array([0.    , 3.7415])
     """
 
     strength: float

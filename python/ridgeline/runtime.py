@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import platform
+import threading
 from contextlib import ContextDecorator
 
 from . import _core
@@ -146,16 +147,17 @@ class threads(ContextDecorator):
     """
 
     def __init__(self, n: int) -> None:
-        self._n = n
-        self._outer: list[int] = []
         _core.restore_thread_limit(_core.exchange_thread_limit(n))  # refuses a bad n here
+        self._n = n
+        self._entered = threading.local()
 
     def __enter__(self) -> threads:
-        self._outer.append(_core.exchange_thread_limit(self._n))
+        outer = self._entered.__dict__.setdefault("outer", [])
+        outer.append(_core.exchange_thread_limit(self._n))
         return self
 
     def __exit__(self, *exception: object) -> None:
-        _core.restore_thread_limit(self._outer.pop())
+        _core.restore_thread_limit(self._entered.outer.pop())
 
 
 def show_config() -> None:

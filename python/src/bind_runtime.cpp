@@ -36,8 +36,7 @@ void bind_runtime(py::module_& m) {
   m.def(
       "set_num_threads", [](py::handle n) { set_num_threads(thread_count(n)); }, py::arg("n"));
   m.def(
-      "exchange_thread_limit",
-      [](py::handle n) { return exchange_thread_limit(n.is_none() ? 0 : thread_count(n)); },
+      "exchange_thread_limit", [](py::handle n) { return exchange_thread_limit(thread_count(n)); },
       py::arg("n"));
   m.def(
       "restore_thread_limit", [](int n) { exchange_thread_limit(n); }, py::arg("n"));

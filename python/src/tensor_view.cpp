@@ -4,6 +4,9 @@
 #define NPY_TARGET_VERSION NPY_1_23_API_VERSION
 #include <numpy/arrayobject.h>
 
+#include <cxxabi.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <optional>
 
@@ -36,8 +39,7 @@ struct Problem {
 [[noreturn]] void type_problem(const std::string& text) { throw Problem{PyExc_TypeError, text}; }
 [[noreturn]] void value_problem(const std::string& text) { throw Problem{PyExc_ValueError, text}; }
 
-// --- NumPy
-// ------------------------------------------------------------------------------------------
+// ---- NumPy
 
 std::optional<DType> numpy_dtype(PyArray_Descr* descr) {
   static int bfloat16_number = -1;
@@ -92,8 +94,7 @@ void refuse_masked(py::handle object) {
   }
 }
 
-// --- DLPack
-// -----------------------------------------------------------------------------------------
+// ---- DLPack
 
 TensorView dlpack_view(const dlpack::Tensor& t, py::handle object) {
   if (t.device.type != dlpack::cpu) {
@@ -114,7 +115,6 @@ TensorView dlpack_view(const dlpack::Tensor& t, py::handle object) {
                                  : "another";
     type_problem("got dtype " + name + ", wants " + wanted_dtypes);
   }
-  auto* data = static_cast<char*>(t.data) + t.byte_offset;
   const auto item = static_cast<std::int64_t>(item_size(*dtype));
   std::int64_t size = 1;
   bool contiguous = true;
@@ -123,11 +123,21 @@ TensorView dlpack_view(const dlpack::Tensor& t, py::handle object) {
       contiguous = contiguous && t.strides[axis] == size;
     size *= t.shape[axis];
   }
+  if (size > 0 && t.data == nullptr) {
+    type_problem("got " + type_name(object) + " without memory, wants an array in CPU memory");
+  }
+  char* data = size == 0 ? nullptr : static_cast<char*>(t.data) + t.byte_offset;
   if (contiguous || size == 0) return {Array(data, *dtype, size), {t.shape, t.ndim}};
   std::vector<std::int64_t> byte_strides(static_cast<std::size_t>(t.ndim));
   for (std::size_t axis = 0; axis < byte_strides.size(); ++axis)
     byte_strides[axis] = t.strides[axis] * item;
   return {Array(data, *dtype, {t.shape, byte_strides.size()}, byte_strides), {t.shape, t.ndim}};
+}
+
+/// The first line of what an error of another library says; torch adds a stack trace.
+std::string first_line(py::handle error) {
+  const auto text = py::str(error).cast<std::string>();
+  return text.substr(0, text.find('\n'));
 }
 
 /// Python's limit on recursion, while it lives: a list may hold itself.
@@ -178,18 +188,11 @@ bool requires_grad(py::handle tensor) {
          Py_True;
 }
 
-/// Fetches the first line of what an error of another library says; torch adds a stack trace.
-std::string current_error() {
-  const py::error_already_set error;
-  const auto text = py::str(error.value()).cast<std::string>();
-  return text.substr(0, text.find('\n'));
-}
-
 TensorView exchange_view(const TypeEntry& entry, py::handle object) {
   dlpack::Tensor tensor{};
   if (entry.api->tensor_from_object(object.ptr(), &tensor) != 0) {
     type_problem("got " + type_name(object) + " that offers no view of CPU memory (" +
-                 current_error() + ")");
+                 first_line(py::error_already_set().value()) + ")");
   }
   TensorView view = dlpack_view(tensor, object);
   // The imaginary part of a conjugate is negated lazily, which DLPack does not say. It is strided,
@@ -211,13 +214,15 @@ TensorView capsule_view(py::handle object, bool writing, py::object& owner) {
     value_problem("got a JAX array, which is immutable, wants an array that can be written");
   }
   try {
-    owner = object.attr("__dlpack__")(py::arg("max_version") = py::make_tuple(1, 1));
-  } catch (py::error_already_set& error) {
-    if (!error.matches(PyExc_TypeError)) {
-      type_problem("got " + type_name(object) + " that offers no view of CPU memory (" +
-                   py::str(error.value()).cast<std::string>() + ")");
+    try {
+      owner = object.attr("__dlpack__")(py::arg("max_version") = py::make_tuple(1, 1));
+    } catch (py::error_already_set& error) {
+      if (!error.matches(PyExc_TypeError)) throw;
+      owner = object.attr("__dlpack__")();  // a producer from before DLPack 1.0
     }
-    owner = object.attr("__dlpack__")();  // a producer from before DLPack 1.0
+  } catch (py::error_already_set& error) {
+    type_problem("got " + type_name(object) + " that offers no view of CPU memory (" +
+                 first_line(error.value()) + ")");
   }
   // The capsule stays ours and unconsumed: its destructor returns the tensor to its producer.
   if (PyCapsule_IsValid(owner.ptr(), "dltensor_versioned") != 0) {
@@ -236,10 +241,10 @@ TensorView capsule_view(py::handle object, bool writing, py::object& owner) {
   return dlpack_view(managed->tensor, object);
 }
 
-// --- trees
-// ------------------------------------------------------------------------------------------
+// ---- trees
 
 bool is_array(py::handle node) {
+  if (PyType_Check(node.ptr())) return false;
   return PyArray_Check(node.ptr()) || find_exchange_type(Py_TYPE(node.ptr())) != nullptr ||
          py::hasattr(node, "__dlpack__");
 }
@@ -275,29 +280,12 @@ std::optional<std::string> find_leaf(py::handle node, std::size_t& index) {
   return std::nullopt;
 }
 
-/// The place of `wanted` itself below `node`, or nothing.
-std::optional<std::string> find_node(py::handle node, py::handle wanted) {
-  if (node.is(wanted)) return std::string();
-  if (PyDict_Check(node.ptr())) {
-    for (const auto& [key, value] : py::reinterpret_borrow<py::dict>(node)) {
-      if (const auto rest = find_node(value, wanted)) return key_text(key) + *rest;
-    }
-  } else if (PyList_Check(node.ptr()) || PyTuple_Check(node.ptr())) {
-    std::size_t place = 0;
-    for (const py::handle child : py::reinterpret_borrow<py::sequence>(node)) {
-      if (const auto rest = find_node(child, wanted))
-        return "[" + std::to_string(place) + "]" + *rest;
-      ++place;
-    }
-  }
-  return std::nullopt;
-}
-
 /// Lists for iterables and dicts for mappings, all the way down, so that a tree can be walked
 /// twice.
 py::object plain_tree(py::handle node) {
   const Recursion guard;
-  if (is_array(node) || is_text(node)) return py::reinterpret_borrow<py::object>(node);
+  if (is_array(node) || is_text(node) || PyType_Check(node.ptr()))
+    return py::reinterpret_borrow<py::object>(node);
   if (is_mapping(node)) {
     py::dict result;
     for (const py::handle key : py::list(node.attr("keys")()))
@@ -314,8 +302,8 @@ py::object plain_tree(py::handle node) {
   return py::reinterpret_borrow<py::object>(node);
 }
 
-/// Whether a tree is made of exact lists, tuples and dicts alone, down to its arrays: then it can
-/// be walked as it is.
+/// Whether a tree is made of exact lists, tuples and dicts, down to arrays that can be looked at
+/// without running Python code, which might change it: then it can be walked as it is.
 bool is_plain(py::handle node) {
   PyObject* object = node.ptr();
   if (PyArray_CheckExact(object)) return true;
@@ -341,7 +329,7 @@ bool is_plain(py::handle node) {
     }
     return true;
   }
-  return is_array(node) || !(is_mapping(node) || py::hasattr(node, "__iter__"));
+  return !PyType_Check(object) && find_exchange_type(Py_TYPE(object)) != nullptr;
 }
 
 std::string shape_text(Shape shape) {
@@ -368,12 +356,17 @@ py::object reusable_tree(py::handle tree) {
 Tensors::Tensors(const char* name, py::handle tree, Access access, const Tensors* model)
     : name_(name), access_(access), model_(model) {
   tree_ = reusable_tree(tree);
-  flatten(tree_, model == nullptr ? py::handle() : py::handle(model->tree_));
+  flatten(tree_, model == nullptr ? py::handle() : py::handle(model->tree_), nullptr);
 }
 
-void Tensors::fail(py::handle node, PyObject* type, const std::string& problem) const {
-  const std::string place = find_node(tree_, node).value_or("");
-  PyErr_SetString(type, (name_ + place + ": " + problem).c_str());
+void Tensors::fail(const Place* place, PyObject* type, const std::string& problem) const {
+  std::string path;
+  for (; place != nullptr; place = place->parent) {
+    const std::string step =
+        place->key == nullptr ? "[" + std::to_string(place->index) + "]" : key_text(place->key);
+    path.insert(0, step);
+  }
+  PyErr_SetString(type, (name_ + path + ": " + problem).c_str());
   throw py::error_already_set();
 }
 
@@ -394,18 +387,21 @@ bool Tensors::tracked(py::handle tensor) {
   return requires_grad(tensor) && grad_enabled();
 }
 
-void Tensors::add(py::handle node, TensorView view) {
+void Tensors::add(py::handle node, TensorView view, const Place* place) {
   const auto [extents, ndim] = view.shape;
   if (model_ != nullptr) {
     const std::size_t index = arrays_.size();
+    if (index >= model_->size()) {
+      fail(place, PyExc_ValueError, std::string("got more arrays than ") + model_->name_);
+    }
     const Shape wanted = model_->shapes_[index];
     if (view.array.dtype != model_->arrays_[index].dtype) {
-      fail(node, PyExc_TypeError,
+      fail(place, PyExc_TypeError,
            std::string("got dtype ") + name_of(view.array.dtype) + ", wants " +
                name_of(model_->arrays_[index].dtype) + " as in " + model_->name_);
     }
     if (ndim != wanted.ndim || !std::equal(extents, extents + ndim, wanted.extents)) {
-      fail(node, PyExc_ValueError,
+      fail(place, PyExc_ValueError,
            "got shape " + shape_text(view.shape) + ", wants " + shape_text(wanted) + " as in " +
                model_->name_);
     }
@@ -413,30 +409,41 @@ void Tensors::add(py::handle node, TensorView view) {
   elements_ += view.array.size;
   shapes_.push_back(view.shape);
   arrays_.push_back(std::move(view.array));
-  objects_.push_back(node.ptr());
+  objects_.push_back(py::reinterpret_borrow<py::object>(node));
 }
 
-void Tensors::flatten(py::handle node, py::handle model) {
+void Tensors::flatten(py::handle node, py::handle model, const Place* place) {
   PyObject* object = node.ptr();
   const bool writing = access_ != Access::read;
   const bool compare = model_ != nullptr;
   const auto same_kind = [&](bool alike) {
-    if (compare && !alike)
-      fail(node, PyExc_ValueError,
-           "got " + kind_text(node) + ", wants " + kind_text(model) + " as in " + model_->name_);
+    if (!compare || alike) return;
+    fail(place, PyExc_ValueError,
+         "got " + kind_text(node) + ", wants " + kind_text(model) + " as in " + model_->name_);
   };
+  // Looking at a tensor of a subclass can run Python code, which might change the containers: sizes
+  // are read anew, and children held.
   if (PyList_CheckExact(object) || PyTuple_CheckExact(object)) {
-    const Py_ssize_t n = PySequence_Fast_GET_SIZE(object);
-    same_kind(compare && (PyList_CheckExact(model.ptr()) || PyTuple_CheckExact(model.ptr())) &&
-              PySequence_Fast_GET_SIZE(model.ptr()) == n);
+    const auto as_long = [&] {
+      return (PyList_CheckExact(model.ptr()) || PyTuple_CheckExact(model.ptr())) &&
+             PySequence_Fast_GET_SIZE(model.ptr()) == PySequence_Fast_GET_SIZE(object);
+    };
+    same_kind(compare && as_long());
     if (arrays_.empty()) {
-      arrays_.reserve(static_cast<std::size_t>(n));
-      shapes_.reserve(static_cast<std::size_t>(n));
-      objects_.reserve(static_cast<std::size_t>(n));
+      const auto n = static_cast<std::size_t>(PySequence_Fast_GET_SIZE(object));
+      arrays_.reserve(n);
+      shapes_.reserve(n);
+      objects_.reserve(n);
     }
-    for (Py_ssize_t i = 0; i < n; ++i) {
-      flatten(PySequence_Fast_GET_ITEM(object, i),
-              compare ? PySequence_Fast_GET_ITEM(model.ptr(), i) : nullptr);
+    for (Py_ssize_t i = 0; i < PySequence_Fast_GET_SIZE(object); ++i) {
+      const Place here{place, nullptr, i};
+      const auto child = py::reinterpret_borrow<py::object>(PySequence_Fast_GET_ITEM(object, i));
+      py::object other;
+      if (compare) {
+        same_kind(as_long());
+        other = py::reinterpret_borrow<py::object>(PySequence_Fast_GET_ITEM(model.ptr(), i));
+      }
+      flatten(child, other, &here);
     }
     return;
   }
@@ -448,59 +455,76 @@ void Tensors::flatten(py::handle node, py::handle model) {
     Py_ssize_t position = 0;
     // In the order of the model: its arrays are in that order.
     while (PyDict_Next(compare ? model.ptr() : object, &position, &key, &value)) {
+      const Place here{place, key, 0};
+      const auto held = py::reinterpret_borrow<py::object>(key);
+      const auto child = py::reinterpret_borrow<py::object>(value);
       if (!compare) {
-        flatten(value, nullptr);
+        flatten(child, py::handle(), &here);
         continue;
       }
-      PyObject* own = PyDict_GetItemWithError(object, key);
-      if (own == nullptr)
-        fail(node, PyExc_ValueError,
+      const auto own = py::reinterpret_borrow<py::object>(PyDict_GetItemWithError(object, key));
+      if (own.ptr() == nullptr) {
+        fail(place, PyExc_ValueError,
              "got no key " + py::repr(key).cast<std::string>() + ", which " + model_->name_ +
                  " has");
-      flatten(own, value);
+      }
+      flatten(own, child, &here);
     }
     return;
   }
   try {
     if (PyArray_CheckExact(object)) {
       same_kind(compare && is_array(model));
-      return add(node, numpy_view(reinterpret_cast<PyArrayObject*>(object), writing));
+      return add(node, numpy_view(reinterpret_cast<PyArrayObject*>(object), writing), place);
     }
-    if (const TypeEntry* entry = find_exchange_type(Py_TYPE(object))) {
+    if (PyType_Check(object))
+      type_problem("got a type (" + py::repr(node).cast<std::string>() + "), wants an array");
+    if (const TypeEntry* found = find_exchange_type(Py_TYPE(object))) {
+      const TypeEntry entry = *found;
       same_kind(compare && is_array(model));
-      add(node, exchange_view(*entry, node));
-      if (!entry->torch || !writing) return;
+      const std::size_t index = arrays_.size();
+      add(node, exchange_view(entry, node), place);
+      if (!entry.torch || !writing) return;
       if (access_ == Access::write && tracked(node)) {
         throw Problem{
             requires_grad_error,
             "got a tensor that requires grad, wants one that does not: autograd would not see the "
             "change; call under torch.no_grad()"};
       }
-      torch_tensors_.push_back(object);
+      torch_.push_back(index);
       return;
     }
     if (PyArray_Check(object)) {
       same_kind(compare && is_array(model));
       refuse_masked(node);
-      return add(node, numpy_view(reinterpret_cast<PyArrayObject*>(object), writing));
+      return add(node, numpy_view(reinterpret_cast<PyArrayObject*>(object), writing), place);
     }
     if (py::hasattr(node, "__dlpack__") && py::hasattr(node, "__dlpack_device__")) {
       same_kind(compare && is_array(model));
       py::object owner;
       const TensorView view = capsule_view(node, writing, owner);
       capsules_.push_back(std::move(owner));
-      return add(node, view);
+      return add(node, view, place);
     }
     type_problem("got " + type_name(node) +
                  ", wants an array (NumPy, or anything with __dlpack__ in CPU memory)" +
-                 (arrays_.empty() && node.is(tree_) ? ", or a list, tuple or dict of arrays" : ""));
+                 (place == nullptr ? ", or a list, tuple or dict of arrays" : ""));
   } catch (const Problem& problem) {
-    fail(node, problem.type, problem.text);
+    fail(place, problem.type, problem.text);
+  }
+}
+
+WithoutGil::~WithoutGil() {
+  try {
+    PyEval_RestoreThread(state_);
+  } catch (abi::__forced_unwind&) {
+    for (;;)
+      pause();
   }
 }
 
 void Tensors::written() const {
-  if (torch_tensors_.empty()) return;
+  if (torch_.empty()) return;
   // What torch.autograd.graph.increment_version calls, which is several times slower for one
   // tensor.
   static const py::object& increment = *new py::object([] {
@@ -508,10 +532,9 @@ void Tensors::written() const {
     return py::getattr(internal, "_increment_version",
                        py::module_::import("torch.autograd.graph").attr("increment_version"));
   }());
-  py::tuple tensors(torch_tensors_.size());
-  for (std::size_t i = 0; i < torch_tensors_.size(); ++i) {
-    tensors[i] = py::handle(torch_tensors_[i]);
-  }
+  py::tuple tensors(torch_.size());
+  for (std::size_t i = 0; i < torch_.size(); ++i)
+    tensors[i] = objects_[torch_[i]];
   increment(tensors);
 }
 
@@ -566,14 +589,41 @@ void raise_argument_error(const ArgumentError& error,
 void initialize(py::module_& module) {
   if (_import_array() < 0) throw py::error_already_set();
   non_finite_error = PyErr_NewExceptionWithDoc("ridgeline.NonFiniteError",
-                                               "A norm was NaN or infinite; `array` is the place "
-                                               "of the first bad array, such as ``grads['w'][0]``.",
+                                               R"(A norm was NaN or infinite.
+
+Attributes
+----------
+array : str or None
+    The place of the first array with a NaN or an infinity, such as ``grads['w'][0]``; None if all
+    elements are finite and only their norm overflows.
+
+Examples
+--------
+>>> import numpy as np
+>>> import ridgeline as rl
+>>> grads = {"w": np.ones(3), "b": np.array([np.inf])}
+>>> try:
+...     norm = rl.clip_by_global_norm_(grads, 1.0, on_nonfinite="raise")
+... except rl.NonFiniteError as error:
+...     print(error.array)
+grads['b']
+)",
                                                PyExc_FloatingPointError, nullptr);
   const py::tuple bases =
       py::make_tuple(py::handle(PyExc_RuntimeError), py::handle(PyExc_ValueError));
   requires_grad_error = PyErr_NewExceptionWithDoc(
       "ridgeline.RequiresGradError",
-      "A torch tensor that requires grad would be written outside ``torch.no_grad()``.",
+      R"(A torch tensor that requires grad would be written with grad mode on.
+
+As torch's own error for an in-place operation on a leaf it is a RuntimeError, and as ridgeline's
+errors for a wrong argument a ValueError.
+
+Examples
+--------
+>>> import ridgeline as rl
+>>> issubclass(rl.RequiresGradError, RuntimeError) and issubclass(rl.RequiresGradError, ValueError)
+True
+)",
       bases.ptr(), nullptr);
   module.attr("NonFiniteError") = py::handle(non_finite_error);
   module.attr("RequiresGradError") = py::handle(requires_grad_error);

@@ -50,24 +50,29 @@ class Tensors {
 
   /// Tells torch that its tensors were written.
   void written() const;
-  /// Keeps every array alive for as long as it lives.
-  class Hold;
 
  private:
-  void flatten(py::handle node, py::handle model);
-  void add(py::handle node, TensorView view);
+  /// A node's place in the tree: its key or index in its parent.
+  struct Place {
+    const Place* parent;
+    PyObject* key;  ///< null: `index` counts in a sequence
+    Py_ssize_t index;
+  };
+
+  void flatten(py::handle node, py::handle model, const Place* place);
+  void add(py::handle node, TensorView view, const Place* place);
   bool tracked(py::handle tensor);
-  [[noreturn]] void fail(py::handle node, PyObject* type, const std::string& problem) const;
+  [[noreturn]] void fail(const Place* place, PyObject* type, const std::string& problem) const;
 
   const char* name_;
   Access access_;
   const Tensors* model_ = nullptr;
   py::object tree_;
   std::vector<Array> arrays_;
-  std::vector<Shape> shapes_;             ///< for the arguments compared with this one
-  std::vector<PyObject*> objects_;        ///< borrowed from the tree
-  std::vector<py::object> capsules_;      ///< of arrays seen through __dlpack__
-  std::vector<PyObject*> torch_tensors_;  ///< those that will be written
+  std::vector<Shape> shapes_;         ///< for the arguments compared with this one
+  std::vector<py::object> objects_;   ///< keeps the arrays alive, whatever becomes of the tree
+  std::vector<py::object> capsules_;  ///< of arrays seen through __dlpack__
+  std::vector<std::size_t> torch_;    ///< which of them are torch tensors that will be written
   std::optional<bool> grad_enabled_;
   std::int64_t elements_ = 0;
 };
@@ -98,25 +103,18 @@ void initialize(py::module_& module);
 /// Releasing the GIL takes longer than so many elements.
 inline constexpr std::int64_t gil_threshold = 32768;
 
-class Tensors::Hold {
+/// The GIL released while it lives. Taking it back while the interpreter ends makes CPython before
+/// 3.14 unwind the thread, which must not run destructors of Python objects: the thread stops here
+/// instead, as it does in later versions.
+class WithoutGil {
  public:
-  explicit Hold(std::initializer_list<const Tensors*> arguments) : arguments_(arguments) {
-    for (const Tensors* t : arguments_) {
-      for (PyObject* object : t->objects_)
-        Py_INCREF(object);
-    }
-  }
-  ~Hold() {
-    for (const Tensors* t : arguments_) {
-      for (PyObject* object : t->objects_)
-        Py_DECREF(object);
-    }
-  }
-  Hold(const Hold&) = delete;
-  Hold& operator=(const Hold&) = delete;
+  WithoutGil() : state_(PyEval_SaveThread()) {}
+  ~WithoutGil();
+  WithoutGil(const WithoutGil&) = delete;
+  WithoutGil& operator=(const WithoutGil&) = delete;
 
  private:
-  std::vector<const Tensors*> arguments_;
+  PyThreadState* state_;
 };
 
 template <class F>
@@ -126,8 +124,7 @@ auto run(std::initializer_list<const Tensors*> arguments, F&& f) {
     elements += t->elements();
   try {
     if (elements < gil_threshold) return f();
-    const Tensors::Hold hold(arguments);
-    const py::gil_scoped_release release;
+    const WithoutGil released;
     return f();
   } catch (const ArgumentError& error) {
     raise_argument_error(error, arguments);

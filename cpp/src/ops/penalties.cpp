@@ -74,57 +74,68 @@ void with_weights(const Penalty& p, std::size_t array, std::int64_t begin, std::
             [&](void** at, std::int64_t first, std::size_t m) { kernel(at[0], first, m); });
 }
 
-/// Runs stage(i, dtype, target, source, weights, n, block) for each stage over one run, where
-/// `block` counts blocks from the run's first. Several stages go over a block one after the other
-/// while it is in the cache; those of the half types work on float32 in between, so that there is
-/// one rounding.
+/// What several stages of one call share.
+struct Stages {
+  const PenaltiesTable& table;
+  const PreparedList& list;
+  std::size_t count;
+  Access
+      access;  ///< update: each stage adds to the target; write: each goes on from the one before
+};
+
+/// Stages on at most a block of a half type: they work on float32, so that there is one rounding.
 template <class Stage>
-void run_stages(const PenaltiesTable& table, const PreparedList& list, std::size_t stages,
-                const Run& run, const Array& target, const Array& source, Access access,
+[[gnu::noinline]] void run_wide(const Stages& stages, const Run& run, DType dtype, void* target,
+                                const void* source, std::int64_t start, std::size_t n,
+                                Stage& stage) {
+  alignas(64) float wide_target[block_size];
+  alignas(64) float wide_source[block_size];
+  alignas(64) float wide_weights[block_size];
+  const Conversions& half = stages.table.conversions[static_cast<std::size_t>(dtype)];
+  half.to_float32(source, n, wide_source);
+  if (stages.access != Access::write) half.to_float32(target, n, wide_target);
+  float* from = wide_source;
+  for (std::size_t i = 0; i < stages.count; ++i) {
+    with_weights(*stages.list[i].penalty, run.array, start, n,
+                 [&](const void* weights, std::int64_t offset, std::size_t m) {
+                   if (weights != nullptr) half.to_float32(weights, m, wide_weights);
+                   stage(i, DType::float32, wide_target + offset, from + offset, wide_weights, m,
+                         start + offset);
+                 });
+    if (stages.access == Access::write) from = wide_target;
+  }
+  half.from_float32(wide_target, n, target);
+}
+
+/// Calls stage(i, dtype, target, source, weights, n, start) for each stage over one run, `start`
+/// being the place of the first of the n elements in the array. Several stages go over a block one
+/// after the other while it is in the cache.
+template <class Stage>
+void run_stages(const Stages& stages, const Run& run, const Array& target, const Array& source,
                 Stage&& stage) {
-  constexpr auto block = static_cast<std::int64_t>(block_size);
   const DType dtype = target.dtype;
   const bool in_place = source.data == target.data && source.dims == target.dims;
-  const Operand operands[] = {{&target, in_place ? Access::update : access},
+  const Operand operands[] = {{&target, in_place ? Access::update : stages.access},
                               {in_place ? nullptr : &source, Access::read}};
-  const auto go = [&](std::int64_t begin, std::int64_t count) {
+  constexpr auto block = static_cast<std::int64_t>(block_size);
+  const std::int64_t stretch = stages.count == 1 ? run.count : block;
+  for (std::int64_t done = 0; done < run.count; done += stretch) {
+    const std::int64_t begin = run.begin + done;
+    const std::int64_t count = std::min(stretch, run.count - done);
     on_memory(operands, begin, count, [&](void** at, std::int64_t first, std::size_t n) {
-      const std::int64_t start = begin + first;
-      void* in = in_place ? at[0] : at[1];
-      if (stages == 1 || item_size(dtype) != 2) {
-        for (std::size_t i = 0; i < stages; ++i) {
-          with_weights(*list[i].penalty, run.array, start, n,
-                       [&](const void* weights, std::int64_t offset, std::size_t m) {
-                         stage(i, dtype, at_element(at[0], offset, dtype),
-                               at_element(in, offset, dtype), weights, m,
-                               (start + offset - run.begin) / block);
-                       });
-          if (access == Access::write) in = at[0];  // the next stage goes on from here
-        }
-        return;
+      void* from = in_place ? at[0] : at[1];
+      if (stages.count > 1 && item_size(dtype) == 2) {
+        return run_wide(stages, run, dtype, at[0], from, begin + first, n, stage);
       }
-      alignas(64) float wide_target[block_size];
-      alignas(64) float wide_source[block_size];
-      alignas(64) float wide_weights[block_size];
-      const auto& half = table.conversions[static_cast<std::size_t>(dtype)];
-      half.to_float32(in, n, wide_source);
-      if (access != Access::write) half.to_float32(at[0], n, wide_target);
-      float* from = wide_source;
-      for (std::size_t i = 0; i < stages; ++i) {
-        with_weights(*list[i].penalty, run.array, start, n,
+      for (std::size_t i = 0; i < stages.count; ++i) {
+        with_weights(*stages.list[i].penalty, run.array, begin + first, n,
                      [&](const void* weights, std::int64_t offset, std::size_t m) {
-                       if (weights != nullptr) half.to_float32(weights, m, wide_weights);
-                       stage(i, DType::float32, wide_target + offset, from + offset, wide_weights,
-                             m, (start + offset - run.begin) / block);
+                       stage(i, dtype, at_element(at[0], offset, dtype),
+                             at_element(from, offset, dtype), weights, m, begin + first + offset);
                      });
-        if (access == Access::write) from = wide_target;
+        if (stages.access == Access::write) from = at[0];
       }
-      half.from_float32(wide_target, n, at[0]);
     });
-  };
-  if (stages == 1) return go(run.begin, run.count);
-  for (std::int64_t done = 0; done < run.count; done += block) {
-    go(run.begin + done, std::min(block, run.count - done));
   }
 }
 
@@ -211,16 +222,18 @@ double add_penalty_gradient(Penalties penalties, Arrays grads, Arrays params, in
   prepare(list, table, penalties, 0);
   const WorkList work(params);
   SmallBuffer<double, 64> totals(work.blocks() * penalties.size());
+  const Stages stages{table, list, penalties.size(), Access::update};
   parallel(work.cost(), threads, [&](Team team) {
     work.forward(team, [&](const Run& run) {
       const auto add = [&](std::size_t i, DType dtype, void* g, const void* w, const void* weights,
-                           std::size_t n, std::int64_t block) {
+                           std::size_t n, std::int64_t start) {
+        const std::size_t block =
+            work.first_block(run.array) + static_cast<std::size_t>(start) / block_size;
         kernels_for(table, penalties[i], dtype)
             .add_gradient(g, w, weights, n, list[i].coefficients,
-                          totals.data() + i * work.blocks() + run.block + block);
+                          totals.data() + i * work.blocks() + block);
       };
-      run_stages(table, list, penalties.size(), run, grads[run.array], params[run.array],
-                 Access::update, add);
+      run_stages(stages, run, grads[run.array], params[run.array], add);
     });
   });
   return sum_of(work, params.size(), penalties.size(), totals.data());
@@ -267,9 +280,9 @@ void penalty_prox(Penalties penalties, Arrays out, Arrays params, double step, i
 
   const PenaltiesTable& table = *tables().penalties;
   PreparedList list(2);
-  std::size_t stages = 0;
+  std::size_t count = 0;
   const auto add_stage = [&](const Penalty& p, double t) {
-    list[stages++] = {&p, table.coefficients(p.kind, p.strength, p.shape, t)};
+    list[count++] = {&p, table.coefficients(p.kind, p.strength, p.shape, t)};
   };
   if (ridge > 0 || other == nullptr) add_stage(ridge_term, step);
   if (other != nullptr) add_stage(*other, rest);
@@ -287,13 +300,14 @@ void penalty_prox(Penalties penalties, Arrays out, Arrays params, double step, i
     params = sources;
   }
   const WorkList work(params);
+  const Stages stages{table, list, count, Access::write};
   parallel(work.cost(), threads, [&](Team team) {
     work.forward(team, [&](const Run& run) {
       const auto prox = [&](std::size_t i, DType dtype, void* y, const void* x, const void* weights,
                             std::size_t n, std::int64_t) {
         kernels_for(table, *list[i].penalty, dtype).prox(y, x, weights, n, list[i].coefficients);
       };
-      run_stages(table, list, stages, run, out[run.array], params[run.array], Access::write, prox);
+      run_stages(stages, run, out[run.array], params[run.array], prox);
     });
   });
 }

@@ -138,7 +138,7 @@ std::optional<bool> windows_meet(const Array& lower, const Array& upper, std::in
   bool meet = true;
   for (std::size_t i = 0; i < axes; ++i) {
     const std::int64_t stride = lower.dims[i].stride;
-    if (stride < item(lower)) return {};
+    if (stride < std::max(item(lower), item(upper))) return {};
     const std::int64_t steps = offset / stride;
     offset %= stride;
     meet = meet && steps < lower.dims[i].extent;

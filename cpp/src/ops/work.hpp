@@ -110,39 +110,29 @@ struct Operand {
   Access access;
 };
 
-/// Calls kernel(pointers, first, count) over [begin, begin + count): once if every operand is
-/// contiguous, else block by block, with strided operands gathered into a tile that stays in the
-/// first cache and scattered back. `first` is the number of elements before, a multiple of the
-/// block size. A kernel may return whether it wrote anything; if not, nothing is scattered.
+namespace detail {
+
+/// Calls kernel(pointers, first, count); whether it wrote, which a kernel of no result always does.
+template <class Kernel>
+bool call(Kernel& kernel, void** at, std::int64_t first, std::int64_t count) {
+  const auto n = static_cast<std::size_t>(count);
+  if constexpr (std::is_void_v<decltype(kernel(at, first, n))>) {
+    kernel(at, first, n);
+    return true;
+  } else {
+    return kernel(at, first, n);
+  }
+}
+
+/// on_memory where an operand is strided. Its tiles stay out of the frame of the common case.
 template <std::size_t N, class Kernel>
-void on_memory(const Operand (&operands)[N], std::int64_t begin, std::int64_t count,
-               Kernel&& kernel) {
-  const auto wrote = [&](void** at, std::int64_t first, std::int64_t n) {
-    if constexpr (std::is_void_v<decltype(kernel(at, first, std::size_t{}))>) {
-      kernel(at, first, static_cast<std::size_t>(n));
-      return true;
-    } else {
-      return kernel(at, first, static_cast<std::size_t>(n));
-    }
-  };
-  void* pointers[N];
-  bool direct = true;
-  for (std::size_t i = 0; i < N; ++i) {
-    const Array* array = operands[i].array;
-    pointers[i] = nullptr;
-    if (array == nullptr) continue;
-    direct = direct && array->contiguous();
-    pointers[i] = static_cast<char*>(array->data) +
-                  begin * static_cast<std::int64_t>(item_size(array->dtype));
-  }
-  if (direct) {
-    wrote(pointers, 0, count);
-    return;
-  }
+[[gnu::noinline]] void on_tiles(const Operand (&operands)[N], std::int64_t begin,
+                                std::int64_t count, Kernel& kernel) {
   alignas(64) std::byte tiles[N][block_size * sizeof(double)];
   constexpr auto block = static_cast<std::int64_t>(block_size);
   for (std::int64_t done = 0; done < count; done += block) {
     const std::int64_t n = std::min(block, count - done);
+    void* pointers[N] = {};
     for (std::size_t i = 0; i < N; ++i) {
       const auto [array, access] = operands[i];
       if (array == nullptr) continue;
@@ -151,7 +141,7 @@ void on_memory(const Operand (&operands)[N], std::int64_t begin, std::int64_t co
       pointers[i] = tiles[i];
       if (access != Access::write) gather(*array, begin + done, n, tiles[i]);
     }
-    if (!wrote(pointers, done, n)) continue;
+    if (!call(kernel, pointers, done, n)) continue;
     for (std::size_t i = 0; i < N; ++i) {
       const auto [array, access] = operands[i];
       if (array != nullptr && access != Access::read && pointers[i] == tiles[i]) {
@@ -159,6 +149,26 @@ void on_memory(const Operand (&operands)[N], std::int64_t begin, std::int64_t co
       }
     }
   }
+}
+
+}  // namespace detail
+
+/// Calls kernel(pointers, first, count) over [begin, begin + count): once if every operand is
+/// contiguous, else block by block, with strided operands gathered into a tile that stays in the
+/// first cache and scattered back. `first` is the number of elements before, a multiple of the
+/// block size. A kernel may return whether it wrote anything; if not, nothing is scattered.
+template <std::size_t N, class Kernel>
+void on_memory(const Operand (&operands)[N], std::int64_t begin, std::int64_t count,
+               Kernel&& kernel) {
+  void* pointers[N] = {};
+  for (std::size_t i = 0; i < N; ++i) {
+    const Array* array = operands[i].array;
+    if (array == nullptr) continue;
+    if (!array->contiguous()) return detail::on_tiles(operands, begin, count, kernel);
+    pointers[i] = static_cast<char*>(array->data) +
+                  begin * static_cast<std::int64_t>(item_size(array->dtype));
+  }
+  detail::call(kernel, pointers, 0, count);
 }
 
 /// Adds the block totals of each array in order: sums[k] for array k.

@@ -172,6 +172,9 @@ def _print(report: dict[str, Any], results: list[Result], all_peers: bool, conso
         f"target {settings['target']}, threads {settings['threads']}; "
         f"the memory roof is measured with {report['roof_source']}"
     )
+    machine_facts = report["machine"]
+    if machine_facts["load"] > 0.5 * machine_facts["cores"]:
+        console.print(f"load {machine_facts['load']:.1f}: other programs disturb these figures")
     for name, reason in report["left_out"].items():
         console.print(f"without {name}: {reason}")
     for result in results:
@@ -226,11 +229,12 @@ def _overhead_table(results: list[Result], all_peers: bool) -> Any:
 
 
 def _error_table(results: list[Result]) -> Any:
-    names = list(dict.fromkeys(name for result in results for name in result.errors))
-    table = _table("Relative error of the norm against float64", "case", *names)
-    for result in results:
-        cells = (result.errors.get(name) for name in names)
-        table.add_row(result.case.name, *("" if e is None else f"{e:.1e}" for e in cells))
+    names = dict.fromkeys(name for result in results for name in result.errors)
+    layouts = [result.case.layout.name for result in results]
+    table = _table("Relative error of the norm against float64", "", *layouts)
+    for name in names:
+        errors = (result.errors.get(name) for result in results)
+        table.add_row(name, *("" if e is None else f"{e:.1e}" for e in errors))
     return table
 
 

@@ -12,10 +12,17 @@ import ridgeline as rl
 from ridgeline import _core
 
 _LIBRARIES = ("numpy", "torch", "numba")
+_ENVIRONMENT = (
+    "NUMBA_NUM_THREADS",
+    "OMP_NUM_THREADS",
+    "OMP_WAIT_POLICY",
+    "RIDGELINE_TARGET",
+    "THP_MEM_ALLOC_ENABLE",  # huge pages for what torch allocates
+)
 
 
 def describe() -> dict[str, Any]:
-    """Return the machine's and the libraries' names and versions."""
+    """Describe the machine, the versions of the libraries and the environment."""
     return {
         "machine": {
             "cpu": _line_of("/proc/cpuinfo", "model name") or platform.processor() or "unknown",
@@ -32,6 +39,7 @@ def describe() -> dict[str, Any]:
             "python": platform.python_version(),
             **{name: _version(name) for name in _LIBRARIES},
         },
+        "environment": {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ},
     }
 
 
