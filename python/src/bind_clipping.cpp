@@ -6,12 +6,14 @@ namespace ridgeline::python {
 namespace {
 
 NonFinite policy(py::handle name) {
+  const auto is = [&](const char* text) {
+    return PyUnicode_CompareWithASCIIString(name.ptr(), text) == 0;
+  };
   if (PyUnicode_Check(name.ptr())) {
-    const std::string_view text = name.cast<std::string_view>();
-    if (text == "propagate") return NonFinite::propagate;
-    if (text == "raise") return NonFinite::raise;
-    if (text == "skip") return NonFinite::skip;
-    if (text == "zero") return NonFinite::zero;
+    if (is("propagate")) return NonFinite::propagate;
+    if (is("raise")) return NonFinite::raise;
+    if (is("skip")) return NonFinite::skip;
+    if (is("zero")) return NonFinite::zero;
   }
   throw py::value_error("on_nonfinite: got " + py::repr(name).cast<std::string>() +
                         ", wants 'propagate', 'raise', 'skip' or 'zero'");
@@ -73,7 +75,7 @@ void bind_clipping(py::module_& m) {
   m.def("clip_by_value_", [](py::handle grads, py::handle limit) {
     const auto [low, high] = limits(limit);
     const Tensors g("grads", grads, Access::write);
-    run({&g}, [&] { clip_by_value(g.arrays(), low, high); });
+    run({&g}, [&, low = low, high = high] { clip_by_value(g.arrays(), low, high); });
     g.written();
   });
   m.def("clip_by_norm_", [](py::handle grads, py::handle max_norm, py::handle ord) {

@@ -129,10 +129,11 @@ constexpr SimdKernels kernels_of() {
 }
 
 constexpr test::SimdWhole whole = {
-    [](const double* lanes) { return fold(load_lanes<double, 16>(lanes), Add{}); },
-    [](const double* lanes) { return fold(load_lanes<double, 16>(lanes), Larger{}); },
-    [](const std::int32_t* lanes) { return any(load_lanes<std::int32_t, 16>(lanes)); },
-    [](double* lanes) { store_lanes(lanes, iota<double, 16>()); },
+    reduce_lanes,
+    [](const double* lanes) { return fold(load_lanes<double, reduce_lanes>(lanes), Add{}); },
+    [](const double* lanes) { return fold(load_lanes<double, reduce_lanes>(lanes), Larger{}); },
+    [](const std::int32_t* lanes) { return any(load_lanes<std::int32_t, reduce_lanes>(lanes)); },
+    [](double* lanes) { store_lanes(lanes, iota<double, reduce_lanes>()); },
     [](const double* a, std::size_t n, double* totals) {
       reduce<Add>(
           n, totals, [](auto v) { return v; }, a);

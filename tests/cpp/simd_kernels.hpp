@@ -6,7 +6,7 @@
 
 namespace ridgeline::test {
 
-/// The numbers of lanes that values are tried with: one, a few registers (as maps), 16 (as sums).
+/// The numbers of lanes that values are tried with: one, a few registers (as maps), those of sums.
 inline constexpr std::size_t widths = 3;
 
 template <class T, class I>
@@ -42,10 +42,11 @@ struct SimdKernels {
 
 /// What has its own number of lanes.
 struct SimdWhole {
-  double (*fold_add)(const double* lanes16);
-  double (*fold_larger)(const double* lanes16);
-  bool (*any)(const std::int32_t* lanes16);
-  void (*iota)(double* lanes16);
+  std::size_t reduce_lanes;
+  double (*fold_add)(const double* lanes);
+  double (*fold_larger)(const double* lanes);
+  bool (*any)(const std::int32_t* lanes);
+  void (*iota)(double* lanes);
   void (*sum)(const double* a, std::size_t n, double* totals);
   void (*sum_float)(const float* a, std::size_t n, double* totals);
   void (*largest)(const double* a, std::size_t n, double* totals);

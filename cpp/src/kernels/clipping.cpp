@@ -19,26 +19,47 @@ void sum_squares(const void* x, std::size_t n, double* totals) {
       n, totals, [](auto v) { return v * v; }, static_cast<const T*>(x));
 }
 
+/// The bits of |x| order as |x| does, with NaN above infinity, so that the largest is NaN if one
+/// is.
 template <class T>
 void max_magnitude(const void* x, std::size_t n, double* totals) {
-  reduce<Larger>(
-      n, totals, [](auto v) { return abs(v); }, static_cast<const T*>(x));
+  using F = compute_t<T>;
+  using I = lane_int<F>;
+  using K = Vec<I, map_lanes<T>>;
+  const auto larger = [](auto a, auto b) { return select(a < b, b, a); };
+  for_each_block(n, totals, [&](std::size_t begin, std::size_t end, double& total) {
+    const auto next = [&](K largest, Vec<F, map_lanes<T>> v) {
+      return larger(largest, bits_as<I>(abs(v)));
+    };
+    const K largest = scan(end - begin, K(0), next, static_cast<const T*>(x) + begin);
+    total = __builtin_bit_cast(F, fold(largest, larger));
+  });
+}
+
+/// x^n for n >= 1 by squaring.
+template <class V>
+[[gnu::always_inline]] inline V integer_power(V x, int n) {
+  V result(1);
+  for (; n > 1; n /= 2) {
+    if (n % 2 == 1) result = result * x;
+    x = x * x;
+  }
+  return result * x;
 }
 
 template <class T>
 void sum_powers(const void* x, std::size_t n, double scale, double exponent, double* totals) {
   using V = Vec<double, reduce_lanes>;
   const V divisor(scale);
-  if (exponent == 2) {
-    const auto square = [&](auto v) {
-      const V ratio = v / divisor;
-      return ratio * ratio;
-    };
-    reduce<Add>(n, totals, square, static_cast<const T*>(x));
+  const auto* from = static_cast<const T*>(x);
+  if (exponent <= 64 && exponent == static_cast<int>(exponent)) {
+    const int p = static_cast<int>(exponent);
+    reduce<Add>(
+        n, totals, [&](V v) { return integer_power(abs(v) / divisor, p); }, from);
   } else {
     const V p(exponent);
     reduce<Add>(
-        n, totals, [&](auto v) { return power(abs(v) / divisor, p); }, static_cast<const T*>(x));
+        n, totals, [&](V v) { return power(abs(v) / divisor, p); }, from);
   }
 }
 

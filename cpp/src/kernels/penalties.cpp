@@ -11,11 +11,12 @@ namespace {
 /// The coefficients as lanes of V.
 template <class V>
 struct Lanes {
-  V strength, shape, step, shrink, threshold, scale;
+  V strength, shape, step, shrink, threshold, scale, inverse;
 
   explicit Lanes(const PenaltyCoefficients& c)
       : strength(lane(c.strength)), shape(lane(c.shape)), step(lane(c.step)),
-        shrink(lane(c.shrink)), threshold(lane(c.threshold)), scale(lane(c.scale)) {}
+        shrink(lane(c.shrink)), threshold(lane(c.threshold)), scale(lane(c.scale)),
+        inverse(lane(c.inverse)) {}
 
  private:
   static V lane(double x) { return V(static_cast<typename V::value_type>(x)); }
@@ -25,6 +26,12 @@ struct Lanes {
 template <class V>
 [[gnu::always_inline]] inline V sign(V w) {
   return select(abs(w) > V(0), copysign(V(1), w), w);
+}
+
+/// strength * sign(w) for a finite strength, without the product.
+template <class V>
+[[gnu::always_inline]] inline V signed_strength(V strength, V w) {
+  return select(abs(w) > V(0), copysign(strength, w), w);
 }
 
 /// sign(x) max(|x| - u, 0), as x minus the part of it within [-u, u].
@@ -41,7 +48,7 @@ struct L1 {
   }
   template <class V>
   static V gradient(V w, const Lanes<V>& c) {
-    return c.strength * sign(w);
+    return signed_strength(c.strength, w);
   }
   template <class V>
   static V prox(V x, const Lanes<V>& c) {
@@ -57,7 +64,7 @@ struct WeightedL1 {
   }
   template <class V>
   static V gradient(V w, V a, const Lanes<V>& c) {
-    return c.strength * a * sign(w);
+    return signed_strength(c.strength * a, w);
   }
   template <class V>
   static V prox(V x, V a, const Lanes<V>& c) {
@@ -91,7 +98,7 @@ struct ElasticNet {
   }
   template <class V>
   static V gradient(V w, const Lanes<V>& c) {
-    return c.strength * sign(w) + c.shape * w;
+    return signed_strength(c.strength, w) + c.shape * w;
   }
   template <class V>
   static V prox(V x, const Lanes<V>& c) {
@@ -99,20 +106,20 @@ struct ElasticNet {
   }
 };
 
-/// Minimax concave penalty (Zhang 2010), g = shape: s|w| - w^2/(2g) up to |w| = s g, then s^2 g/2.
-/// prox for t < g: 0 up to u, x above threshold = s g, between them (|x| - u) scale, 1/scale = 1 -
-/// t/g.
+/// Minimax concave penalty (Zhang 2010), g = shape = 1/inverse: s|w| - w^2/(2g) up to |w| = s g,
+/// then s^2 g/2. prox for t < g: 0 up to u, x above threshold = s g, between them (|x| - u) scale,
+/// 1/scale = 1 - t/g.
 struct MCP {
   template <class V>
   static V value(V w, const Lanes<V>& c) {
     const V magnitude = abs(w);
     const V knee = c.strength * c.shape;
     return select(magnitude > knee, V(0.5) * c.strength * knee,
-                  magnitude * (c.strength - V(0.5) * magnitude / c.shape));
+                  magnitude * (c.strength - V(0.5) * c.inverse * magnitude));
   }
   template <class V>
   static V gradient(V w, const Lanes<V>& c) {
-    const V slope = c.strength - abs(w) / c.shape;
+    const V slope = c.strength - abs(w) * c.inverse;
     return sign(w) * select(slope < V(0), V(0), slope);
   }
   template <class V>
@@ -121,23 +128,24 @@ struct MCP {
   }
 };
 
-/// Smoothly clipped absolute deviation (Fan and Li 2001), g = shape > 2: s|w| up to s, a parabola
-/// up to g s, then s^2 (g + 1)/2. prox for t < g - 1, in the same three pieces: soft threshold up
-/// to threshold = (1 + t) s, ((g - 1)|x| - g u) scale up to g s with 1/scale = g - 1 - t, then x.
+/// Smoothly clipped absolute deviation (Fan and Li 2001), g = shape > 2, inverse = 1/(g - 1): s|w|
+/// up to s, a parabola up to g s, then s^2 (g + 1)/2. prox for t < g - 1, in the same three pieces:
+/// soft threshold up to threshold = (1 + t) s, ((g - 1)|x| - g u) scale up to g s with 1/scale = g
+/// - 1 - t, then x.
 struct SCAD {
   template <class V>
   static V value(V w, const Lanes<V>& c) {
     const V magnitude = abs(w);
     const V s = c.strength;
     const V g = c.shape;
-    const V parabola = (magnitude * (V(2) * g * s - magnitude) - s * s) / (V(2) * (g - V(1)));
+    const V parabola = (magnitude * (V(2) * g * s - magnitude) - s * s) * (V(0.5) * c.inverse);
     return select(magnitude <= s, s * magnitude,
                   select(magnitude > g * s, V(0.5) * s * s * (g + V(1)), parabola));
   }
   template <class V>
   static V gradient(V w, const Lanes<V>& c) {
     const V magnitude = abs(w);
-    const V slope = (c.shape * c.strength - magnitude) / (c.shape - V(1));
+    const V slope = (c.shape * c.strength - magnitude) * c.inverse;
     const V outer = select(slope < V(0), V(0), slope);
     return sign(w) * select(magnitude <= c.strength, c.strength, outer);
   }
@@ -355,7 +363,7 @@ double log_sum_threshold(double u, double e) {
 }
 
 PenaltyCoefficients coefficients(PenaltyKind kind, double strength, double shape, double step) {
-  PenaltyCoefficients c{strength, shape, step, step * strength, 0, 1};
+  PenaltyCoefficients c{strength, shape, step, step * strength, 0, 1, 1};
   const double u = c.shrink;
   switch (kind) {
   case PenaltyKind::l1:
@@ -370,10 +378,12 @@ PenaltyCoefficients coefficients(PenaltyKind kind, double strength, double shape
   case PenaltyKind::mcp:
     c.threshold = strength * shape;
     c.scale = 1 / (1 - step / shape);
+    c.inverse = 1 / shape;
     break;
   case PenaltyKind::scad:
     c.threshold = (1 + step) * strength;
     c.scale = 1 / (shape - 1 - step);
+    c.inverse = 1 / (shape - 1);
     break;
   case PenaltyKind::log_sum:
     c.threshold = log_sum_threshold(u, shape);

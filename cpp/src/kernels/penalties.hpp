@@ -15,6 +15,7 @@ struct PenaltyCoefficients {
   double shrink = 0;     ///< step * strength
   double threshold = 0;  ///< where the proximal operator changes branch
   double scale = 1;      ///< what it multiplies by
+  double inverse = 1;    ///< what stands in for a division by the shape
 };
 
 struct PenaltyKernels {

@@ -27,12 +27,19 @@ template <int N>
   Wide wide;
   unroll<Wide::registers>([&](int i) {
     const auto* from = static_cast<const std::uint16_t*>(p) + i * Wide::register_lanes;
+#if defined(__x86_64__) && RIDGELINE_REGISTER_BYTES >= 16
+    if constexpr (Wide::register_lanes == 4) {
+      const __m128i part = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(from));
+      wide.r[i] = (typename Wide::R)_mm_cvtepu16_epi32(part);
+      return;
+    }
+#endif
     Register<std::uint16_t, Wide::register_lanes> part;
     __builtin_memcpy(&part, from, sizeof part);
     if constexpr (Wide::register_lanes == 1) {
       wide.r[i] = part;
     } else {
-      wide.r[i] = __builtin_convertvector(part, typename Wide::R);
+      wide.r[i] = converted<typename Wide::R>(part);
     }
   });
   return wide;
@@ -47,7 +54,7 @@ template <int N>
     if constexpr (Wide::register_lanes == 1) {
       part = static_cast<std::uint16_t>(wide.r[i]);
     } else {
-      part = __builtin_convertvector(wide.r[i], Part);
+      part = converted<Part>(wide.r[i]);
     }
     __builtin_memcpy(to, &part, sizeof part);
   });
@@ -107,10 +114,13 @@ template <class T, int N>
     return from_bfloat16(load_16_bits<N>(p));
   } else {
 #if defined(__F16C__) && RIDGELINE_REGISTER_BYTES >= 32
-    static_assert(V::register_lanes >= 8);
+    static_assert(V::register_lanes >= 4);
     V v;
     unroll<V::registers>([&](int i) {
       const auto* from = reinterpret_cast<const char*>(p) + i * V::register_lanes * 2;
+      if constexpr (V::register_lanes == 4) {
+        v.r[i] = _mm_cvtph_ps(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(from)));
+      }
       if constexpr (V::register_lanes == 8) {
         v.r[i] = _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
       }
@@ -145,7 +155,7 @@ template <class T, int N>
   } else {
 #if defined(__F16C__) && RIDGELINE_REGISTER_BYTES >= 32
     using V = Vec<float, N>;
-    static_assert(V::register_lanes >= 8);
+    static_assert(V::register_lanes >= 4);
     unroll<V::registers>([&](int i) {
       auto* to = reinterpret_cast<char*>(p) + i * V::register_lanes * 2;
       if constexpr (V::register_lanes == 8) {
@@ -172,25 +182,28 @@ template <class T, int N>
   }
 }
 
-/// N elements as float64. From float32 each register's worth is converted as it is loaded, which
-/// saves taking wider registers apart.
+/// N elements as float64. Each register's worth is converted as it is loaded, which saves taking
+/// wider registers apart.
 template <class T, int N>
 [[gnu::always_inline]] inline Vec<double, N> load_double(const T* p) {
-  if constexpr (__is_same(T, float) && Vec<double, N>::register_lanes > 1) {
-    using Wide = Vec<double, N>;
+  using Wide = Vec<double, N>;
+  constexpr int lanes = Wide::register_lanes;
+  if constexpr (lanes == 4 && !__is_same(T, double)) {
     Wide wide;
     unroll<Wide::registers>([&](int i) {
+      wide.r[i] = converted<typename Wide::R>(load<T, lanes>(p + i * lanes).r[0]);
+    });
+    return wide;
 #if defined(__x86_64__) && RIDGELINE_REGISTER_BYTES == 16
+  } else if constexpr (__is_same(T, float) && lanes == 2) {
+    Wide wide;
+    unroll<Wide::registers>([&](int i) {
       double pair;
       __builtin_memcpy(&pair, p + i * 2, sizeof pair);
       wide.r[i] = _mm_cvtps_pd(_mm_castpd_ps(_mm_set_sd(pair)));
-#else
-      Register<float, Wide::register_lanes> part;
-      __builtin_memcpy(&part, p + i * Wide::register_lanes, sizeof part);
-      wide.r[i] = converted<typename Wide::R>(part);
-#endif
     });
     return wide;
+#endif
   } else {
     return to_double(load<T, N>(p));
   }

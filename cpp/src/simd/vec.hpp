@@ -24,6 +24,12 @@ inline constexpr int register_bytes = 0;  // the scalar target: one lane is one 
 inline constexpr int register_bytes = RIDGELINE_REGISTER_BYTES;
 #endif
 
+/// float64 stays in 32-byte registers where there are wider ones: Zen 4 widens float32 into them
+/// twice as fast, and computes as fast (docs/decisions/0001-vector-layer.md).
+template <class T>
+inline constexpr int register_bytes_of = sizeof(T) == 8 && register_bytes > 32 ? 32
+                                                                               : register_bytes;
+
 template <class T, int Lanes>
 struct RegisterOf {
   typedef T type __attribute__((vector_size(Lanes * sizeof(T))));
@@ -68,7 +74,7 @@ template <class T, int N>
 struct Vec {
   using value_type = T;
   static constexpr int lanes = N;
-  static constexpr int native = register_bytes / static_cast<int>(sizeof(T));
+  static constexpr int native = register_bytes_of<T> / static_cast<int>(sizeof(T));
   static constexpr int register_lanes = native == 0 ? 1 : (native < N ? native : N);
   static constexpr int registers = N / register_lanes;
   using R = Register<T, register_lanes>;
@@ -307,7 +313,7 @@ template <class R, int... I>
 }
 
 /// The lanes of a register as those of another, by value. GCC 12 splits __builtin_convertvector
-/// between float and double into 128-bit pieces.
+/// into 128-bit pieces where there is an instruction for the whole.
 template <class To, class From>
 [[gnu::always_inline]] inline To converted(From a) {
 #if defined(__x86_64__) && RIDGELINE_REGISTER_BYTES >= 32
@@ -315,12 +321,17 @@ template <class To, class From>
     return _mm256_cvtps_pd(a);
   } else if constexpr (__is_same(From, __m256d) && __is_same(To, __m128)) {
     return _mm256_cvtpd_ps(a);
+  } else if constexpr (__is_same(From, Register<std::uint16_t, 8>) &&
+                       __is_same(To, Register<std::int32_t, 8>)) {
+    return (To)_mm256_cvtepu16_epi32((__m128i)a);
   }
 #if RIDGELINE_REGISTER_BYTES >= 64
-  else if constexpr (__is_same(From, __m256) && __is_same(To, __m512d)) {
-    return _mm512_cvtps_pd(a);
-  } else if constexpr (__is_same(From, __m512d) && __is_same(To, __m256)) {
-    return _mm512_cvtpd_ps(a);
+  else if constexpr (__is_same(From, Register<std::uint16_t, 16>) &&
+                     __is_same(To, Register<std::int32_t, 16>)) {
+    return (To)_mm512_cvtepu16_epi32((__m256i)a);
+  } else if constexpr (__is_same(From, Register<std::int32_t, 16>) &&
+                       __is_same(To, Register<std::uint16_t, 16>)) {
+    return (To)_mm512_cvtepi32_epi16((__m512i)a);
   }
 #endif
   else
@@ -328,6 +339,14 @@ template <class To, class From>
   {
     return __builtin_convertvector(a, To);
   }
+}
+
+/// Converts the parts of a register into as many wider ones.
+template <class W, class R, int... K>
+[[gnu::always_inline]] inline void split(R a, W* wide, std::integer_sequence<int, K...>) {
+  constexpr int lanes = static_cast<int>(sizeof(W) / sizeof(wide[0][0]));
+  constexpr auto index = std::make_integer_sequence<int, lanes>{};
+  ((wide[K] = converted<W>(lanes_from<K * lanes>(a, index))), ...);
 }
 
 /// The 32-bit lanes a as 64-bit lanes of type To (float to double, integer to integer).
@@ -352,9 +371,8 @@ template <class To, class From, int N>
       wide.r[2 * i] = static_cast<To>(a.r[i][0]);
       wide.r[2 * i + 1] = static_cast<To>(a.r[i][1]);
     } else {
-      constexpr auto index = std::make_integer_sequence<int, lanes>{};
-      wide.r[2 * i] = converted<typename Wide::R>(lanes_from<0>(a.r[i], index));
-      wide.r[2 * i + 1] = converted<typename Wide::R>(lanes_from<lanes>(a.r[i], index));
+      constexpr int parts = Narrow::register_lanes / lanes;
+      split(a.r[i], wide.r + i * parts, std::make_integer_sequence<int, parts>{});
     }
   });
   return wide;
@@ -381,9 +399,18 @@ template <class To, class From, int N>
       result.r[i] =
           typename Narrow::R{static_cast<To>(a.r[2 * i]), static_cast<To>(a.r[2 * i + 1])};
     } else {
-      using Half = Register<To, lanes>;
-      result.r[i] = joined(converted<Half>(a.r[2 * i]), converted<Half>(a.r[2 * i + 1]),
-                           std::make_integer_sequence<int, 2 * lanes>{});
+      using Part = Register<To, lanes>;
+      constexpr int parts = Narrow::register_lanes / lanes;
+      constexpr auto two = std::make_integer_sequence<int, 2 * lanes>{};
+      const auto pair = [&](int k) {
+        return joined(converted<Part>(a.r[k]), converted<Part>(a.r[k + 1]), two);
+      };
+      if constexpr (parts == 2) {
+        result.r[i] = pair(2 * i);
+      } else {
+        constexpr auto four = std::make_integer_sequence<int, 4 * lanes>{};
+        result.r[i] = joined(pair(4 * i), pair(4 * i + 2), four);
+      }
     }
   });
   return result;
