@@ -64,7 +64,7 @@ struct WeightedL1 {
   }
   template <class V>
   static V gradient(V w, V a, const Lanes<V>& c) {
-    return signed_strength(c.strength * a, w);
+    return c.strength * a * sign(w);
   }
   template <class V>
   static V prox(V x, V a, const Lanes<V>& c) {
