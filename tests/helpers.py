@@ -15,7 +15,7 @@ BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 DTYPES = [np.dtype(np.float32), np.dtype(np.float64), BFLOAT16, np.dtype(np.float16)]
 dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 
-SIZES = [*range(131), 2**16 - 1, 2**16, 2**16 + 1]
+SIZES = [*range(131), 2**16 - 1, 2**16, 2**16 + 1, 2**17 + 5]  # together enough to be shared out
 THREADS = [1, 2, 3, 7]
 
 

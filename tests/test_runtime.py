@@ -607,7 +607,7 @@ x86 = pytest.mark.skipif(
 @x86
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize(
-    ("n", "dtype"), [*((1000, d) for d in DTYPES), (70_000, DTYPES[0])], ids=str
+    ("n", "dtype"), [*((1000, d) for d in DTYPES), (300_000, DTYPES[0])], ids=str
 )
 def test_modes_do_not_change_bits(mode, n, dtype):
     expected = bits(everything(n, dtype))

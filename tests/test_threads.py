@@ -86,7 +86,7 @@ def test_shared_arrays_that_are_read(library):
 
 
 def test_parts_of_one_array_that_are_written():
-    x = sample(8 * 70_000, np.float32)
+    x = sample(8 * 300_000, np.float32)
     expected = x.copy()
     for part in np.split(expected, 8):
         rl.clip_by_norm_(part, 1.0)
@@ -97,8 +97,8 @@ def test_parts_of_one_array_that_are_written():
 
 def test_errors_stay_in_their_thread():
     def run(i):
-        good = np.full(40_000 + i, 9.0)
-        bad = np.full(40_000 + i, np.nan)
+        good = np.full(300_000 + i, 9.0)
+        bad = np.full(300_000 + i, np.nan)
         for _ in range(20):
             with pytest.raises(rl.NonFiniteError) as error:
                 rl.clip_by_global_norm_({i: [good, bad]}, 1.0, on_nonfinite="raise")

@@ -25,8 +25,8 @@ set(RIDGELINE_REGISTER_BYTES_x86_64_v3 32)
 set(RIDGELINE_REGISTER_BYTES_x86_64_v4 64)
 
 # Every target gives the same bits: no contraction to fused multiply-add, no fast-math. Kernels do not read
-# errno or floating-point traps.
-set(RIDGELINE_KERNEL_FLAGS -O3 -ffp-contract=off -fno-math-errno -fno-trapping-math -fno-lto
+# errno or floating-point traps. Integer lanes wrap, on one lane as on many.
+set(RIDGELINE_KERNEL_FLAGS -O3 -ffp-contract=off -fno-math-errno -fno-trapping-math -fwrapv -fno-lto
                            -fno-exceptions -fno-rtti)
 if(RIDGELINE_SANITIZE)
   # With all of them at -O3 a kernel compiles for minutes; AddressSanitizer sees what these four would.

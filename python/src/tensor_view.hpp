@@ -100,8 +100,8 @@ py::object reusable_tree(py::handle tree);
 
 void initialize(py::module_& module);
 
-/// Releasing the GIL takes longer than so many elements.
-inline constexpr std::int64_t gil_threshold = 32768;
+/// Calls on fewer elements end before another thread would get its turn.
+inline constexpr std::int64_t gil_threshold = 262144;
 
 /// The GIL released while it lives. Taking it back while the interpreter ends makes CPython before
 /// 3.14 unwind the thread, which must not run destructors of Python objects: the thread stops here

@@ -33,7 +33,7 @@ class Tensors {
       const std::int64_t n = rows[k] * columns[k];
       memory_.emplace_back(static_cast<std::size_t>(2 * n * item + 16));
       std::vector<std::byte>& bytes = memory_.back();
-      for (std::size_t i = 0; i + 8 <= bytes.size(); i += static_cast<std::size_t>(item))
+      for (std::size_t i = 0; i + 9 <= bytes.size(); i += static_cast<std::size_t>(item))
         write(bytes.data() + 1 + i, random.number(-8, 3), dtype);
       const std::int64_t shape[] = {rows[k], columns[k]};
       const std::int64_t by_row[] = {columns[k] * item, item};

@@ -73,7 +73,7 @@ void clip(Arrays grads, double ord, int threads, Decide decide) {
   const WorkList work(grads);
   const MapArrays targets(grads);
   NormPass pass(table, grads, work, ord);
-  parallel(work.cost(), threads, [&](Team team) {
+  parallel(work.elements(), threads, [&](Team team) {
     Norms norms(grads.size());
     pass.run(team, norms);
     Decisions decisions(grads.size());
@@ -94,7 +94,7 @@ template <class Use>
 void read_norms(Arrays arrays, double ord, int threads, Use use) {
   const WorkList work(arrays);
   NormPass pass(*tables().clipping, arrays, work, ord);
-  parallel(work.cost(), threads, [&](Team team) {
+  parallel(work.elements(), threads, [&](Team team) {
     Norms norms(arrays.size());
     pass.run(team, norms);
     if (team.rank == 0) use(norms);
@@ -125,7 +125,7 @@ void clip_by_value(Arrays grads, double low, double high, int threads) {
   const ClippingTable& table = *tables().clipping;
   const MapArrays targets(grads);
   const WorkList work(targets);
-  parallel(work.cost(), threads, [&](Team team) {
+  parallel(work.elements(), threads, [&](Team team) {
     work.forward(team, [&](const Run& run) {
       const Array& array = targets[run.array];
       const auto clamp = kernels_for(table, array.dtype).clamp;
@@ -195,7 +195,7 @@ void scale(Arrays arrays, double factor, int threads) {
   const ClippingTable& table = *tables().clipping;
   const MapArrays targets(arrays);
   const WorkList work(targets);
-  parallel(work.cost(), threads, [&](Team team) {
+  parallel(work.elements(), threads, [&](Team team) {
     work.forward(team, [&](const Run& run) {
       const Array& array = targets[run.array];
       const auto multiply = kernels_for(table, array.dtype).multiply;
@@ -208,7 +208,7 @@ void set_zero(Arrays arrays, int threads) {
   check_disjoint("arrays", arrays);
   const MapArrays targets(arrays);
   const WorkList work(targets);
-  parallel(work.cost(), threads, [&](Team team) {
+  parallel(work.elements(), threads, [&](Team team) {
     work.forward(team, [&](const Run& run) { fill_zero(targets[run.array], run); });
   });
 }
@@ -273,7 +273,7 @@ void zero_largest(Arrays grads, std::int64_t count, int threads) {
   const ClippingTable& table = *tables().clipping;
   const WorkList work(grads);
   // Arrays go to threads whole: an array belongs to the thread that holds its first block.
-  parallel(work.cost(), threads, [&](Team team) {
+  parallel(work.elements(), threads, [&](Team team) {
     work.forward(team, [&](const Run& run) {
       if (run.begin != 0) return;
       const Array& array = grads[run.array];

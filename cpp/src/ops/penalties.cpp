@@ -159,7 +159,7 @@ void check_weights(Arrays weights, int threads) {
   const PenaltiesTable& table = *tables().penalties;
   const WorkList work(weights);
   SmallBuffer<double, 64> totals(work.blocks());
-  parallel(work.cost(), threads, [&](Team team) {
+  parallel(work.elements(), threads, [&](Team team) {
     work.forward(team, [&](const Run& run) {
       const Array& a = weights[run.array];
       const auto kernel = table.find_bad_weights[static_cast<std::size_t>(a.dtype)];
@@ -186,7 +186,7 @@ double penalty_value(Penalties penalties, Arrays params, int threads) {
   prepare(list, table, penalties, 0);
   const WorkList work(params);
   SmallBuffer<double, 64> totals(work.blocks() * penalties.size());
-  parallel(work.cost(), threads, [&](Team team) {
+  parallel(work.elements(), threads, [&](Team team) {
     work.forward(team, [&](const Run& run) {
       const Array& w = params[run.array];
       const Operand operands[] = {{&w, Access::read}};
@@ -223,7 +223,7 @@ double add_penalty_gradient(Penalties penalties, Arrays grads, Arrays params, in
   const WorkList work(params);
   SmallBuffer<double, 64> totals(work.blocks() * penalties.size());
   const Stages stages{table, list, penalties.size(), Access::update};
-  parallel(work.cost(), threads, [&](Team team) {
+  parallel(3 * work.elements(), threads, [&](Team team) {
     work.forward(team, [&](const Run& run) {
       const auto add = [&](std::size_t i, DType dtype, void* g, const void* w, const void* weights,
                            std::size_t n, std::int64_t start) {
@@ -301,7 +301,7 @@ void penalty_prox(Penalties penalties, Arrays out, Arrays params, double step, i
   }
   const WorkList work(params);
   const Stages stages{table, list, count, Access::write};
-  parallel(work.cost(), threads, [&](Team team) {
+  parallel(2 * work.elements(), threads, [&](Team team) {
     work.forward(team, [&](const Run& run) {
       const auto prox = [&](std::size_t i, DType dtype, void* y, const void* x, const void* weights,
                             std::size_t n, std::int64_t) {

@@ -39,6 +39,9 @@ class WorkList {
   }
 
   std::int64_t cost() const { return cost_[arrays_.size()]; }
+  std::int64_t elements() const {
+    return cost() - cost_of_array * static_cast<std::int64_t>(arrays_.size());
+  }
   std::size_t blocks() const { return static_cast<std::size_t>(block_[arrays_.size()]); }
   std::size_t first_block(std::size_t array) const {
     return static_cast<std::size_t>(block_[array]);

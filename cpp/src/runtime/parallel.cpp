@@ -20,9 +20,9 @@
 namespace ridgeline {
 namespace {
 
-/// Below this many elements a second thread costs more than it saves
-/// (docs/decisions/0002-threads.md).
-constexpr std::int64_t grain = 32768;
+/// Work that one thread does in about 20 us: below it a second one gains little, and costs much
+/// where the cores are busy (docs/decisions/0002-threads.md).
+constexpr std::int64_t grain = 262144;
 
 std::atomic<int> process_setting{0};
 thread_local int thread_limit = 0;
@@ -35,13 +35,13 @@ std::atomic<bool> forked_child{false};
     pthread_atfork(nullptr, nullptr, [] { forked_child.store(true, std::memory_order_relaxed); });
 #endif
 
-int team_size(std::int64_t elements, int limit) {
+int team_size(std::int64_t work, int limit) {
 #if defined(_OPENMP)
-  if (elements < grain || limit == 1) return 1;
+  if (work < grain || limit == 1) return 1;
   if (forked_child.load(std::memory_order_relaxed) || omp_in_parallel() != 0) return 1;
   return limit > 0 ? limit : num_threads();
 #else
-  static_cast<void>(elements);
+  static_cast<void>(work);
   static_cast<void>(limit);
   return 1;
 #endif
@@ -93,8 +93,8 @@ void Team::barrier() const {
 
 namespace detail {
 
-void run_team(std::int64_t elements, int limit, void (*body)(void*, Team), void* context) {
-  const int size = team_size(elements, limit);
+void run_team(std::int64_t work, int limit, void (*body)(void*, Team), void* context) {
+  const int size = team_size(work, limit);
   if (size == 1) {
     const FloatEnvironment environment;
     body(context, Team{0, 1});

@@ -30,16 +30,17 @@ class Team {
 };
 
 namespace detail {
-void run_team(std::int64_t elements, int limit, void (*body)(void*, Team), void* context);
+void run_team(std::int64_t work, int limit, void (*body)(void*, Team), void* context);
 }
 
 /// Calls body(team) on every thread of a team, at most `limit` threads (0: the current setting),
-/// one if `elements` are too few to share, inside another parallel region, or in a forked child.
-/// Every call runs in the default FloatEnvironment. `body` must not throw.
+/// one if the `work`, in elements read or written, is too little to share, inside another parallel
+/// region, or in a forked child. Every call runs in the default FloatEnvironment. `body` must not
+/// throw.
 template <class Body>
-void parallel(std::int64_t elements, int limit, Body&& body) {
+void parallel(std::int64_t work, int limit, Body&& body) {
   detail::run_team(
-      elements, limit,
+      work, limit,
       [](void* context, Team team) {
         (*static_cast<std::remove_reference_t<Body>*>(context))(team);
       },

@@ -22,14 +22,18 @@ template <class T>
 inline constexpr int map_lanes =
     register_bytes == 0 ? 1 : 2 * register_bytes / int{sizeof(compute_t<T>)};
 
+/// Copies elements one by one; arrays need no alignment.
+template <class T>
+[[gnu::always_inline]] inline void copy_elements(T* to, const T* from, std::size_t count) {
+  for (std::size_t i = 0; i < count; ++i)
+    __builtin_memcpy(static_cast<void*>(to + i), static_cast<const void*>(from + i), sizeof(T));
+}
+
 /// N elements of which only the first `count` exist in memory; the others are 0.
 template <class T, int N>
 class Remainder {
  public:
-  explicit Remainder(const T* p, std::size_t count) {
-    for (std::size_t i = 0; i < count; ++i)
-      buffer_[i] = p[i];
-  }
+  explicit Remainder(const T* p, std::size_t count) { copy_elements(buffer_, p, count); }
   [[gnu::always_inline]] auto lanes() const { return load<T, N>(buffer_); }
   [[gnu::always_inline]] auto doubles() const { return load_double<T, N>(buffer_); }
 
@@ -41,8 +45,7 @@ template <class T, int N>
 [[gnu::always_inline]] inline void store_first(T* p, Vec<compute_t<T>, N> v, std::size_t count) {
   T buffer[N];
   store<T, N>(buffer, v);
-  for (std::size_t i = 0; i < count; ++i)
-    p[i] = buffer[i];
+  copy_elements(p, buffer, count);
 }
 
 template <class T, class F, class... In>
@@ -131,7 +134,7 @@ template <class T, class State, class F>
   if (i < n) {
     T buffer[N];
     for (std::size_t k = 0; k < N; ++k)
-      buffer[k] = x[k < n - i ? i + k : i];
+      copy_elements(buffer + k, x + (k < n - i ? i + k : i), 1);
     state = f(state, load<T, N>(buffer));
   }
   return state;
