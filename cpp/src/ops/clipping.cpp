@@ -51,6 +51,16 @@ void fill_zero(const Array& array, const Run& run) {
   });
 }
 
+/// Calls body(array, run) for each run of a map over all elements.
+template <class Body>
+void map_each(Arrays arrays, int threads, Body&& body) {
+  const MapArrays targets(arrays);
+  const WorkList work(targets);
+  parallel(work.elements(), threads, [&](Team team) {
+    work.forward(team, [&](const Run& run) { body(targets[run.array], run); });
+  });
+}
+
 /// What a clip does to one array.
 struct Decision {
   enum class Action : std::uint8_t { keep, scale, zero } action;
@@ -123,14 +133,9 @@ void clip_by_value(Arrays grads, double low, double high, int threads) {
   if (low > high) bad_value("limit", "got low = " + text(low) + " above high = " + text(high));
   check_disjoint("grads", grads);
   const ClippingTable& table = *tables().clipping;
-  const MapArrays targets(grads);
-  const WorkList work(targets);
-  parallel(work.elements(), threads, [&](Team team) {
-    work.forward(team, [&](const Run& run) {
-      const Array& array = targets[run.array];
-      const auto clamp = kernels_for(table, array.dtype).clamp;
-      map_in_place(array, run, [&](void* x, std::size_t n) { return clamp(x, n, low, high); });
-    });
+  map_each(grads, threads, [&](const Array& array, const Run& run) {
+    const auto clamp = kernels_for(table, array.dtype).clamp;
+    map_in_place(array, run, [&](void* x, std::size_t n) { return clamp(x, n, low, high); });
   });
 }
 
@@ -193,24 +198,15 @@ void clip_by_rms(Arrays grads, double max_rms, std::span<double> out, int thread
 void scale(Arrays arrays, double factor, int threads) {
   check_disjoint("arrays", arrays);
   const ClippingTable& table = *tables().clipping;
-  const MapArrays targets(arrays);
-  const WorkList work(targets);
-  parallel(work.elements(), threads, [&](Team team) {
-    work.forward(team, [&](const Run& run) {
-      const Array& array = targets[run.array];
-      const auto multiply = kernels_for(table, array.dtype).multiply;
-      map_in_place(array, run, [&](void* x, std::size_t n) { multiply(x, n, factor); });
-    });
+  map_each(arrays, threads, [&](const Array& array, const Run& run) {
+    const auto multiply = kernels_for(table, array.dtype).multiply;
+    map_in_place(array, run, [&](void* x, std::size_t n) { multiply(x, n, factor); });
   });
 }
 
 void set_zero(Arrays arrays, int threads) {
   check_disjoint("arrays", arrays);
-  const MapArrays targets(arrays);
-  const WorkList work(targets);
-  parallel(work.elements(), threads, [&](Team team) {
-    work.forward(team, [&](const Run& run) { fill_zero(targets[run.array], run); });
-  });
+  map_each(arrays, threads, fill_zero);
 }
 
 namespace {
