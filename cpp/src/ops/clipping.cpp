@@ -232,9 +232,12 @@ void zero_largest_of(const ClippingKernels& kernels, const Array& array, std::si
   const Operand read[] = {{&array, Access::read}};
   on_memory(read, 0, array.size, [&](void** at, std::int64_t first, std::size_t n) {
     const auto* x = static_cast<const char*>(at[0]);
-    for (std::size_t begin = 0; begin < n; begin += stretch) {
-      const std::size_t length = std::min(stretch, n - begin);
-      const std::uint64_t least = heap.size() == count ? heap.front().key + 1 : 0;
+    for (std::size_t begin = 0; begin < n;) {
+      // Anything enters until the heap is full; from then on what is above its smallest.
+      const std::size_t room = count - heap.size();
+      const std::size_t wanted = room == 0 ? stretch : std::min(stretch, room);
+      const std::size_t length = std::min(wanted, n - begin);
+      const std::uint64_t least = room == 0 ? heap.front().key + 1 : 0;
       const std::size_t found =
           kernels.at_least(x + begin * item_size(array.dtype), length, least, positions, keys);
       for (std::size_t i = 0; i < found; ++i) {
@@ -248,6 +251,7 @@ void zero_largest_of(const ClippingKernels& kernels, const Array& array, std::si
         }
         std::push_heap(heap.begin(), heap.end());
       }
+      begin += length;
     }
   });
   for (const Candidate& c : heap)
