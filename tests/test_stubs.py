@@ -145,10 +145,8 @@ def callables():
         rl,
         *(
             m
-            for m in vars(rl).values()
-            if isinstance(m, types.ModuleType)
-            and m.__name__.startswith("ridgeline.")
-            and hasattr(m, "__all__")
+            for name, m in vars(rl).items()
+            if name in rl.__all__ and isinstance(m, types.ModuleType)
         ),
     ]
     for module in modules:
