@@ -584,7 +584,7 @@ else:
 @pytest.mark.skipif(sys.platform == "win32", reason="mprotect")
 def test_the_pages_above_are_protected():
     run = on_protected_pages("rl.clip_by_global_norm_(g, 0.1)")
-    assert run.returncode < 0
+    assert run.returncode < 0 or "AddressSanitizer: SEGV" in run.stderr
     assert run.stdout.split() == ["ready"]
 
 
