@@ -1,4 +1,5 @@
 // The operations: the same bits for any team, and errors before the first write.
+#include <algorithm>
 #include <bit>
 #include <cmath>
 #include <cstring>
@@ -265,7 +266,7 @@ TEST_CASE("errors name the argument and come before the first write") {
       "0",
       value);
 
-  CHECK(std::memcmp(data, before, sizeof data) == 0);
+  CHECK(std::ranges::equal(data, before));
   CHECK_THROWS_AS(
       [&] {
         data[5] = inf;

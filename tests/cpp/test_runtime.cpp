@@ -133,6 +133,7 @@ TEST_CASE("calls from several threads do not meet") {
   const double expected = global_norm({&array, 1});
   std::vector<double> results(4, 0);
   std::vector<std::thread> threads;
+  threads.reserve(results.size());
   for (double& result : results) {
     threads.emplace_back([&] {
       for (int round = 0; round < 20; ++round)

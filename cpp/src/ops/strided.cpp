@@ -100,7 +100,7 @@ class TouchedBytes {
   bool meets(const Array& array, bool mark) {
     bool met = false;
     walk(array, 0, array.size,
-         [&](char* memory, std::int64_t stride, std::int64_t n, std::int64_t) {
+         [&](const char* memory, std::int64_t stride, std::int64_t n, std::int64_t) {
            for (std::int64_t i = 0; i < n && !met; ++i) {
              const auto at = reinterpret_cast<std::uintptr_t>(memory + i * stride) - first_;
              for (std::size_t byte = at; byte < at + item_size(array.dtype); ++byte) {
@@ -114,7 +114,7 @@ class TouchedBytes {
 
   void mark(const Array& array) {
     walk(array, 0, array.size,
-         [&](char* memory, std::int64_t stride, std::int64_t n, std::int64_t) {
+         [&](const char* memory, std::int64_t stride, std::int64_t n, std::int64_t) {
            for (std::int64_t i = 0; i < n; ++i) {
              const auto at = reinterpret_cast<std::uintptr_t>(memory + i * stride) - first_;
              for (std::size_t byte = 0; byte < item_size(array.dtype); ++byte)

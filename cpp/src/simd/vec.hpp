@@ -32,7 +32,7 @@ inline constexpr int register_bytes_of = sizeof(T) == 8 && register_bytes > 32 ?
 
 template <class T, int Lanes>
 struct RegisterOf {
-  typedef T type __attribute__((vector_size(Lanes * sizeof(T))));
+  typedef T type __attribute__((vector_size(Lanes * sizeof(T))));  // NOLINT(modernize-use-using)
 };
 template <class T>
 struct RegisterOf<T, 1> {
