@@ -159,7 +159,7 @@ CALLS = {
 )
 @pytest.mark.parametrize("name", CALLS)
 def test_large_calls_release_the_gil(name):
-    large, small = np.full(2**21, 0.75), np.full(64, 0.75)
+    large, small = np.full(2**23, 0.75), np.full(64, 0.75)
     with rl.threads(1):
         assert any(ran_during(lambda: CALLS[name](large)) for _ in range(50))
         # the check can fail: a small call keeps the GIL
