@@ -311,3 +311,12 @@ TEST_CASE("norms of nothing, of infinities and of both dtypes together") {
     CHECK(norm({Array(large, 1), Array(one, 1)}, ord) == doctest::Approx(1e200).epsilon(1e-14));
   }
 }
+
+TEST_CASE("too little room for the norms is refused before a write") {
+  std::vector<float> x(8, 2.0f);
+  const std::vector<Array> grads = {Array(x.data(), 4), Array(x.data() + 4, 4)};
+  std::vector<double> norms(1);
+  CHECK_THROWS_AS(clip_by_norm(grads, 1.0, 2, norms), ArgumentError);
+  CHECK_THROWS_AS(clip_by_rms(grads, 1.0, norms), ArgumentError);
+  CHECK(x == std::vector<float>(8, 2.0f));
+}

@@ -51,6 +51,12 @@ void fill_zero(const Array& array, const Run& run) {
   });
 }
 
+void check_results(const char* argument, std::span<double> results, Arrays arrays) {
+  if (results.size() >= arrays.size()) return;
+  bad_value(argument, "got room for " + std::to_string(results.size()) + " numbers, wants " +
+                          std::to_string(arrays.size()) + ", one for each array");
+}
+
 /// Calls body(array, run) for each run of a map over all elements.
 template <class Body>
 void map_each(Arrays arrays, int threads, Body&& body) {
@@ -146,6 +152,7 @@ void check_clip(Arrays grads, double max_norm, double ord) {
 }
 
 void clip_by_norm(Arrays grads, double max_norm, double ord, std::span<double> out, int threads) {
+  check_results("norms", out, grads);
   check_clip(grads, max_norm, ord);
   clip(grads, ord, threads, [&](const Norms& norms, Decisions& decisions, bool first) {
     for (std::size_t k = 0; k < grads.size(); ++k) {
@@ -183,6 +190,7 @@ double clip_by_global_norm(Arrays grads, double max_norm, double ord, NonFinite 
 }
 
 void clip_by_rms(Arrays grads, double max_rms, std::span<double> out, int threads) {
+  check_results("rms", out, grads);
   check_non_negative("max_rms", max_rms, true);
   check_disjoint("grads", grads);
   clip(grads, 2, threads, [&](const Norms& norms, Decisions& decisions, bool first) {
