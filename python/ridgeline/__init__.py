@@ -1,11 +1,11 @@
 """Regularization kernels for training loops on the CPU.
 
-Penalties, proximal steps and gradient clipping that work in place on NumPy arrays, PyTorch CPU
+Penalties, proximal steps, gradient clipping and dropout that work on NumPy arrays, PyTorch CPU
 tensors and anything else with ``__dlpack__``, one array or a whole model in a call. The same bits
 for any number of threads, any instruction set and any memory layout.
 """
 
-from . import clipping, penalties, runtime
+from . import clipping, penalties, random, runtime
 from ._core import NonFiniteError, RequiresGradError
 from .clipping import (
     clip_by_global_norm_,
@@ -15,7 +15,27 @@ from .clipping import (
     global_norm,
     zero_largest_,
 )
+from .dropout import (
+    alpha_dropout,
+    alpha_dropout_backward,
+    drop_block,
+    drop_connect,
+    drop_path,
+    dropout,
+    dropout_add,
+    dropout_mask,
+    feature_alpha_dropout,
+    feature_alpha_dropout_backward,
+    gaussian_dropout,
+    gaussian_noise,
+    patch_dropout,
+    token_dropout,
+    zoneout,
+    zoneout_backward,
+)
+from .masks import Mask
 from .penalties import L0, L1, L2, MCP, SCAD, ElasticNet, Huber, LHalf, LogSum, Penalty
+from .random import Key
 from .runtime import get_num_threads, set_num_threads, show_config, threads
 
 __version__ = "0.1.0"
@@ -28,23 +48,42 @@ __all__ = [
     "SCAD",
     "ElasticNet",
     "Huber",
+    "Key",
     "LHalf",
     "LogSum",
+    "Mask",
     "NonFiniteError",
     "Penalty",
     "RequiresGradError",
     "__version__",
+    "alpha_dropout",
+    "alpha_dropout_backward",
     "clip_by_global_norm_",
     "clip_by_norm_",
     "clip_by_rms_",
     "clip_by_value_",
     "clipping",
+    "drop_block",
+    "drop_connect",
+    "drop_path",
+    "dropout",
+    "dropout_add",
+    "dropout_mask",
+    "feature_alpha_dropout",
+    "feature_alpha_dropout_backward",
+    "gaussian_dropout",
+    "gaussian_noise",
     "get_num_threads",
     "global_norm",
+    "patch_dropout",
     "penalties",
+    "random",
     "runtime",
     "set_num_threads",
     "show_config",
     "threads",
+    "token_dropout",
     "zero_largest_",
+    "zoneout",
+    "zoneout_backward",
 ]

@@ -18,11 +18,8 @@ gives NaN.
 from __future__ import annotations
 
 import math
-import sys
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal, cast
-
-import numpy as np
 
 from . import _core
 from ._typing import ArrayT, Tree
@@ -66,16 +63,6 @@ def _above(name: str, value: object, bound: float) -> float:
     if not number > bound:
         raise ValueError(f"{name}: got {number}, wants a number above {bound:g}")
     return number
-
-
-def _empty_like(x: Any) -> Any:
-    """Return an uninitialized array of the library, shape and dtype of x, to write into."""
-    torch = sys.modules.get("torch")
-    if torch is not None and isinstance(x, torch.Tensor):
-        return torch.empty_like(x, requires_grad=False)
-    if isinstance(x, np.ndarray):
-        return np.empty_like(x, subok=False)
-    raise TypeError(f"x: got {type(x).__name__}, wants a NumPy array, PyTorch tensor or JAX array")
 
 
 class Penalty:
@@ -223,16 +210,7 @@ class Penalty:
         >>> rl.L2(1.0).prox(np.array([3.0]), step=0.5)
         array([2.])
         """
-        if out is None and type(x).__module__.startswith("jax"):
-            import jax.numpy as jnp
-
-            result = np.empty(x.shape, x.dtype)  # type: ignore[attr-defined]
-            _core.penalty_prox(self._terms, x, step, result)
-            return cast("ArrayT", jnp.asarray(result))
-        if out is None:
-            out = cast("ArrayT", _empty_like(x))
-        _core.penalty_prox(self._terms, x, step, out)
-        return out
+        return cast("ArrayT", _core.penalty_prox(self._terms, x, step, out))
 
     def __add__(self, other: Penalty) -> Penalty:
         if not isinstance(other, Penalty):

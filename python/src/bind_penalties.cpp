@@ -92,11 +92,14 @@ void bind_penalties(py::module_& m) {
   });
   m.def("penalty_prox", [](const Terms& terms, py::handle x, py::handle step, py::handle out) {
     const double t = number("step", step);
+    require_array("x", x);
     const Tensors source("x", x, Access::read);
-    const Tensors target("out", out, Access::write, &source);
+    const Result result("x", x, out);
+    const Tensors target("out", result.array(), Access::write, &source);
     const Terms::Bound bound(terms, source);
     run({&source, &target}, [&] { penalty_prox(bound, target.arrays(), source.arrays(), t); });
     target.written();
+    return result.finished();
   });
 }
 

@@ -8,5 +8,7 @@ namespace ridgeline::python {
 void bind_runtime(pybind11::module_& m);
 void bind_penalties(pybind11::module_& m);
 void bind_clipping(pybind11::module_& m);
+void bind_random(pybind11::module_& m);
+void bind_dropout(pybind11::module_& m);
 
 }  // namespace ridgeline::python

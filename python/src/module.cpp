@@ -7,4 +7,6 @@ PYBIND11_MODULE(_core, m) {
   ridgeline::python::bind_runtime(m);
   ridgeline::python::bind_penalties(m);
   ridgeline::python::bind_clipping(m);
+  ridgeline::python::bind_random(m);
+  ridgeline::python::bind_dropout(m);
 }

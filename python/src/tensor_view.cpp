@@ -538,6 +538,42 @@ void Tensors::written() const {
   increment(tensors);
 }
 
+void require_array(const char* name, py::handle object) {
+  if (is_array(object)) return;
+  throw py::type_error(std::string(name) + ": got " + kind_text(object) +
+                       ", wants one array (NumPy, or anything with __dlpack__ in CPU memory)");
+}
+
+Result::Result(const char* name, py::handle like, py::handle out) {
+  if (!out.is_none()) {
+    array_ = py::reinterpret_borrow<py::object>(out);
+    return;
+  }
+  if (PyArray_Check(like.ptr())) {
+    auto* model = reinterpret_cast<PyArrayObject*>(like.ptr());
+    array_ =
+        py::reinterpret_steal<py::object>(PyArray_NewLikeArray(model, NPY_KEEPORDER, nullptr, 0));
+    if (!array_) throw py::error_already_set();
+    return;
+  }
+  if (const TypeEntry* entry = find_exchange_type(Py_TYPE(like.ptr())); entry && entry->torch) {
+    static const py::object& empty_like =
+        *new py::object(py::module_::import("torch").attr("empty_like"));
+    array_ = empty_like(like, py::arg("requires_grad") = false);
+    return;
+  }
+  if (!type_name(like).starts_with("jax")) {
+    throw py::type_error(std::string(name) + ": got " + type_name(like) +
+                         ", wants a NumPy array, PyTorch tensor or JAX array, or out=");
+  }
+  array_ = py::module_::import("numpy").attr("empty")(like.attr("shape"), like.attr("dtype"));
+  jax_ = true;
+}
+
+py::object Result::finished() const {
+  return jax_ ? py::module_::import("jax.numpy").attr("asarray")(array_) : array_;
+}
+
 double number(const char* name, py::handle value) {
   PyObject* object = value.ptr();
   if (PyFloat_CheckExact(object)) return PyFloat_AS_DOUBLE(object);

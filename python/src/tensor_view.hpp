@@ -44,6 +44,10 @@ class Tensors {
   Arrays arrays() const { return arrays_; }
   std::size_t size() const { return arrays_.size(); }
   std::int64_t elements() const { return elements_; }
+  /// Points into the object: valid while the GIL is held.
+  std::span<const std::int64_t> shape(std::size_t index) const {
+    return {shapes_[index].extents, static_cast<std::size_t>(shapes_[index].ndim)};
+  }
 
   /// The place of array `index`, such as grads['w'][0].
   std::string path(std::size_t index) const;
@@ -75,6 +79,24 @@ class Tensors {
   std::vector<std::size_t> torch_;    ///< which of them are torch tensors that will be written
   std::optional<bool> grad_enabled_;
   std::int64_t elements_ = 0;
+};
+
+/// A TypeError unless the argument is one array.
+void require_array(const char* name, py::handle object);
+
+/// The result of a function of one array: `out`, or a new array of the same library, shape and
+/// dtype.
+class Result {
+ public:
+  Result(const char* name, py::handle like, py::handle out);
+  /// To be written.
+  py::handle array() const { return array_; }
+  /// To be returned: JAX arrays are made from what was written.
+  py::object finished() const;
+
+ private:
+  py::object array_;
+  bool jax_ = false;
 };
 
 /// A number, as float: no bool, no string. An error names the argument.
@@ -117,15 +139,21 @@ class WithoutGil {
   PyThreadState* state_;
 };
 
+/// f() without the GIL if there are many elements.
+template <class F>
+auto without_gil(std::int64_t elements, F&& f) {
+  if (elements < gil_threshold) return f();
+  const WithoutGil released;
+  return f();
+}
+
 template <class F>
 auto run(std::initializer_list<const Tensors*> arguments, F&& f) {
   std::int64_t elements = 0;
   for (const Tensors* t : arguments)
     elements += t->elements();
   try {
-    if (elements < gil_threshold) return f();
-    const WithoutGil released;
-    return f();
+    return without_gil(elements, f);
   } catch (const ArgumentError& error) {
     raise_argument_error(error, arguments);
   }

@@ -9,54 +9,19 @@ namespace {
 
 std::int64_t item(const Array& array) { return static_cast<std::int64_t>(item_size(array.dtype)); }
 
-/// Merges neighbouring axes that continue each other and drops those of extent 1. Slowest axis
-/// first.
-std::vector<Dim> merged(std::span<const Dim> dims) {
-  std::vector<Dim> result;
-  for (const Dim& dim : dims) {
-    if (dim.extent == 1) continue;
-    if (!result.empty() && result.back().stride == dim.extent * dim.stride) {
-      result.back() = {result.back().extent * dim.extent, dim.stride};
-    } else {
-      result.push_back(dim);
-    }
-  }
-  return result;
-}
-
 bool is_contiguous(const std::vector<Dim>& dims, std::int64_t item_bytes) {
   return dims.empty() || (dims.size() == 1 && dims[0].stride == item_bytes);
 }
 
-/// Calls f(address, stride, n, done) for the stretches along the last axis that make up elements
-/// [begin, begin + count), where `done` elements came before.
+/// Calls f(address, stride, n, done) for the stretches that make up elements [begin, begin +
+/// count).
 template <class F>
 void walk(const Array& array, std::int64_t begin, std::int64_t count, F f) {
   char* base = static_cast<char*>(array.data);
   if (array.contiguous()) {
     f(base + begin * item(array), item(array), count, std::int64_t{0});
-    return;
-  }
-  const std::vector<Dim>& dims = array.dims;
-  const std::size_t last = dims.size() - 1;
-  constexpr std::size_t inline_axes = 64;  // NumPy and torch allow no more
-  std::int64_t index[inline_axes];
-  for (std::size_t axis = dims.size(); axis-- > 0;) {
-    index[axis] = begin % dims[axis].extent;
-    begin /= dims[axis].extent;
-    base += index[axis] * dims[axis].stride;
-  }
-  for (std::int64_t done = 0; done < count;) {
-    const std::int64_t n = std::min(count - done, dims[last].extent - index[last]);
-    f(base, dims[last].stride, n, done);
-    done += n;
-    index[last] += n;
-    base += n * dims[last].stride;
-    for (std::size_t axis = last; axis > 0 && index[axis] == dims[axis].extent; --axis) {
-      base += dims[axis - 1].stride - dims[axis].extent * dims[axis].stride;
-      index[axis] = 0;
-      ++index[axis - 1];
-    }
+  } else {
+    walk(base, array.dims, begin, count, f);
   }
 }
 
@@ -155,6 +120,19 @@ std::optional<bool> windows_meet(const Array& lower, const Array& upper, std::in
 }
 
 }  // namespace
+
+std::vector<Dim> merged(std::span<const Dim> dims) {
+  std::vector<Dim> result;
+  for (const Dim& dim : dims) {
+    if (dim.extent == 1) continue;
+    if (!result.empty() && result.back().stride == dim.extent * dim.stride) {
+      result.back() = {result.back().extent * dim.extent, dim.stride};
+    } else {
+      result.push_back(dim);
+    }
+  }
+  return result;
+}
 
 Array::Array(void* data_, DType dtype_, std::span<const std::int64_t> shape,
              std::span<const std::int64_t> byte_strides)

@@ -1,9 +1,42 @@
 // Walking strided arrays in C order without a copy of the whole.
 #pragma once
 
+#include <algorithm>
+
 #include "ridgeline/array.hpp"
 
 namespace ridgeline {
+
+/// Merges neighbouring axes that continue each other and drops those of extent 1. Slowest axis
+/// first.
+std::vector<Dim> merged(std::span<const Dim> dims);
+
+/// Calls f(place, stride, n, done) for the stretches along the last axis that make up elements
+/// [begin, begin + count) of an array whose first element is at `place`, where `done` elements came
+/// before. A place is an address, or a number.
+template <class Place, class F>
+void walk(Place place, std::span<const Dim> dims, std::int64_t begin, std::int64_t count, F f) {
+  const std::size_t last = dims.size() - 1;
+  constexpr std::size_t inline_axes = 64;  // NumPy and torch allow no more
+  std::int64_t index[inline_axes];
+  for (std::size_t axis = dims.size(); axis-- > 0;) {
+    index[axis] = begin % dims[axis].extent;
+    begin /= dims[axis].extent;
+    place += index[axis] * dims[axis].stride;
+  }
+  for (std::int64_t done = 0; done < count;) {
+    const std::int64_t n = std::min(count - done, dims[last].extent - index[last]);
+    f(place, dims[last].stride, n, done);
+    done += n;
+    index[last] += n;
+    place += n * dims[last].stride;
+    for (std::size_t axis = last; axis > 0 && index[axis] == dims[axis].extent; --axis) {
+      place += dims[axis - 1].stride - dims[axis].extent * dims[axis].stride;
+      index[axis] = 0;
+      ++index[axis - 1];
+    }
+  }
+}
 
 /// The address of elements [begin, begin + count) if they lie one after the other in memory, else
 /// null.

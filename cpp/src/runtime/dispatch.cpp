@@ -13,6 +13,8 @@ namespace ridgeline {
   namespace name {                                                                                 \
   extern const PenaltiesTable penalties;                                                           \
   extern const ClippingTable clipping;                                                             \
+  extern const DropoutTable dropout;                                                               \
+  extern const RandomTable random;                                                                 \
   }
 #include "runtime/targets.def"
 #undef RIDGELINE_TARGET
@@ -20,7 +22,8 @@ namespace ridgeline {
 namespace {
 
 constexpr Tables compiled[] = {
-#define RIDGELINE_TARGET(name) {#name, &name::penalties, &name::clipping},
+#define RIDGELINE_TARGET(name)                                                                     \
+  {#name, &name::penalties, &name::clipping, &name::dropout, &name::random},
 #include "runtime/targets.def"
 #undef RIDGELINE_TARGET
 };

@@ -5,12 +5,16 @@ namespace ridgeline {
 
 struct PenaltiesTable;
 struct ClippingTable;
+struct DropoutTable;
+struct RandomTable;
 
 /// The tables of one target: one row a family.
 struct Tables {
   const char* target;
   const PenaltiesTable* penalties;
   const ClippingTable* clipping;
+  const DropoutTable* dropout;
+  const RandomTable* random;
 };
 
 /// The tables in use. Take them once a call, so that a call runs on one target.

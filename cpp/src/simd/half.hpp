@@ -17,6 +17,22 @@ template <>
 struct ComputeOf<double> {
   using type = double;
 };
+template <>
+struct ComputeOf<std::int64_t> {
+  using type = std::int64_t;
+};
+template <>
+struct ComputeOf<std::int32_t> {
+  using type = std::int32_t;
+};
+/// Two bytes that are only moved.
+struct Bits16 {
+  std::uint16_t bits;
+};
+template <>
+struct ComputeOf<Bits16> {
+  using type = std::int32_t;
+};
 /// The type that arithmetic on elements of type T runs in.
 template <class T>
 using compute_t = typename ComputeOf<T>::type;
@@ -44,8 +60,8 @@ template <int N>
   });
   return wide;
 }
-template <int N>
-[[gnu::always_inline]] inline void store_16_bits(void* p, Vec<std::int32_t, N> wide) {
+template <int N, class Write>
+[[gnu::always_inline]] inline void store_16_bits(void* p, Vec<std::int32_t, N> wide, Write write) {
   using Wide = Vec<std::int32_t, N>;
   unroll<Wide::registers>([&](int i) {
     auto* to = static_cast<std::uint16_t*>(p) + i * Wide::register_lanes;
@@ -56,7 +72,7 @@ template <int N>
     } else {
       part = converted<Part>(wide.r[i]);
     }
-    __builtin_memcpy(to, &part, sizeof part);
+    write(to, part);
   });
 }
 
@@ -110,6 +126,8 @@ template <class T, int N>
   using V = Vec<compute_t<T>, N>;
   if constexpr (sizeof(T) != 2) {
     return load_lanes<T, N>(p);
+  } else if constexpr (__is_same(T, Bits16)) {
+    return load_16_bits<N>(p);
   } else if constexpr (T::dtype == DType::bfloat16) {
     return from_bfloat16(load_16_bits<N>(p));
   } else {
@@ -146,12 +164,14 @@ template <class T, int N>
   }
 }
 
-template <class T, int N>
-[[gnu::always_inline]] inline void store(T* p, Vec<compute_t<T>, N> v) {
+template <class T, int N, class Write = PlainStore>
+[[gnu::always_inline]] inline void store(T* p, Vec<compute_t<T>, N> v, Write write = {}) {
   if constexpr (sizeof(T) != 2) {
-    store_lanes(p, v);
+    store_lanes(p, v, write);
+  } else if constexpr (__is_same(T, Bits16)) {
+    store_16_bits(p, v, write);
   } else if constexpr (T::dtype == DType::bfloat16) {
-    store_16_bits(p, to_bfloat16(v));
+    store_16_bits(p, to_bfloat16(v), write);
   } else {
 #if defined(__F16C__) && RIDGELINE_REGISTER_BYTES >= 32
     using V = Vec<float, N>;
@@ -159,25 +179,21 @@ template <class T, int N>
     unroll<V::registers>([&](int i) {
       auto* to = reinterpret_cast<char*>(p) + i * V::register_lanes * 2;
       if constexpr (V::register_lanes == 8) {
-        _mm_storeu_si128(reinterpret_cast<__m128i*>(to),
-                         _mm256_cvtps_ph(v.r[i], _MM_FROUND_TO_NEAREST_INT));
+        write(to, _mm256_cvtps_ph(v.r[i], _MM_FROUND_TO_NEAREST_INT));
       }
 #if RIDGELINE_REGISTER_BYTES >= 64
       if constexpr (V::register_lanes == 16) {
-        _mm256_storeu_si256(reinterpret_cast<__m256i*>(to),
-                            _mm512_cvtps_ph(v.r[i], _MM_FROUND_TO_NEAREST_INT));
+        write(to, _mm512_cvtps_ph(v.r[i], _MM_FROUND_TO_NEAREST_INT));
       }
 #endif
     });
 #elif defined(__aarch64__) && RIDGELINE_REGISTER_BYTES == 16
     using V = Vec<float, N>;
     static_assert(V::register_lanes == 4);
-    unroll<V::registers>([&](int i) {
-      const float16x4_t part = vcvt_f16_f32(v.r[i]);
-      __builtin_memcpy(reinterpret_cast<char*>(p) + i * 8, &part, sizeof part);
-    });
+    unroll<V::registers>(
+        [&](int i) { write(reinterpret_cast<char*>(p) + i * 8, vcvt_f16_f32(v.r[i])); });
 #else
-    store_16_bits(p, to_float16(v));
+    store_16_bits(p, to_float16(v), write);
 #endif
   }
 }

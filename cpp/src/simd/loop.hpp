@@ -9,6 +9,7 @@
 //   order
 #pragma once
 
+#include "kernels/choice.hpp"
 #include "simd/half.hpp"
 
 namespace ridgeline::RIDGELINE_TARGET {
@@ -55,6 +56,53 @@ template <class T, class F, class... In>
   for (; i + N <= n; i += N)
     store<T, N>(out + i, f(load<In, N>(in + i)...));
   if (i < n) store_first<T, N>(out + i, f(Remainder<In, N>(in + i, n - i).lanes()...), n - i);
+}
+
+/// map_into for an output that is not read soon, if `how` says so: f(i, in[i]...).
+template <class T, class F, class... In>
+[[gnu::always_inline]] inline void map_out(T* out, std::size_t n, Store how, F f, const In*... in) {
+  constexpr int N = map_lanes<T>;
+  constexpr std::size_t stretch = N < 64 ? 64 : N;
+  constexpr std::uintptr_t line = 64;
+  const auto part = [&](std::size_t i, std::size_t count) {
+    store_first<T, N>(out + i, f(i, Remainder<In, N>(in + i, count).lanes()...), count);
+  };
+  const auto parts = [&](std::size_t i, std::size_t end) {
+    for (; i < end; i += N)
+      part(i, end - i < N ? end - i : N);
+  };
+  const auto whole = [&](std::size_t i, auto write) {
+    for (; i + stretch <= n; i += stretch) {
+      unroll<static_cast<int>(stretch) / N>([&](int k) {
+        const std::size_t at = i + static_cast<std::size_t>(k) * N;
+        store<T, N>(out + at, f(at, load<In, N>(in + at)...), write);
+      });
+    }
+    parts(i, n);
+  };
+  const auto address = reinterpret_cast<std::uintptr_t>(out);
+  const std::size_t head = (line - address % line) % line / sizeof(T);
+  if (how == Store::plain || address % sizeof(T) != 0 || head >= n) return whole(0, PlainStore{});
+  parts(0, head);
+  whole(head, StreamingStore{});
+  end_streaming();
+}
+
+/// Bits [at, at + N) of a choice, in the lowest places.
+template <int N>
+[[gnu::always_inline]] inline std::uint64_t bits_from(Kept kept, std::size_t at) {
+  const std::uint64_t* word = kept.bits + (kept.at + at) / 64;
+  const std::size_t shift = (kept.at + at) % 64;
+  return shift <= 64 - N ? word[0] >> shift : word[0] >> shift | word[1] << (64 - shift);
+}
+
+/// map_out with a choice: f(bits, in[i]...), bit k of `bits` for lane k.
+template <class T, class F, class... In>
+[[gnu::always_inline]] inline void map_chosen(T* out, std::size_t n, Kept kept, Store how, F f,
+                                              const In*... in) {
+  map_out(
+      out, n, how,
+      [&](std::size_t i, auto... v) { return f(bits_from<map_lanes<T>>(kept, i), v...); }, in...);
 }
 
 struct Add {

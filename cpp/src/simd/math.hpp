@@ -1,4 +1,4 @@
-// log and exp in float64 from +, *, / alone: the same bits on every machine, which libm does not
+// log, exp, sin and cos from +, *, / alone: the same bits on every machine, which libm does not
 // promise. Series are those of Muller, Elementary Functions (2016), ch. 4 and 6.
 #pragma once
 
@@ -21,30 +21,98 @@ template <int N>
   return bits_as<double>(n + bits_as<std::int64_t>(magic)) - magic;
 }
 
-/// log x. With x = 2^e m, m in [1/sqrt 2, sqrt 2), s = (m - 1)/(m + 1):
-/// log m = 2 atanh s = 2 (s + s^3/3 + s^5/5 + ...), |s| <= 0.1716, cut after s^23 (below 2^-60).
+/// What log_positive needs to know of a type. ln2_high times an exponent is exact.
+template <class T>
+struct LogOf;
+template <>
+struct LogOf<double> {
+  static constexpr int fraction_bits = 52;
+  static constexpr std::int64_t cut = 0x3fe6a09e667f3bcd;  // the bits of 1/sqrt 2
+  static constexpr int terms = 11;                         // to s^23: what is cut is below 2^-60
+  static constexpr double high = ln2_high;
+  static constexpr double low = ln2_low;
+};
+template <>
+struct LogOf<float> {
+  static constexpr int fraction_bits = 23;
+  static constexpr std::int32_t cut = 0x3f3504f3;
+  static constexpr int terms = 4;  // to s^9: below 2^-28
+  static constexpr float high = 0x1.62e4p-1f;
+  static constexpr float low = 0x1.7f7d1cp-20f;
+};
+
+template <int N>
+[[gnu::always_inline]] inline Vec<float, N> as_float(Vec<std::int32_t, N> n) {
+  const Vec<float, N> magic(0x1.8p23f);
+  return bits_as<float>(n + bits_as<std::int32_t>(magic)) - magic;
+}
+template <int N>
+[[gnu::always_inline]] inline Vec<double, N> as_float(Vec<std::int64_t, N> n) {
+  return as_double(n);
+}
+
+/// log x - down log 2 for positive, finite, normal x. With x = 2^e m, m in [1/sqrt 2, sqrt 2),
+/// s = (m - 1)/(m + 1): log m = 2 atanh s = 2 (s + s^3/3 + s^5/5 + ...), |s| <= 0.1716.
+template <class T, int N>
+[[gnu::always_inline]] inline Vec<T, N> log_positive(Vec<T, N> x, Vec<T, N> down = Vec<T, N>(0)) {
+  using V = Vec<T, N>;
+  using Int = lane_int<T>;
+  using I = Vec<Int, N>;
+  using L = LogOf<T>;
+  constexpr Int half_range = Int{1} << (8 * sizeof(T) - 2);
+  const I bits = bits_as<Int>(x);
+  // Subtracting the bits of 1/sqrt 2 moves the cut between exponents to there.
+  const auto biased = bits_as<lane_word<T>>(bits - I(L::cut) + I(half_range)) >> L::fraction_bits;
+  const I exponent = bits_as<Int>(biased) - I(half_range >> L::fraction_bits);
+  const V m = bits_as<T>(bits - (exponent << L::fraction_bits));
+  const V s = (m - V(1)) / (m + V(1));
+  const V z = s * s;
+  constexpr int last = 2 * L::terms + 1;
+  V series(static_cast<T>(1.0 / last));
+  unroll<L::terms - 1>(
+      [&](int k) { series = series * z + V(static_cast<T>(1.0 / (last - 2 - 2 * k))); });
+  const V e = as_float(exponent) - down;
+  const V two_s = s + s;
+  return e * V(L::high) + (two_s + (two_s * z * series + e * V(L::low)));
+}
+
 /// log 0 = -inf, log of a negative number or NaN = NaN, log inf = inf.
 template <int N>
 [[gnu::always_inline]] inline Vec<double, N> log(Vec<double, N> x) {
   using V = Vec<double, N>;
-  using I = Vec<std::int64_t, N>;
   const auto tiny = x < V(0x1p-1022);
-  const V scaled = select(tiny, x * V(0x1p54), x);
-  const I bits = bits_as<std::int64_t>(scaled);
-  // Subtracting the bits of 1/sqrt 2 moves the cut between exponents to there.
-  const I shifted = bits - I(0x3fe6a09e667f3bcd);
-  const auto exponent_bits = bits_as<std::uint64_t>(shifted + I(std::int64_t{1} << 62)) >> 52;
-  const I exponent = bits_as<std::int64_t>(exponent_bits) - I(1024);
-  const V m = bits_as<double>(bits - (exponent << 52));
-  const V s = (m - V(1)) / (m + V(1));
-  const V z = s * s;
-  V series(1.0 / 23);
-  unroll<10>([&](int k) { series = series * z + V(1.0 / (21 - 2 * k)); });
-  const V e = as_double(exponent) - select(tiny, V(54), V(0));
-  const V two_s = s + s;
-  const V value = e * V(ln2_high) + (two_s + (two_s * z * series + e * V(ln2_low)));
+  const V value = log_positive(select(tiny, x * V(0x1p54), x), select(tiny, V(54), V(0)));
   const V special = select(x == V(0), V(-infinity), select(x == V(infinity), x, V(quiet_nan)));
   return select((x > V(0)) & (x < V(infinity)), value, special);
+}
+
+/// sin x and cos x for |x| <= pi/4: Taylor's series, to where what is cut is below a quarter of an
+/// ulp.
+template <class T, int N>
+[[gnu::always_inline]] inline Vec<T, N> sine_series(Vec<T, N> x) {
+  using V = Vec<T, N>;
+  constexpr double coefficient[] = {
+      1.0 / 355687428096000, -1.0 / 1307674368000, 1.0 / 6227020800, -1.0 / 39916800,
+      1.0 / 362880,          -1.0 / 5040,          1.0 / 120,        -1.0 / 6};
+  constexpr int skipped = sizeof(T) == 4 ? 4 : 0;
+  const V z = x * x;
+  V series(static_cast<T>(coefficient[skipped]));
+  unroll<7 - skipped>(
+      [&](int k) { series = series * z + V(static_cast<T>(coefficient[skipped + k + 1])); });
+  return x + x * z * series;
+}
+template <class T, int N>
+[[gnu::always_inline]] inline Vec<T, N> cosine_series(Vec<T, N> x) {
+  using V = Vec<T, N>;
+  constexpr double coefficient[] = {
+      -1.0 / 6402373705728000, 1.0 / 20922789888000, -1.0 / 87178291200, 1.0 / 479001600,
+      -1.0 / 3628800,          1.0 / 40320,          -1.0 / 720,         1.0 / 24};
+  constexpr int skipped = sizeof(T) == 4 ? 4 : 0;
+  const V z = x * x;
+  V series(static_cast<T>(coefficient[skipped]));
+  unroll<7 - skipped>(
+      [&](int k) { series = series * z + V(static_cast<T>(coefficient[skipped + k + 1])); });
+  return V(1) - (z * V(static_cast<T>(0.5)) - z * z * series);
 }
 
 /// log(1 + x) for x >= 0: log u + (x - (u - 1))/u with u = 1 + x restores what the sum rounded off.

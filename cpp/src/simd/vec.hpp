@@ -46,14 +46,19 @@ struct LaneInt;
 template <>
 struct LaneInt<4> {
   using type = std::int32_t;
+  using word = std::uint32_t;
 };
 template <>
 struct LaneInt<8> {
   using type = std::int64_t;
+  using word = std::uint64_t;
 };
 /// The signed integer as wide as T: a lane of a mask is 0 or -1 of it.
 template <class T>
 using lane_int = typename LaneInt<sizeof(T)>::type;
+/// The unsigned one.
+template <class T>
+using lane_word = typename LaneInt<sizeof(T)>::word;
 
 /// f(0), f(1), ... f(Count - 1), unrolled by the compiler front end.
 template <class F, int... I>
@@ -170,6 +175,113 @@ template <class T, int N>
   return a;
 }
 
+/// bit i of `bits` ? a : b, for lane i.
+template <class T, int N>
+[[gnu::always_inline]] inline Vec<T, N> select(std::uint64_t bits, Vec<T, N> a, Vec<T, N> b) {
+  using V = Vec<T, N>;
+  static_assert(N <= 64);
+  constexpr int lanes = V::register_lanes;
+  unroll<V::registers>([&](int i) {
+    [[maybe_unused]] const std::uint64_t own = bits >> (i * lanes);
+    if constexpr (lanes == 1) {
+      a.r[i] = (own & 1) != 0 ? a.r[i] : b.r[i];
+#if RIDGELINE_REGISTER_BYTES >= 64
+    } else if constexpr (lanes == 16) {
+      a.r[i] = (typename V::R)_mm512_mask_mov_ps((__m512)b.r[i], static_cast<__mmask16>(own),
+                                                 (__m512)a.r[i]);
+    } else if constexpr (sizeof(T) == 8 && lanes == 4) {
+      a.r[i] = (typename V::R)_mm256_mask_mov_pd((__m256d)b.r[i], static_cast<__mmask8>(own),
+                                                 (__m256d)a.r[i]);
+#endif
+    } else {
+      using I = lane_int<T>;
+      using Lanes = Register<I, lanes>;
+      I weight[lanes];
+      unroll<lanes>([&](int k) { weight[k] = static_cast<I>(I{1} << k); });
+      Lanes weights;
+      __builtin_memcpy(&weights, weight, sizeof weights);
+      const Lanes set = (static_cast<I>(own) - Lanes{}) & weights;
+      a.r[i] = set == weights ? a.r[i] : b.r[i];
+    }
+  });
+  return a;
+}
+
+/// Bit i: whether byte i of the 64 at p is `bound` or more.
+[[gnu::always_inline]] inline std::uint64_t bytes_at_least(const unsigned char* p,
+                                                           std::uint8_t bound);
+/// Bit i: whether byte i of the 64 at p is `value`.
+[[gnu::always_inline]] inline std::uint64_t bytes_equal(const unsigned char* p, std::uint8_t value);
+
+/// Joins the bits f gives for each piece of 64 bytes.
+template <int Pieces, class F>
+[[gnu::always_inline]] inline std::uint64_t join_bits(F f) {
+  std::uint64_t bits = 0;
+  unroll<Pieces>([&](int i) {
+    bits |= static_cast<std::uint64_t>(f(i * (64 / Pieces))) << (i * (64 / Pieces));
+  });
+  return bits;
+}
+
+#if RIDGELINE_REGISTER_BYTES == 0
+inline std::uint64_t bytes_at_least(const unsigned char* p, std::uint8_t bound) {
+  return join_bits<64>([&](int i) { return p[i] >= bound; });
+}
+inline std::uint64_t bytes_equal(const unsigned char* p, std::uint8_t value) {
+  return join_bits<64>([&](int i) { return p[i] == value; });
+}
+#elif RIDGELINE_REGISTER_BYTES == 64
+inline std::uint64_t bytes_at_least(const unsigned char* p, std::uint8_t bound) {
+  return _mm512_cmpge_epu8_mask(_mm512_loadu_si512(p), _mm512_set1_epi8(static_cast<char>(bound)));
+}
+inline std::uint64_t bytes_equal(const unsigned char* p, std::uint8_t value) {
+  return _mm512_cmpeq_epu8_mask(_mm512_loadu_si512(p), _mm512_set1_epi8(static_cast<char>(value)));
+}
+#elif RIDGELINE_REGISTER_BYTES == 32
+inline std::uint64_t bytes_at_least(const unsigned char* p, std::uint8_t bound) {
+  const __m256i b = _mm256_set1_epi8(static_cast<char>(bound));
+  return join_bits<2>([&](int i) {
+    const __m256i v = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p + i));
+    return static_cast<std::uint32_t>(
+        _mm256_movemask_epi8(_mm256_cmpeq_epi8(_mm256_max_epu8(v, b), v)));
+  });
+}
+inline std::uint64_t bytes_equal(const unsigned char* p, std::uint8_t value) {
+  const __m256i b = _mm256_set1_epi8(static_cast<char>(value));
+  return join_bits<2>([&](int i) {
+    const __m256i v = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p + i));
+    return static_cast<std::uint32_t>(_mm256_movemask_epi8(_mm256_cmpeq_epi8(v, b)));
+  });
+}
+#elif defined(__x86_64__)
+inline std::uint64_t bytes_at_least(const unsigned char* p, std::uint8_t bound) {
+  const __m128i b = _mm_set1_epi8(static_cast<char>(bound));
+  return join_bits<4>([&](int i) {
+    const __m128i v = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p + i));
+    return static_cast<std::uint16_t>(_mm_movemask_epi8(_mm_cmpeq_epi8(_mm_max_epu8(v, b), v)));
+  });
+}
+inline std::uint64_t bytes_equal(const unsigned char* p, std::uint8_t value) {
+  const __m128i b = _mm_set1_epi8(static_cast<char>(value));
+  return join_bits<4>([&](int i) {
+    const __m128i v = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p + i));
+    return static_cast<std::uint16_t>(_mm_movemask_epi8(_mm_cmpeq_epi8(v, b)));
+  });
+}
+#elif defined(__aarch64__)
+[[gnu::always_inline]] inline std::uint16_t bits_of(uint8x16_t mask) {
+  constexpr std::uint8_t weight[16] = {1, 2, 4, 8, 16, 32, 64, 128, 1, 2, 4, 8, 16, 32, 64, 128};
+  const uint8x16_t set = vandq_u8(mask, vld1q_u8(weight));
+  return static_cast<std::uint16_t>(vaddv_u8(vget_low_u8(set)) | vaddv_u8(vget_high_u8(set)) << 8);
+}
+inline std::uint64_t bytes_at_least(const unsigned char* p, std::uint8_t bound) {
+  return join_bits<4>([&](int i) { return bits_of(vcgeq_u8(vld1q_u8(p + i), vdupq_n_u8(bound))); });
+}
+inline std::uint64_t bytes_equal(const unsigned char* p, std::uint8_t value) {
+  return join_bits<4>([&](int i) { return bits_of(vceqq_u8(vld1q_u8(p + i), vdupq_n_u8(value))); });
+}
+#endif
+
 /// The same bits as another type of the same width.
 template <class To, class From, int N>
 [[gnu::always_inline]] inline Vec<To, N> bits_as(Vec<From, N> a) {
@@ -190,12 +302,53 @@ template <class T, int N>
   });
   return v;
 }
-template <class T, int N>
-[[gnu::always_inline]] inline void store_lanes(void* p, Vec<T, N> v) {
-  unroll<Vec<T, N>::registers>([&](int i) {
-    __builtin_memcpy(static_cast<char*>(p) + i * static_cast<int>(sizeof v.r[0]), &v.r[i],
-                     sizeof v.r[0]);
-  });
+/// How a register reaches memory.
+struct PlainStore {
+  template <class R>
+  [[gnu::always_inline]] void operator()(void* p, R v) const {
+    __builtin_memcpy(p, &v, sizeof v);
+  }
+};
+template <class T, int N, class Write = PlainStore>
+[[gnu::always_inline]] inline void store_lanes(void* p, Vec<T, N> v, Write write = {}) {
+  unroll<Vec<T, N>::registers>(
+      [&](int i) { write(static_cast<char*>(p) + i * static_cast<int>(sizeof v.r[0]), v.r[i]); });
+}
+
+/// Streaming stores go past the caches: for outputs too large to be read again from there. Their
+/// address is a multiple of the register's size. `end_streaming` orders them before what follows.
+struct StreamingStore {
+  template <class R>
+  [[gnu::always_inline]] void operator()(void* p, R v) const {
+#if defined(__x86_64__) && RIDGELINE_REGISTER_BYTES >= 16
+    if constexpr (sizeof v == 8) {
+      _mm_stream_si64(static_cast<long long*>(p), __builtin_bit_cast(long long, v));
+      return;
+    }
+    if constexpr (sizeof v == 16) {
+      _mm_stream_si128(static_cast<__m128i*>(p), (__m128i)v);
+      return;
+    }
+#if RIDGELINE_REGISTER_BYTES >= 32
+    if constexpr (sizeof v == 32) {
+      _mm256_stream_si256(static_cast<__m256i*>(p), (__m256i)v);
+      return;
+    }
+#endif
+#if RIDGELINE_REGISTER_BYTES >= 64
+    if constexpr (sizeof v == 64) {
+      _mm512_stream_si512(static_cast<__m512i*>(p), (__m512i)v);
+      return;
+    }
+#endif
+#endif
+    __builtin_memcpy(p, &v, sizeof v);
+  }
+};
+[[gnu::always_inline]] inline void end_streaming() {
+#if defined(__x86_64__) && RIDGELINE_REGISTER_BYTES >= 16
+  _mm_sfence();
+#endif
 }
 
 /// Lane i holds i.

@@ -2,7 +2,8 @@
 
 These are the oracles of the test suite, and the place to read what a function means: each is
 the formula of its paper, evaluated in float64, and rounded once when it is stored. They take one
-NumPy array or a nested list, tuple or dict of them, and carry the public names.
+NumPy array or a nested list, tuple or dict of them, and carry the public names. Random numbers and
+dropout are equal bit for bit, so those say where they round; they take one array.
 
 >>> import numpy as np
 >>> from ridgeline import reference
@@ -10,6 +11,7 @@ NumPy array or a nested list, tuple or dict of them, and carry the public names.
 array([ 1.5, -0. ])
 """
 
+from ridgeline.reference import random
 from ridgeline.reference.clipping import (
     clip_by_global_norm_,
     clip_by_norm_,
@@ -17,6 +19,25 @@ from ridgeline.reference.clipping import (
     clip_by_value_,
     global_norm,
     zero_largest_,
+)
+from ridgeline.reference.dropout import (
+    alpha_dropout,
+    alpha_dropout_backward,
+    drop_block,
+    drop_block_mask,
+    drop_connect,
+    drop_path,
+    dropout,
+    dropout_add,
+    dropout_mask,
+    feature_alpha_dropout,
+    feature_alpha_dropout_backward,
+    gaussian_dropout,
+    gaussian_noise,
+    patch_dropout,
+    token_dropout,
+    zoneout,
+    zoneout_backward,
 )
 from ridgeline.reference.penalties import (
     L0,
@@ -44,10 +65,28 @@ __all__ = [
     "LogSum",
     "Penalty",
     "Sum",
+    "alpha_dropout",
+    "alpha_dropout_backward",
     "clip_by_global_norm_",
     "clip_by_norm_",
     "clip_by_rms_",
     "clip_by_value_",
+    "drop_block",
+    "drop_block_mask",
+    "drop_connect",
+    "drop_path",
+    "dropout",
+    "dropout_add",
+    "dropout_mask",
+    "feature_alpha_dropout",
+    "feature_alpha_dropout_backward",
+    "gaussian_dropout",
+    "gaussian_noise",
     "global_norm",
+    "patch_dropout",
+    "random",
+    "token_dropout",
     "zero_largest_",
+    "zoneout",
+    "zoneout_backward",
 ]

@@ -1,0 +1,33 @@
+// The table of dropout kernels that each target exports.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "kernels/choice.hpp"
+#include "ridgeline/array.hpp"
+
+namespace ridgeline {
+
+/// All outputs may be the input of the same name at the same address.
+struct DropoutKernels {
+  /// kept ? x scale : 0
+  void (*scale)(const void* x, void* out, std::size_t n, Kept, Store, double scale);
+  /// (kept ? x scale : 0) + residual
+  void (*scale_add)(const void* x, const void* residual, void* out, std::size_t n, Kept, Store,
+                    double scale);
+  /// kept ? a x + b : dropped
+  void (*affine)(const void* x, void* out, std::size_t n, Kept, Store, double a, double b,
+                 double dropped);
+  /// kept ? a : b, bit for bit; a null pointer stands for zeros
+  void (*pick)(const void* a, const void* b, void* out, std::size_t n, Kept, Store);
+  /// x factor and x + noise; the second operand is of the type that arithmetic runs in
+  void (*multiply)(const void* x, const void* factor, void* out, std::size_t n, Store);
+  void (*add)(const void* x, const void* noise, void* out, std::size_t n, Store);
+};
+
+struct DropoutTable {
+  DropoutKernels kernels[dtype_count];
+};
+
+}  // namespace ridgeline

@@ -1,0 +1,41 @@
+// The table of random kernels that each target exports.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "ridgeline/random.hpp"
+
+namespace ridgeline {
+
+/// Elements whose choice one tile of Philox decides, a byte each.
+inline constexpr std::size_t choice_tile = 256;
+
+struct RandomKernels {
+  /// Elements [first, first + n) of the stream.
+  void (*uniform)(Key key, std::uint64_t first, std::size_t n, void* out);
+  /// mean + std z in the type that arithmetic on the elements runs in.
+  void (*normal)(Key key, std::uint64_t first, std::size_t n, double mean, double std, void* out);
+};
+
+using IntegersKernel = void (*)(Key key, std::uint64_t first, std::size_t n, std::uint64_t low,
+                                std::uint64_t span, void* out);
+
+struct RandomTable {
+  RandomKernels kernels[dtype_count];
+  IntegersKernel integers[4];  ///< of 1, 2, 4 and 8 bytes
+
+  /// The seeds that counters [first, first + n) of a stream give.
+  void (*derive)(Key key, Stream stream, std::uint64_t first, std::size_t n, std::uint64_t* seeds);
+
+  /// Whether elements [choice_tile tile, + choice_tile tiles) are kept: a bit each. Element i is
+  /// dropped if its 32 random bits are below `threshold`: its byte of the stream `choice` and,
+  /// where that equals the threshold's, 24 bits of the stream `tie`.
+  void (*choose)(Key key, std::uint64_t tile, std::size_t tiles, std::uint32_t threshold,
+                 std::uint64_t* bits);
+
+  /// The words of `tiles` tiles of 16 counters.
+  void (*words)(Key key, Stream stream, std::uint64_t tile, std::size_t tiles, std::uint32_t* out);
+};
+
+}  // namespace ridgeline

@@ -1,0 +1,88 @@
+#include "ops/choices.hpp"
+
+#include <algorithm>
+
+#include "ops/checks.hpp"
+#include "ops/strided.hpp"
+
+namespace ridgeline {
+namespace {
+
+/// Up to 64 bits from bit `at` on; what lies beyond `n` of them is 0.
+std::uint64_t read_bits(Kept from, std::size_t at, std::size_t n) {
+  const std::size_t place = from.at + at;
+  const std::size_t shift = place % 64;
+  std::uint64_t bits = from.bits[place / 64] >> shift;
+  if (shift + n > 64) bits |= from.bits[place / 64 + 1] << (64 - shift);
+  return n == 64 ? bits : bits & ((std::uint64_t{1} << n) - 1);
+}
+
+/// Appends n <= 64 bits to those at `at`, which are zeros.
+void append_bits(std::uint64_t* to, std::size_t at, std::uint64_t bits, std::size_t n) {
+  const std::size_t shift = at % 64;
+  to[at / 64] |= bits << shift;
+  if (shift + n > 64) to[at / 64 + 1] |= bits >> (64 - shift);
+}
+
+}  // namespace
+
+std::uint32_t threshold_of(double p) { return static_cast<std::uint32_t>(p * 0x1p32); }
+
+void check_probability(double p) {
+  if (!(p >= 0 && p <= 1)) bad_value("p", "got " + text(p) + ", wants a probability in [0, 1]");
+}
+
+Choices::Choices(const RandomTable& table, Key key, double p, const Numbering& numbering)
+    : numbering_(numbering), table_(&table), key_(key), threshold_(threshold_of(p)) {}
+
+Choices::Choices(const std::uint64_t* stored, const Numbering& numbering)
+    : numbering_(numbering), stored_(stored) {}
+
+Kept Choices::indices(std::int64_t first, std::int64_t n) {
+  if (stored_ != nullptr) return {stored_, static_cast<std::size_t>(first)};
+  if (first < window_first_ || first + n > window_last_) {
+    constexpr auto tile = static_cast<std::int64_t>(choice_tile);
+    window_first_ = first - first % tile;
+    const std::int64_t tiles = (first - window_first_ + n + tile - 1) / tile;
+    window_last_ = window_first_ + tiles * tile;
+    table_->choose(key_, static_cast<std::uint64_t>(window_first_ / tile),
+                   static_cast<std::size_t>(tiles), threshold_, window_);
+  }
+  return {window_, static_cast<std::size_t>(first - window_first_)};
+}
+
+Kept Choices::of(std::int64_t begin, std::int64_t n) {
+  if (numbering_.dims.empty()) return indices(numbering_.first + begin, n);
+  std::fill_n(gathered_, block_size / 64 + 1, 0);
+  walk(numbering_.first, numbering_.dims, begin, n,
+       [&](std::int64_t index, std::int64_t stride, std::int64_t count, std::int64_t done) {
+         for (std::int64_t k = 0; k < count;) {
+           const std::int64_t step =
+               stride == 0 || stride == 1 ? std::min<std::int64_t>(64, count - k) : 1;
+           std::uint64_t bits = 0;
+           const auto m = static_cast<std::size_t>(step);
+           if (stride == 1) {
+             bits = read_bits(indices(index, count), static_cast<std::size_t>(k), m);
+           } else {
+             bits = read_bits(indices(index + k * stride, 1), 0, 1);
+             if (stride == 0 && bits != 0)
+               bits = m == 64 ? ~std::uint64_t{0} : (std::uint64_t{1} << m) - 1;
+           }
+           append_bits(gathered_, static_cast<std::size_t>(done + k), bits, m);
+           k += step;
+         }
+       });
+  return {gathered_, 0};
+}
+
+void Choices::copy(std::int64_t begin, std::int64_t n, std::uint64_t* to) {
+  constexpr auto block = static_cast<std::int64_t>(block_size);
+  for (std::int64_t done = 0; done < n; done += block) {
+    const auto count = static_cast<std::size_t>(std::min(block, n - done));
+    const Kept kept = of(begin + done, static_cast<std::int64_t>(count));
+    for (std::size_t i = 0; i < count; i += 64)
+      *to++ = read_bits(kept, i, std::min<std::size_t>(64, count - i));
+  }
+}
+
+}  // namespace ridgeline

@@ -1,0 +1,169 @@
+// Philox4x32-10 (Salmon, Moraes, Dror & Shaw, Parallel Random Numbers: As Easy as 1, 2, 3, 2011):
+// 128 random bits for every (counter, key), on many counters at once.
+//
+// A counter is computed in the even lanes of 32-bit words, so that a round is two widening
+// multiplications whose products need no moving: the low words stay in place, the high ones are one
+// lane away. Odd lanes hold whatever comes out.
+//
+// Words are numbered so that no target has to transpose: in a tile of 16 counters, word w of
+// counter l is word 16 w + l. Bytes are numbered as in memory.
+#pragma once
+
+#include "ridgeline/random.hpp"
+#include "simd/vec.hpp"
+
+namespace ridgeline::RIDGELINE_TARGET {
+namespace {
+
+static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__);
+
+inline constexpr std::size_t tile_counters = 16;
+inline constexpr std::size_t tile_words = 4 * tile_counters;
+inline constexpr std::size_t tile_bytes = 4 * tile_words;
+
+using Word = std::uint32_t;
+template <int N>
+using Words = Vec<Word, N>;
+
+/// Two lanes of a register as one of 64 bits.
+template <int N>
+using Pairs = Register<std::uint64_t, Words<N>::register_lanes / 2>;
+
+/// The 64-bit products of the even lanes, each in its pair of lanes.
+template <int N>
+[[gnu::always_inline]] inline Words<N> multiply_even(Words<N> a, Word b) {
+  using W = Words<N>;
+  if constexpr (W::register_lanes == 1) {
+    unroll<N / 2>([&](int i) {
+      const std::uint64_t product = std::uint64_t{a.r[2 * i]} * b;
+      a.r[2 * i] = static_cast<Word>(product);
+      a.r[2 * i + 1] = static_cast<Word>(product >> 32);
+    });
+  } else {
+    const typename W::R factor = b - typename W::R{};
+    unroll<W::registers>([&](int i) {
+#if defined(__x86_64__) && RIDGELINE_REGISTER_BYTES >= 16
+      if constexpr (sizeof a.r[0] == 16)
+        a.r[i] = (typename W::R)_mm_mul_epu32((__m128i)a.r[i], (__m128i)factor);
+#if RIDGELINE_REGISTER_BYTES >= 32
+      if constexpr (sizeof a.r[0] == 32)
+        a.r[i] = (typename W::R)_mm256_mul_epu32((__m256i)a.r[i], (__m256i)factor);
+#endif
+#if RIDGELINE_REGISTER_BYTES >= 64
+      if constexpr (sizeof a.r[0] == 64)
+        a.r[i] = (typename W::R)_mm512_mul_epu32((__m512i)a.r[i], (__m512i)factor);
+#endif
+#elif defined(__aarch64__) && RIDGELINE_REGISTER_BYTES == 16
+      a.r[i] = (typename W::R)vmull_u32(vmovn_u64((uint64x2_t)a.r[i]), vget_low_u32(factor));
+#endif
+    });
+  }
+  return a;
+}
+
+/// Each odd lane in the even lane before it.
+template <int N>
+[[gnu::always_inline]] inline Words<N> odd_to_even(Words<N> a) {
+  using W = Words<N>;
+  if constexpr (W::register_lanes == 1) {
+    unroll<N / 2>([&](int i) { a.r[2 * i] = a.r[2 * i + 1]; });
+  } else {
+    unroll<W::registers>([&](int i) { a.r[i] = (typename W::R)((Pairs<N>)a.r[i] >> 32); });
+  }
+  return a;
+}
+
+template <class R, int... I>
+[[gnu::always_inline]] inline R even_lanes(R a, R b, std::integer_sequence<int, I...>) {
+  constexpr int lanes = sizeof...(I);
+  return __builtin_shufflevector(a, b, ((I / 2) * 2 + (I % 2) * lanes)...);
+}
+
+/// The even lanes of the first half of `a` in the even lanes, those of its second half in the odd
+/// ones.
+template <int N>
+[[gnu::always_inline]] inline Words<N / 2> packed(Words<N> a) {
+  using Half = Words<N / 2>;
+  Half result;
+  if constexpr (Half::register_lanes == 1) {
+    unroll<N / 4>([&](int i) {
+      result.r[2 * i] = a.r[2 * i];
+      result.r[2 * i + 1] = a.r[N / 2 + 2 * i];
+    });
+  } else {
+    static_assert(Half::register_lanes == Words<N>::register_lanes);
+    unroll<Half::registers>([&](int i) {
+      const auto even = a.r[i];
+      const auto odd = a.r[Half::registers + i];
+#if defined(__x86_64__) && RIDGELINE_REGISTER_BYTES >= 64
+      if constexpr (sizeof even == 64) {
+        result.r[i] = (typename Half::R)_mm512_mask_moveldup_ps((__m512)even, 0xaaaa, (__m512)odd);
+        return;
+      }
+#endif
+      result.r[i] = even_lanes(even, odd, std::make_integer_sequence<int, Half::register_lanes>{});
+    });
+  }
+  return result;
+}
+
+/// The words of a counter, or of its random bits.
+template <int N>
+struct Counters {
+  Words<N> word[4];
+};
+
+template <int N>
+[[gnu::always_inline]] inline Counters<N> philox(Counters<N> c, Key key) {
+  Word k0 = static_cast<Word>(key.seed);
+  Word k1 = static_cast<Word>(key.seed >> 32);
+  unroll<10>([&](int) {
+    const Words<N> p0 = multiply_even(c.word[0], 0xd2511f53);
+    const Words<N> p1 = multiply_even(c.word[2], 0xcd9e8d57);
+    c = {{odd_to_even(p1) ^ c.word[1] ^ Words<N>(k0), p1,
+          odd_to_even(p0) ^ c.word[3] ^ Words<N>(k1), p0}};
+    k0 += 0x9e3779b9;
+    k1 += 0xbb67ae85;
+  });
+  return c;
+}
+
+/// Counters worked on at once: as many as keep the multipliers busy and fit into the registers.
+inline constexpr int counters_in_flight = register_bytes == 64   ? 32
+                                          : register_bytes == 32 ? 8
+                                          : register_bytes == 16 ? 4
+                                                                 : 2;
+
+/// The words of `tiles` tiles of a stream, from tile `first` on; `attempt` counts the streams of
+/// those who reject.
+[[gnu::always_inline]] inline void fill_words(Word* words, std::uint64_t first, std::size_t tiles,
+                                              Key key, Stream stream, Word attempt = 0) {
+  constexpr int G = counters_in_flight;
+  using Lanes = Words<2 * G>;
+  Word lane[2 * G] = {};
+  unroll<G>([&](int i) { lane[2 * i] = static_cast<Word>(2 * (i % (G / 2)) + i / (G / 2)); });
+  const Lanes lanes = load_lanes<Word, 2 * G>(lane);
+  const std::uint64_t start = first * tile_counters;
+  for (std::size_t done = 0; done < tiles * tile_counters; done += G) {
+    const std::uint64_t counter = start + done;
+    const Lanes low = Lanes(static_cast<Word>(counter)) + lanes;
+    const Lanes carry = bits_as<Word>(low < lanes);  // -1 where the low word wrapped
+    const Counters<2 * G> bits =
+        philox(Counters<2 * G>{{low, Lanes(static_cast<Word>(counter >> 32)) - carry,
+                                Lanes(static_cast<Word>(stream)), Lanes(attempt)}},
+               key);
+    unroll<4>([&](int w) {
+      const Words<G> part = packed(bits.word[w]);
+      unroll<Words<G>::registers>([&](int i) {
+        const std::size_t at = done + static_cast<std::size_t>(i * Words<G>::register_lanes);
+        if (at >= tiles * tile_counters) return;  // two tiles in flight, one asked for
+        __builtin_memcpy(words + at / tile_counters * tile_words +
+                             static_cast<std::size_t>(w) * tile_counters + at % tile_counters,
+                         &part.r[i], sizeof part.r[i]);
+      });
+    });
+  }
+}
+
+}  // namespace
+}  // namespace ridgeline::RIDGELINE_TARGET

@@ -1,0 +1,132 @@
+"""Which index each element of a part of an array has in a random stream."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Hashable, Sequence
+from functools import lru_cache
+from types import EllipsisType
+from typing import TypeAlias, cast
+
+Index: TypeAlias = "slice | int | EllipsisType | tuple[slice | int | EllipsisType, ...]"
+# The index of the first element, and a stride for each axis.
+Part: TypeAlias = tuple[int, tuple[int, ...]]
+
+
+def shape_of(name: str, shape: object) -> tuple[int, ...]:
+    """Return a shape as a tuple."""
+    if type(shape) is tuple and all(type(n) is int and n >= 0 for n in shape):
+        return shape
+    try:
+        items = list(shape) if isinstance(shape, Sequence) else [shape]
+        extents = tuple(operator.index(cast("int", n)) for n in items)
+    except TypeError:
+        raise TypeError(
+            f"{name}: got {type(shape).__name__}, wants an integer or a sequence of them"
+        ) from None
+    if any(n < 0 for n in extents):
+        raise ValueError(f"{name}: got {extents}, wants extents of at least 0")
+    return extents
+
+
+def axes_of(axes: object, ndim: int) -> tuple[int, ...]:
+    """Return broadcast_axes as a tuple of axes in [0, ndim)."""
+    items = list(axes) if isinstance(axes, Sequence) else [axes]
+    result = []
+    for item in items:
+        if isinstance(item, bool) or not hasattr(item, "__index__"):
+            raise TypeError(f"broadcast_axes: got {type(item).__name__}, wants integers")
+        axis = operator.index(item)
+        if not -ndim <= axis < ndim:
+            raise ValueError(f"broadcast_axes: got {axis}, wants axes of {ndim} dimensions")
+        result.append(axis % ndim)
+    if len(set(result)) < len(result):
+        raise ValueError(f"broadcast_axes: got {tuple(items)}, wants each axis once")
+    return tuple(result)
+
+
+def _strides(shape: tuple[int, ...], shared: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the strides of indices in C order over the axes that are not shared."""
+    strides = [0] * len(shape)
+    step = 1
+    for axis in reversed(range(len(shape))):
+        if axis not in shared:
+            strides[axis] = step
+            step *= shape[axis]
+    return tuple(strides)
+
+
+@lru_cache(maxsize=256)
+def shared_part(shape: tuple[int, ...], axes: Hashable) -> Part:
+    """Return the part that a whole array is, if elements along `axes` share their number."""
+    return 0, _strides(shape, axes_of(axes, len(shape)))
+
+
+def _ranges(whole: tuple[int, ...], index: object) -> list[range | int]:
+    """Return for each axis of the whole the range that `index` takes, or one place."""
+    items = list(index) if isinstance(index, tuple) else [index]
+    gaps = [i for i, item in enumerate(items) if item is Ellipsis]
+    if len(gaps) > 1:
+        raise ValueError("index: got more than one Ellipsis, wants at most one")
+    missing = len(whole) - len(items) + len(gaps)
+    if missing < 0:
+        raise ValueError(f"index: got {len(items)} entries, wants at most {len(whole)}")
+    at = gaps[0] if gaps else len(items)
+    items[at : at + len(gaps)] = [slice(None)] * missing
+    ranges: list[range | int] = []
+    for axis, (item, extent) in enumerate(zip(items, whole, strict=True)):
+        if isinstance(item, slice):
+            ranges.append(range(*item.indices(extent)))
+        elif hasattr(item, "__index__") and not isinstance(item, bool):
+            place = operator.index(item)
+            if not -extent <= place < extent:
+                raise ValueError(f"index: got {place} on axis {axis}, wants one of {extent} places")
+            ranges.append(place % extent)
+        else:
+            raise TypeError(
+                f"index: got {type(item).__name__}, wants slices, integers and at most one Ellipsis"
+            )
+    return ranges
+
+
+def part_of(
+    whole: tuple[int, ...], index: object, shared: tuple[int, ...] = ()
+) -> tuple[Part, tuple[int, ...]]:
+    """Return the part that ``array[index]`` is of an array of shape `whole`, and its shape."""
+    first = 0
+    strides = []
+    shape = []
+    for taken, stride in zip(_ranges(whole, index), _strides(whole, shared), strict=True):
+        if isinstance(taken, int):
+            first += taken * stride
+            continue
+        first += (taken.start if len(taken) else 0) * stride
+        strides.append(taken.step * stride)
+        shape.append(len(taken))
+    if math.prod(whole) >= 2**63:
+        raise ValueError(f"shape: got {whole}, wants fewer than 2**63 elements")
+    return (first, tuple(strides)), tuple(shape)
+
+
+def part_like(
+    name: str, own: tuple[int, ...], axes: int | Sequence[int], whole: object, index: object
+) -> Part | None:
+    """Return the part that an argument of shape `own` is; None for all of an array."""
+    if whole is None and index is None:
+        if isinstance(axes, tuple) and not axes:
+            return None
+        return shared_part(
+            own,
+            cast(
+                "tuple[int, ...]",
+                axes if isinstance(axes, int) else tuple(cast("Sequence[int]", axes)),
+            ),
+        )
+    if whole is None:
+        raise ValueError(f"shape: got none, wants that of the whole of which {name} is a part")
+    extents = shape_of("shape", whole)
+    part, shape = part_of(extents, ... if index is None else index, axes_of(axes, len(extents)))
+    if shape != own:
+        raise ValueError(f"{name}: got shape {own}, wants {shape}, that of the part `index` takes")
+    return part

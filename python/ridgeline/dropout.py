@@ -1,0 +1,918 @@
+r"""Dropout in its forms, without a mask to store.
+
+An element is dropped by its key and its index (in C order, plus ``offset``) alone, so the backward
+pass of dropout is the same call on the gradient::
+
+    y = rl.dropout(x, 0.1, key)
+    dx = rl.dropout(dy, 0.1, key)
+
+The choice does not depend on the dtype, the strides, the number of threads, the instruction set, or
+on how a tensor is split: ``offset=`` continues a tensor cut along its first axis, ``shape=`` and
+``index=`` name the slice of a whole that an array is.
+
+**How exact the probability is.** An element has 32 random bits, and is dropped if they are below
+:math:`T = \lfloor 2^{32} p \rfloor`: exactly T of the 2**32 equally likely values drop it. Eight of
+the bits are its byte of one stream of Philox; only if that byte equals the upper byte of T are the
+other 24 taken from a second stream. The count stays the same: of the 256 bytes, those below T's,
+:math:`\lfloor T / 2^{24} \rfloor` of them, drop with all their 2**24 continuations, and the one
+that is equal drops with :math:`T \bmod 2^{24}` of them; together T. One element in 256 pays for
+the second draw, and none if p is a multiple of 1/256.
+
+Functions take one array: NumPy, PyTorch on the CPU, JAX, or anything with ``__dlpack__``; float32,
+float64, bfloat16 or float16; any strides. They return an array of the same library, or ``out``,
+which may be the input itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
+
+import numpy as np
+
+from . import _core
+from ._numbering import Index, part_like, part_of, shape_of
+from .masks import Mask
+from .random import Key, integers, keep_words
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from ._typing import ArrayT
+
+__all__ = [
+    "alpha_dropout",
+    "alpha_dropout_backward",
+    "drop_block",
+    "drop_connect",
+    "drop_path",
+    "dropout",
+    "dropout_add",
+    "dropout_mask",
+    "feature_alpha_dropout",
+    "feature_alpha_dropout_backward",
+    "gaussian_dropout",
+    "gaussian_noise",
+    "patch_dropout",
+    "token_dropout",
+    "zoneout",
+    "zoneout_backward",
+]
+
+Axes: TypeAlias = "int | Sequence[int]"
+Shape: TypeAlias = "int | Sequence[int]"
+
+
+def _part(name: str, x: Any, axes: Axes, shape: Shape | None, index: Index | None) -> Any:
+    """Return what the core needs to know of which part of a whole x is."""
+    if axes == () and shape is None and index is None:
+        return None
+    return part_like(name, _shape(name, x), axes, shape, index)
+
+
+def _shape(name: str, x: Any) -> tuple[int, ...]:
+    if not hasattr(x, "shape"):
+        raise TypeError(f"{name}: got {type(x).__name__}, wants one array")
+    return tuple(x.shape)
+
+
+def dropout(
+    x: ArrayT,
+    p: float,
+    key: Key,
+    *,
+    broadcast_axes: Axes = (),
+    offset: int = 0,
+    shape: Shape | None = None,
+    index: Index | None = None,
+    out: ArrayT | None = None,
+) -> ArrayT:
+    r"""Zero elements with probability p and scale the others (Srivastava et al. 2014).
+
+    .. math:: y_i = \begin{cases} x_i / (1 - p) & \text{with probability } 1 - p \\
+        0 & \text{else} \end{cases}
+
+    The backward pass is the same call on dy. Dropped elements are exactly 0, NaN and infinity too;
+    ``p=0`` copies every bit, ``p=1`` gives zeros. The factor 1/(1 - p) is rounded to float32, for
+    float64 to float64; half types are rounded once.
+
+    Parameters
+    ----------
+    x : array
+        Read.
+    p : float
+        The probability of dropping, in [0, 1], exact to 2**-32 (see above).
+    key : Key
+        A new one for every use: ``key.fold_in(step)``.
+    broadcast_axes : int or sequence of int
+        Axes along which elements share one choice: ``(2, 3)`` is spatial dropout of (N, C, H, W),
+        ``1`` locked (variational) dropout of (batch, time, features) and row dropout of an
+        embedding. The index then counts in the mask with extent 1 along these axes.
+    offset : int, default 0
+        Added to the index of every element.
+    shape : int or sequence of int, optional
+        The shape of the whole of which x is a part.
+    index : slice, Ellipsis or tuple of them, optional
+        Where x lies in it: choices are those of ``dropout(whole, p, key)[index]``.
+    out : array, optional
+        Written: like x, and may be x.
+
+    Returns
+    -------
+    array
+        `out`, or a new array.
+
+    Raises
+    ------
+    TypeError
+        If `key` is no Key, `p` no number, or something no array of a supported dtype.
+    ValueError
+        If `p` is not in [0, 1], `offset` is negative, an axis, `shape` or `index` does not fit,
+        or `out` has another shape, is read-only or overlaps x.
+    RequiresGradError
+        If `out` is a torch tensor that requires grad outside ``torch.no_grad()``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import ridgeline as rl
+    >>> x = np.arange(1.0, 9.0)
+    >>> key = rl.Key(1)
+    >>> y = rl.dropout(x, 0.5, key)
+    >>> y
+    array([ 0.,  4.,  0.,  8.,  0., 12., 14., 16.])
+    >>> np.array_equal(rl.dropout(x[4:], 0.5, key, offset=4), y[4:])
+    True
+    >>> batch = np.ones((2, 3, 4))
+    >>> rl.dropout(batch, 0.5, key, broadcast_axes=1)[0]
+    array([[0., 2., 0., 2.],
+           [0., 2., 0., 2.],
+           [0., 2., 0., 2.]])
+
+    Uncertainty of a prediction by Monte-Carlo dropout (Gal & Ghahramani 2016), a key a draw:
+
+    >>> w = np.full((8, 1), 0.125)
+    >>> draws = [(rl.dropout(x, 0.5, k) @ w).item() for k in key.split(1000)]
+    >>> f"{np.mean(draws):.1f} +- {np.std(draws):.1f}"
+    '4.5 +- 1.8'
+    """
+    part = _part("x", x, broadcast_axes, shape, index)
+    return cast("ArrayT", _core.dropout(x, p, key, offset, part, out))
+
+
+def dropout_mask(
+    shape: Shape, p: float, key: Key, *, offset: int = 0, index: Index | None = None
+) -> Mask:
+    """Return the choices of dropout: one bit an element, True for kept.
+
+    Parameters
+    ----------
+    shape : int or sequence of int
+        The shape of the mask; with `index`, of the whole of which it is a part. For
+        ``broadcast_axes``, that with extent 1 along them.
+    p : float
+        The probability of dropping, in [0, 1].
+    key : Key
+    offset : int, default 0
+        Added to the index of every element.
+    index : slice, int, Ellipsis or tuple of them, optional
+        The part to make.
+
+    Returns
+    -------
+    Mask
+
+    Raises
+    ------
+    TypeError
+        If `key` is no Key, or `p` no number.
+    ValueError
+        If `p` is not in [0, 1], `offset` is negative, or `index` does not fit.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import ridgeline as rl
+    >>> mask = rl.dropout_mask((1000, 1000), 0.1, rl.Key(1))
+    >>> mask.nbytes, f"{mask.sparsity:.3f}"
+    (125000, '0.100')
+    >>> y = rl.dropout(np.ones((1000, 1000)), 0.1, rl.Key(1))
+    >>> np.array_equal(y != 0, mask.to_array())
+    True
+    """
+    whole = shape_of("shape", shape)
+    part, own = (None, whole) if index is None else part_of(whole, index)
+    return Mask._of(own, keep_words(own, p, key, offset, part))
+
+
+def dropout_add(
+    x: ArrayT,
+    residual: ArrayT,
+    p: float,
+    key: Key,
+    *,
+    broadcast_axes: Axes = (),
+    offset: int = 0,
+    shape: Shape | None = None,
+    index: Index | None = None,
+    out: ArrayT | None = None,
+) -> ArrayT:
+    """Return dropout(x) + residual in one pass.
+
+    The same bits as the two steps in float32 and float64; half types round the sum once. The
+    gradient of `residual` is dy, that of x ``dropout(dy, p, key)``.
+
+    Parameters
+    ----------
+    x, residual : array
+        Read. Of one shape and dtype.
+    p : float
+        The probability of dropping an element of x, in [0, 1].
+    key : Key
+    broadcast_axes, offset, shape, index
+        As for `dropout`.
+    out : array, optional
+        Written: like x, and may be x or `residual`.
+
+    Returns
+    -------
+    array
+        `out`, or a new array.
+
+    Raises
+    ------
+    TypeError, ValueError, RequiresGradError
+        As for `dropout`, and if `residual` is not like x.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import ridgeline as rl
+    >>> x, r = np.arange(1.0, 5.0), np.full(4, 100.0)
+    >>> rl.dropout_add(x, r, 0.5, rl.Key(1))
+    array([100., 104., 100., 108.])
+    """
+    part = _part("x", x, broadcast_axes, shape, index)
+    return cast("ArrayT", _core.dropout_add(x, residual, p, key, offset, part, out))
+
+
+def alpha_dropout(
+    x: ArrayT,
+    p: float,
+    key: Key,
+    *,
+    broadcast_axes: Axes = (),
+    offset: int = 0,
+    shape: Shape | None = None,
+    index: Index | None = None,
+    out: ArrayT | None = None,
+) -> ArrayT:
+    r"""Drop elements to SELU's lower limit, keeping mean 0 and variance 1 (Klambauer et al. 2017).
+
+    .. math:: y_i = a \, d_i + \alpha' a p, \qquad d_i = x_i \text{ or } -\alpha', \qquad
+        a = \frac{1}{\sqrt{(\alpha'^2 p + 1)(1 - p)}}
+
+    with :math:`\alpha' = 1.7580993408473766`, as in PyTorch. ``p=0`` copies, ``p=1`` gives zeros.
+
+    Parameters
+    ----------
+    x : array
+        Read.
+    p : float
+        The probability of dropping, in [0, 1].
+    key : Key
+    broadcast_axes, offset, shape, index, out
+        As for `dropout`.
+
+    Returns
+    -------
+    array
+        `out`, or a new array.
+
+    Raises
+    ------
+    TypeError, ValueError, RequiresGradError
+        As for `dropout`.
+
+    Examples
+    --------
+    >>> import ridgeline as rl
+    >>> x = rl.random.normal(100_000, rl.Key(1))
+    >>> y = rl.alpha_dropout(x, 0.2, rl.Key(2))
+    >>> f"{abs(y.mean()):.1f} {y.var():.1f}"
+    '0.0 1.0'
+    """
+    part = _part("x", x, broadcast_axes, shape, index)
+    return cast("ArrayT", _core.alpha_dropout(x, p, key, offset, part, out))
+
+
+def alpha_dropout_backward(
+    dy: ArrayT,
+    p: float,
+    key: Key,
+    *,
+    broadcast_axes: Axes = (),
+    offset: int = 0,
+    shape: Shape | None = None,
+    index: Index | None = None,
+    out: ArrayT | None = None,
+) -> ArrayT:
+    """Return the gradient of `alpha_dropout`: a dy where kept, 0 where dropped.
+
+    Parameters
+    ----------
+    dy : array
+        Read. The gradient of the result.
+    p : float
+        That of the forward call.
+    key : Key
+        That of the forward call.
+    broadcast_axes, offset, shape, index, out
+        As for `dropout`.
+
+    Returns
+    -------
+    array
+        `out`, or a new array.
+
+    Raises
+    ------
+    TypeError, ValueError, RequiresGradError
+        As for `dropout`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import ridgeline as rl
+    >>> rl.alpha_dropout_backward(np.ones(4), 0.5, rl.Key(1)).round(4)
+    array([0.    , 0.8864, 0.    , 0.8864])
+    """
+    part = _part("dy", dy, broadcast_axes, shape, index)
+    return cast("ArrayT", _core.alpha_dropout_backward(dy, p, key, offset, part, out))
+
+
+def _feature_axes(name: str, x: Any) -> tuple[int, ...]:
+    ndim = len(_shape(name, x))
+    if ndim < 2:
+        raise ValueError(f"{name}: got {ndim} axes, wants at least 2: (samples, channels, ...)")
+    return tuple(range(2, ndim))
+
+
+def feature_alpha_dropout(
+    x: ArrayT, p: float, key: Key, *, offset: int = 0, out: ArrayT | None = None
+) -> ArrayT:
+    """Alpha dropout of whole channels: one choice for each of the first two axes.
+
+    `alpha_dropout` with ``broadcast_axes`` all axes from the third on.
+
+    Parameters
+    ----------
+    x : array
+        Read. (samples, channels, ...).
+    p : float
+        The probability of dropping a channel, in [0, 1].
+    key : Key
+    offset, out
+        As for `dropout`.
+
+    Returns
+    -------
+    array
+        `out`, or a new array.
+
+    Raises
+    ------
+    TypeError, ValueError, RequiresGradError
+        As for `dropout`, and if x has fewer than 2 axes.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import ridgeline as rl
+    >>> rl.feature_alpha_dropout(np.ones((1, 2, 3)), 0.5, rl.Key(1)).round(4)
+    array([[[-0.7792, -0.7792, -0.7792],
+            [ 1.6656,  1.6656,  1.6656]]])
+    """
+    axes = _feature_axes("x", x)
+    return alpha_dropout(x, p, key, broadcast_axes=axes, offset=offset, out=out)
+
+
+def feature_alpha_dropout_backward(
+    dy: ArrayT, p: float, key: Key, *, offset: int = 0, out: ArrayT | None = None
+) -> ArrayT:
+    """Return the gradient of `feature_alpha_dropout`.
+
+    Parameters
+    ----------
+    dy : array
+        Read. The gradient of the result.
+    p : float
+        That of the forward call.
+    key : Key
+        That of the forward call.
+    offset, out
+        As for `dropout`.
+
+    Returns
+    -------
+    array
+        `out`, or a new array.
+
+    Raises
+    ------
+    TypeError, ValueError, RequiresGradError
+        As for `dropout`, and if dy has fewer than 2 axes.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import ridgeline as rl
+    >>> rl.feature_alpha_dropout_backward(np.ones((1, 2, 2)), 0.5, rl.Key(1)).round(4)
+    array([[[0.    , 0.    ],
+            [0.8864, 0.8864]]])
+    """
+    axes = _feature_axes("dy", dy)
+    return alpha_dropout_backward(dy, p, key, broadcast_axes=axes, offset=offset, out=out)
+
+
+def gaussian_dropout(
+    x: ArrayT,
+    p: float,
+    key: Key,
+    *,
+    offset: int = 0,
+    shape: Shape | None = None,
+    index: Index | None = None,
+    out: ArrayT | None = None,
+) -> ArrayT:
+    r"""Multiply by normal noise of mean 1 and variance p/(1 - p) (Wang & Manning 2013).
+
+    .. math:: y_i = x_i \left(1 + \sqrt{p / (1 - p)} \, z_i\right)
+
+    The backward pass is the same call on dy. z are the numbers of `ridgeline.random.normal`.
+
+    Parameters
+    ----------
+    x : array
+        Read.
+    p : float
+        In [0, 1).
+    key : Key
+    offset, shape, index, out
+        As for `dropout`.
+
+    Returns
+    -------
+    array
+        `out`, or a new array.
+
+    Raises
+    ------
+    TypeError, ValueError, RequiresGradError
+        As for `dropout`, and if `p` is 1.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import ridgeline as rl
+    >>> y = rl.gaussian_dropout(np.ones(100_000), 0.2, rl.Key(1))
+    >>> f"{y.mean():.1f} {y.var():.2f}"
+    '1.0 0.25'
+    """
+    part = _part("x", x, (), shape, index)
+    return cast("ArrayT", _core.gaussian_dropout(x, p, key, offset, part, out))
+
+
+def gaussian_noise(
+    x: ArrayT,
+    std: float,
+    key: Key,
+    *,
+    offset: int = 0,
+    shape: Shape | None = None,
+    index: Index | None = None,
+    out: ArrayT | None = None,
+) -> ArrayT:
+    """Add normal noise of mean 0. The gradient of x is dy.
+
+    Parameters
+    ----------
+    x : array
+        Read.
+    std : float
+        The standard deviation, at least 0.
+    key : Key
+    offset, shape, index, out
+        As for `dropout`.
+
+    Returns
+    -------
+    array
+        `out`, or a new array.
+
+    Raises
+    ------
+    TypeError, ValueError, RequiresGradError
+        As for `dropout`, and if `std` is negative or not finite.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import ridgeline as rl
+    >>> y = rl.gaussian_noise(np.ones(100_000), 0.5, rl.Key(1))
+    >>> f"{y.mean():.1f} {y.std():.1f}"
+    '1.0 0.5'
+    """
+    part = _part("x", x, (), shape, index)
+    return cast("ArrayT", _core.gaussian_noise(x, std, key, offset, part, out))
+
+
+def drop_connect(
+    w: ArrayT,
+    p: float,
+    key: Key,
+    *,
+    scale: bool = True,
+    broadcast_axes: Axes = (),
+    offset: int = 0,
+    shape: Shape | None = None,
+    index: Index | None = None,
+    out: ArrayT | None = None,
+) -> ArrayT:
+    """Drop weights instead of activations (Wan et al. 2013).
+
+    The gradient of w is the same call on that of the result.
+
+    Parameters
+    ----------
+    w : array
+        Read.
+    p : float
+        The probability of dropping a weight, in [0, 1].
+    key : Key
+    scale : bool, default True
+        Whether kept weights are multiplied by 1/(1 - p), so that the expected weight is w, as in
+        AWD-LSTM (Merity et al. 2018). The paper leaves them and scales at inference.
+    broadcast_axes, offset, shape, index, out
+        As for `dropout`.
+
+    Returns
+    -------
+    array
+        `out`, or a new array.
+
+    Raises
+    ------
+    TypeError, ValueError, RequiresGradError
+        As for `dropout`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import ridgeline as rl
+    >>> rl.drop_connect(np.arange(1.0, 5.0), 0.5, rl.Key(1), scale=False)
+    array([0., 2., 0., 4.])
+    """
+    part = _part("w", w, broadcast_axes, shape, index)
+    if scale:
+        return cast("ArrayT", _core.dropout(w, p, key, offset, part, out))
+    return cast("ArrayT", _core.dropout_scaled(w, p, key, 1.0, offset, part, out))
+
+
+def drop_path(
+    x: ArrayT,
+    p: float,
+    key: Key,
+    *,
+    scale: Literal["expected", "actual", "none"] = "expected",
+    offset: int = 0,
+    out: ArrayT | None = None,
+) -> ArrayT:
+    """Drop whole samples of a residual branch: stochastic depth (Huang et al. 2016).
+
+    One choice for each place on the first axis. The backward pass is the same call on dy. To skip
+    the work of a branch as well, take ``dropout_mask(len(x), p, key)`` first: its choices are the
+    same.
+
+    Parameters
+    ----------
+    x : array
+        Read. (samples, ...).
+    p : float
+        The probability of dropping a sample, in [0, 1].
+    key : Key
+    scale : {"expected", "actual", "none"}
+        What samples that are kept are multiplied with: 1/(1 - p); the number of samples over the
+        number kept, so that the batch keeps its size exactly; or 1.
+    offset, out
+        As for `dropout`.
+
+    Returns
+    -------
+    array
+        `out`, or a new array.
+
+    Raises
+    ------
+    TypeError, ValueError, RequiresGradError
+        As for `dropout`, and if x has no axis or `scale` is another.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import ridgeline as rl
+    >>> rl.drop_path(np.ones((4, 2)), 0.25, rl.Key(3), scale="actual")
+    array([[1.33333333, 1.33333333],
+           [0.        , 0.        ],
+           [1.33333333, 1.33333333],
+           [1.33333333, 1.33333333]])
+    """
+    if scale not in ("expected", "actual", "none"):
+        raise ValueError(f"scale: got {scale!r}, wants 'expected', 'actual' or 'none'")
+    own = _shape("x", x)
+    if not own:
+        raise ValueError("x: got no axis, wants (samples, ...)")
+    part = _part("x", x, tuple(range(1, len(own))), None, None)
+    if scale == "expected":
+        return cast("ArrayT", _core.dropout(x, p, key, offset, part, out))
+    factor = 1.0
+    if scale == "actual":
+        kept = int(np.bitwise_count(keep_words(own[:1], p, key, offset, None)).sum())
+        factor = own[0] / kept if kept else 0.0
+    return cast("ArrayT", _core.dropout_scaled(x, p, key, factor, offset, part, out))
+
+
+def drop_block(
+    x: ArrayT,
+    p: float,
+    block: int | Sequence[int],
+    key: Key,
+    *,
+    edges: Literal["full", "clipped"] = "full",
+    per_channel: bool = True,
+    out: ArrayT | None = None,
+) -> ArrayT:
+    r"""Drop contiguous blocks of feature maps (Ghiasi, Lin & Le 2018), in 2-D or 3-D.
+
+    A seed is set with probability
+
+    .. math:: \gamma = \min\left(1, \; p \,
+        \frac{\prod_i S_i}{\prod_i k_i} \, \frac{1}{\prod_i (S_i - k_i + 1)}\right)
+
+    at each place, and the block of every seed is dropped. Kept elements are multiplied with the
+    number of elements over the number kept. The backward pass is the same call on dy.
+
+    Parameters
+    ----------
+    x : array
+        Read. (N, C, H, W) or (N, C, D, H, W).
+    p : float
+        About the fraction to drop (blocks overlap), in [0, 1].
+    block : int or sequence of int
+        The extent k of a block, for all spatial axes or each; cut to that of x.
+    key : Key
+    edges : {"full", "clipped"}
+        "full": seeds only where a whole block fits, as in the paper and torchvision. "clipped":
+        seeds everywhere, blocks centred on them and cut at the edges, as in timm.
+    per_channel : bool, default True
+        Whether each channel has its own blocks (torchvision), or all share them (timm).
+    out : array, optional
+        Written: like x, and may be x.
+
+    Returns
+    -------
+    array
+        `out`, or a new array.
+
+    Raises
+    ------
+    TypeError, ValueError, RequiresGradError
+        As for `dropout`, and if x has another number of axes, or `block` or `edges` is none of
+        these.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import ridgeline as rl
+    >>> (rl.drop_block(np.ones((1, 1, 5, 6)), 0.3, 3, rl.Key(4))[0, 0] > 0).astype(int)
+    array([[1, 1, 1, 1, 1, 1],
+           [1, 0, 0, 0, 1, 1],
+           [1, 0, 0, 0, 1, 1],
+           [1, 0, 0, 0, 1, 1],
+           [1, 1, 1, 1, 1, 1]])
+    """
+    sizes = list(shape_of("block", block))
+    if not isinstance(per_channel, bool | np.bool_):
+        raise TypeError(f"per_channel: got {type(per_channel).__name__}, wants a bool")
+    return cast("ArrayT", _core.drop_block(x, p, sizes, key, edges, per_channel, out))
+
+
+def zoneout(
+    new: ArrayT,
+    old: ArrayT,
+    p: float,
+    key: Key,
+    *,
+    broadcast_axes: Axes = (),
+    offset: int = 0,
+    shape: Shape | None = None,
+    index: Index | None = None,
+    out: ArrayT | None = None,
+) -> ArrayT:
+    """Keep the old state of a recurrent cell with probability p (Krueger et al. 2017).
+
+    The old value where dropped, the new one elsewhere, bit for bit, without scaling. At inference
+    take the mean, ``p * old + (1 - p) * new``.
+
+    Parameters
+    ----------
+    new, old : array
+        Read. Of one shape and dtype.
+    p : float
+        The probability of the old value, in [0, 1].
+    key : Key
+    broadcast_axes, offset, shape, index
+        As for `dropout`.
+    out : array, optional
+        Written: like `new`, and may be `new` or `old`.
+
+    Returns
+    -------
+    array
+        `out`, or a new array.
+
+    Raises
+    ------
+    TypeError, ValueError, RequiresGradError
+        As for `dropout`, and if `old` is not like `new`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import ridgeline as rl
+    >>> rl.zoneout(np.ones(4), np.zeros(4), 0.5, rl.Key(1))
+    array([0., 1., 0., 1.])
+    """
+    part = _part("new", new, broadcast_axes, shape, index)
+    return cast("ArrayT", _core.zoneout(new, old, p, key, offset, part, out))
+
+
+def zoneout_backward(
+    dy: ArrayT,
+    p: float,
+    key: Key,
+    *,
+    broadcast_axes: Axes = (),
+    offset: int = 0,
+    shape: Shape | None = None,
+    index: Index | None = None,
+) -> tuple[ArrayT, ArrayT]:
+    """Return the gradients of `zoneout`, from one reading of dy.
+
+    Parameters
+    ----------
+    dy : array
+        Read. The gradient of the result.
+    p : float
+        That of the forward call.
+    key : Key
+        That of the forward call.
+    broadcast_axes, offset, shape, index
+        As for `dropout`.
+
+    Returns
+    -------
+    d_new, d_old : array
+        dy where the new, respectively the old value was taken, 0 elsewhere.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As for `dropout`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import ridgeline as rl
+    >>> rl.zoneout_backward(np.ones(4), 0.5, rl.Key(1))
+    (array([0., 1., 0., 1.]), array([1., 0., 1., 0.]))
+    """
+    part = _part("dy", dy, broadcast_axes, shape, index)
+    return cast("tuple[ArrayT, ArrayT]", _core.zoneout_backward(dy, p, key, offset, part))
+
+
+def token_dropout(
+    x: ArrayT, p: float, key: Key, *, offset: int = 0, out: ArrayT | None = None
+) -> ArrayT:
+    """Drop whole tokens: one choice for all features, the last axis.
+
+    `dropout` with ``broadcast_axes=-1``; of an embedding table (rows, features), whole words. The
+    backward pass is the same call on dy.
+
+    Parameters
+    ----------
+    x : array
+        Read. (..., tokens, features).
+    p : float
+        The probability of dropping a token, in [0, 1].
+    key : Key
+    offset, out
+        As for `dropout`.
+
+    Returns
+    -------
+    array
+        `out`, or a new array.
+
+    Raises
+    ------
+    TypeError, ValueError, RequiresGradError
+        As for `dropout`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import ridgeline as rl
+    >>> rl.token_dropout(np.ones((3, 2)), 0.5, rl.Key(1))
+    array([[0., 0.],
+           [2., 2.],
+           [0., 0.]])
+    """
+    return dropout(x, p, key, broadcast_axes=-1, offset=offset, out=out)
+
+
+def patch_dropout(
+    x: ArrayT,
+    p: float,
+    key: Key,
+    *,
+    num_prefix_tokens: int = 1,
+    ordered: bool = True,
+    offset: int = 0,
+) -> tuple[ArrayT, npt.NDArray[np.int64]]:
+    """Keep a random subset of the tokens of each sample: PatchDropout (Liu et al. 2023).
+
+    All samples keep the same number, ``max(1, int((L - prefix) * (1 - p)))`` of their L - prefix
+    patches: those with the smallest of one random integer for each. Nothing is scaled. The gradient
+    of x is that of the result, put back at the indices.
+
+    Parameters
+    ----------
+    x : array
+        Read. (B, L, ...): samples of L tokens.
+    p : float
+        The fraction to leave out, in [0, 1).
+    key : Key
+    num_prefix_tokens : int, default 1
+        Tokens at the front that are always kept, such as the class token.
+    ordered : bool, default True
+        Whether kept tokens stay in their order, or come in that of their random integers.
+    offset : int, default 0
+        Added to the index of every patch.
+
+    Returns
+    -------
+    y : array
+        (B, kept, ...): a copy of the tokens kept.
+    indices : ndarray of int64
+        (B, kept): their places in x.
+
+    Raises
+    ------
+    TypeError
+        If `key` is no Key, or x no array.
+    ValueError
+        If `p` is not in [0, 1), or x has fewer than 2 axes or tokens.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import ridgeline as rl
+    >>> x = np.arange(12.0).reshape(2, 6)
+    >>> y, indices = rl.patch_dropout(x, 0.5, rl.Key(1))
+    >>> indices.shape
+    (2, 3)
+    >>> np.array_equal(y, np.take_along_axis(x, indices, axis=1))
+    True
+    """
+    shape = _shape("x", x)
+    probability = _core.number("p", p)
+    if not 0 <= probability < 1:
+        raise ValueError(f"p: got {p}, wants a fraction in [0, 1)")
+    if len(shape) < 2:
+        raise ValueError(f"x: got {len(shape)} axes, wants (samples, tokens, ...)")
+    (prefix,) = shape_of("num_prefix_tokens", num_prefix_tokens)
+    patches = shape[1] - prefix
+    if patches < 1:
+        raise ValueError(
+            f"x: got {shape[1]} tokens, wants more than num_prefix_tokens, which is {prefix}"
+        )
+    kept = max(1, int(patches * (1 - probability)))
+    draws = integers((shape[0], patches), key, dtype=np.uint64, offset=offset)
+    chosen = np.argsort(draws, axis=1, kind="stable")[:, :kept]
+    if ordered:
+        chosen.sort(axis=1)
+    front = np.broadcast_to(np.arange(prefix), (shape[0], prefix))
+    indices = np.concatenate([front, chosen + prefix], axis=1)
+    rows = np.arange(shape[0])[:, None]
+    return cast("ArrayT", cast("Any", x)[rows, indices]), indices

@@ -1,0 +1,447 @@
+"""Random numbers that depend on a key and an index alone.
+
+Element i of a stream is a function of the key and of i: not of the number of threads, the
+instruction set, the memory layout or how an array is split. Nothing is global: a key is a value,
+and the same key gives the same numbers again. Derive a new one for every use::
+
+    key = rl.Key(0)
+    for step in range(1000):
+        noise = rl.random.normal((64, 128), key.fold_in(step))
+
+The generator is Philox4x32-10 (Salmon, Moraes, Dror & Shaw 2011), which passes BigCrush for any key
+and needs no state. A part of an array is made by itself: ``offset=`` for a stretch of it in C
+order, ``index=`` for a slice along any axes.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from . import _core
+from ._numbering import Index, Part, part_of, shape_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["Key", "bernoulli", "integers", "normal", "uniform"]
+
+Array: TypeAlias = Any
+Shape: TypeAlias = "int | Sequence[int]"
+
+
+class Key:
+    """The key of a stream of random numbers: a value.
+
+    Keys compare, hash, copy and pickle by value, and never change.
+
+    Parameters
+    ----------
+    seed : int
+        In [0, 2**64): the two 32-bit words of a Philox4x32 key, low word first.
+
+    Raises
+    ------
+    TypeError
+        If `seed` is no integer.
+    ValueError
+        If `seed` is out of range.
+
+    Examples
+    --------
+    >>> import ridgeline as rl
+    >>> key = rl.Key(42)
+    >>> key
+    Key(42)
+    >>> key.fold_in(0) == rl.Key(42).fold_in(0), key.fold_in(0) == key.fold_in(1)
+    (True, False)
+    >>> [k == key.split(3)[0] for k in key.split(2)]
+    [True, False]
+    """
+
+    __slots__ = ("_seed",)
+    _seed: int
+
+    def __init__(self, seed: int) -> None:
+        object.__setattr__(self, "_seed", _word("seed", seed))
+
+    @property
+    def seed(self) -> int:
+        """The 64 bits of the key: ``Key(key.seed) == key``."""
+        return self._seed
+
+    def fold_in(self, data: int) -> Key:
+        """Derive the key that belongs to a number: of a step, a layer, a worker.
+
+        The first two words of Philox at a counter of `data`, in a stream of their own.
+
+        Parameters
+        ----------
+        data : int
+            In [0, 2**64).
+
+        Returns
+        -------
+        Key
+
+        Examples
+        --------
+        >>> import ridgeline as rl
+        >>> rl.Key(42).fold_in(7).fold_in(1)
+        Key(6281230163489418361)
+        """
+        return Key(_core.fold_in(self._seed, _word("data", data)))
+
+    def split(self, n: int = 2) -> list[Key]:
+        """Derive n keys; those of a larger n begin with those of a smaller one.
+
+        Parameters
+        ----------
+        n : int, default 2
+            How many, at least 0.
+
+        Returns
+        -------
+        list of Key
+
+        Examples
+        --------
+        >>> import ridgeline as rl
+        >>> weights, noise = rl.Key(42).split()
+        >>> weights == noise
+        False
+        """
+        if _word("n", n) > 2**32:
+            raise ValueError(f"n: got {n}, wants at most 2**32")
+        return [Key(seed) for seed in _core.split(self._seed, int(n))]
+
+    def __setattr__(self, name: str, value: object) -> NoReturn:
+        raise AttributeError(f"a Key never changes; got a new value for {name!r}")
+
+    def __delattr__(self, name: str) -> NoReturn:
+        raise AttributeError(f"a Key never changes; got a deletion of {name!r}")
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Key):
+            return NotImplemented
+        return self._seed == other._seed
+
+    def __hash__(self) -> int:
+        return hash((Key, self._seed))
+
+    def __repr__(self) -> str:
+        return f"Key({self._seed})"
+
+    def __reduce__(self) -> tuple[type[Key], tuple[int]]:
+        return Key, (self._seed,)
+
+
+_core.set_key_type(Key)
+
+
+def _word(name: str, value: object) -> int:
+    """Return an integer of 64 bits without sign."""
+    if isinstance(value, bool | np.bool_) or not hasattr(value, "__index__"):
+        raise TypeError(f"{name}: got {type(value).__name__}, wants an integer")
+    number = int(cast("int", value.__index__()))
+    if not 0 <= number < 2**64:
+        raise ValueError(f"{name}: got {number}, wants an integer in [0, 2**64)")
+    return number
+
+
+def _dtype(dtype: object, out: Array, default: type) -> np.dtype[Any] | None:
+    """Return the dtype asked for; None if that is for `out` to say."""
+    if dtype is None and out is not None:
+        return None
+    if isinstance(dtype, str) and dtype == "bfloat16":
+        import ml_dtypes
+
+        dtype = ml_dtypes.bfloat16
+    try:
+        return np.dtype(cast("npt.DTypeLike", default if dtype is None else dtype))
+    except TypeError:
+        raise TypeError(
+            f"dtype: got {dtype!r}, wants a NumPy dtype (for a PyTorch tensor give out=)"
+        ) from None
+
+
+def _prepare(
+    shape: Shape, index: Index | None, dtype: object, out: Array, default: type
+) -> tuple[Array, Part | None]:
+    """Return the array to fill, and its part of the whole."""
+    whole = shape_of("shape", shape)
+    part, own = (None, whole) if index is None else part_of(whole, index)
+    wanted = _dtype(dtype, out, default)
+    if out is None:
+        return np.empty(own, wanted), part
+    if tuple(out.shape) != own:
+        raise ValueError(f"out: got shape {tuple(out.shape)}, wants {own}")
+    if wanted is not None and str(wanted) != str(out.dtype).removeprefix("torch."):
+        raise TypeError(f"out: got dtype {out.dtype}, wants {wanted} as dtype says")
+    return out, part
+
+
+def uniform(
+    shape: Shape,
+    key: Key,
+    *,
+    dtype: npt.DTypeLike | None = None,
+    offset: int = 0,
+    index: Index | None = None,
+    out: Array = None,
+) -> Array:
+    """Draw numbers uniform on [0, 1).
+
+    Integers of 24 random bits times 2**-24 for float32, and likewise 53 bits for float64, 11 for
+    float16, 8 for bfloat16: as many as the significand holds, so that 1 never comes out.
+
+    Parameters
+    ----------
+    shape : int or sequence of int
+        The shape of the result; with `index`, of the array of which it is a part.
+    key : Key
+    dtype : data type, optional
+        float32 (default), float64, float16 or bfloat16 (a string, or that of ml_dtypes).
+    offset : int, default 0
+        The index of the first element: those of ``offset=k`` are those from k on.
+    index : slice, int, Ellipsis or tuple of them, optional
+        The part to make, as in ``uniform(shape, key)[index]``.
+    out : array, optional
+        Written: of the result's shape, any strides.
+
+    Returns
+    -------
+    array
+        `out`, or a new NumPy array.
+
+    Raises
+    ------
+    TypeError
+        If `key` is no Key, or a dtype is none of these.
+    ValueError
+        If `offset` is negative, `index` does not fit, or `out` has another shape.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import ridgeline as rl
+    >>> whole = rl.random.uniform((4, 6), rl.Key(1))
+    >>> right = rl.random.uniform((4, 6), rl.Key(1), index=np.s_[:, 3:])
+    >>> np.array_equal(right, whole[:, 3:])
+    True
+    >>> np.array_equal(rl.random.uniform(12, rl.Key(1), offset=12), whole.ravel()[12:])
+    True
+    """
+    result, part = _prepare(shape, index, dtype, out, np.float32)
+    _core.random_uniform(result, key, offset, part)
+    return result
+
+
+def normal(
+    shape: Shape,
+    key: Key,
+    *,
+    mean: float = 0.0,
+    std: float = 1.0,
+    dtype: npt.DTypeLike | None = None,
+    offset: int = 0,
+    index: Index | None = None,
+    out: Array = None,
+) -> Array:
+    r"""Draw numbers from a normal distribution.
+
+    .. math:: \mu + \sigma \sqrt{-2 \ln u} \, \{\cos, \sin\}(2 \pi v)
+
+    (Box & Muller 1958) with our own logarithm, sine and cosine, so that every machine gives the
+    same bits. u has 32 bits for float32 and the half types, 64 for float64: :math:`|z|` stays below
+    6.77, respectively 9.5, beyond which a true normal number falls once in 8e10, or in 5e20.
+
+    Parameters
+    ----------
+    shape : int or sequence of int
+        The shape of the result; with `index`, of the array of which it is a part.
+    key : Key
+    mean : float, default 0
+        :math:`\mu`.
+    std : float, default 1
+        :math:`\sigma`, at least 0.
+    dtype : data type, optional
+        float32 (default), float64, float16 or bfloat16. The half types are those of float32
+        rounded; float64 has its own.
+    offset, index, out
+        As for `uniform`.
+
+    Returns
+    -------
+    array
+        `out`, or a new NumPy array.
+
+    Raises
+    ------
+    TypeError
+        If `key` is no Key, or a dtype is none of these.
+    ValueError
+        If `mean` or `std` is not finite, `std` or `offset` negative, `index` does not fit, or `out`
+        has another shape.
+
+    Examples
+    --------
+    >>> import ridgeline as rl
+    >>> z = rl.random.normal(100_000, rl.Key(1), mean=3.0, std=2.0)
+    >>> f"{z.mean():.1f} {z.std():.1f}"
+    '3.0 2.0'
+    """
+    result, part = _prepare(shape, index, dtype, out, np.float32)
+    _core.random_normal(result, key, mean, std, offset, part)
+    return result
+
+
+def bernoulli(
+    shape: Shape,
+    key: Key,
+    p: float = 0.5,
+    *,
+    dtype: npt.DTypeLike | None = None,
+    offset: int = 0,
+    index: Index | None = None,
+    out: Array = None,
+) -> Array:
+    """Draw True with probability p.
+
+    The choices of `ridgeline.dropout`: True exactly where it drops with the same p and key. The
+    probability is floor(p * 2**32) / 2**32.
+
+    Parameters
+    ----------
+    shape : int or sequence of int
+        The shape of the result; with `index`, of the array of which it is a part.
+    key : Key
+    p : float, default 0.5
+        In [0, 1].
+    dtype : data type, optional
+        bool (default), or any NumPy dtype, for 0 and 1.
+    offset, index, out
+        As for `uniform`.
+
+    Returns
+    -------
+    array
+        `out`, or a new NumPy array.
+
+    Raises
+    ------
+    TypeError
+        If `key` is no Key, or `p` no number.
+    ValueError
+        If `p` is not in [0, 1], `offset` is negative, `index` does not fit, or `out` has another
+        shape.
+
+    Examples
+    --------
+    >>> import ridgeline as rl
+    >>> rl.random.bernoulli(5, rl.Key(1), 0.9)
+    array([ True,  True,  True,  True,  True])
+    """
+    result, part = _prepare(shape, index, dtype, out, np.bool_)
+    words = keep_words(tuple(result.shape), p, key, offset, part)
+    target = _as_numpy(result)
+    bits = np.unpackbits(words.view(np.uint8), count=target.size, bitorder="little")
+    target[...] = (bits == 0).reshape(target.shape)
+    return result
+
+
+def keep_words(
+    shape: tuple[int, ...], p: float, key: Key, offset: int, part: Part | None
+) -> npt.NDArray[np.uint64]:
+    """Return the bits of what dropout keeps, 64 in a word."""
+    words = np.empty((math.prod(shape) + 63) // 64, np.uint64)
+    _core.random_keep(words, list(shape), p, key, offset, part)
+    return words
+
+
+def _as_numpy(out: Array) -> npt.NDArray[Any]:
+    """Return a NumPy view of an array to write into."""
+    array = out if isinstance(out, np.ndarray) else np.from_dlpack(out)
+    if not array.flags.writeable:
+        raise ValueError("out: got a read-only array, wants one that can be written")
+    return array
+
+
+def integers(
+    shape: Shape,
+    key: Key,
+    low: int | None = None,
+    high: int | None = None,
+    *,
+    dtype: npt.DTypeLike | None = None,
+    offset: int = 0,
+    index: Index | None = None,
+    out: Array = None,
+) -> Array:
+    """Draw integers uniform on [low, high).
+
+    Without bias (Lemire 2019): all values are equally likely, whatever the range.
+
+    Parameters
+    ----------
+    shape : int or sequence of int
+        The shape of the result; with `index`, of the array of which it is a part.
+    key : Key
+    low : int, optional
+        The smallest value. If `high` is not given, `low` is that, and the smallest value 0, as in
+        NumPy. If neither is given, all values of the dtype are drawn from.
+    high : int, optional
+        One above the largest value.
+    dtype : data type, optional
+        int64 (default) or another integer type. The values do not depend on it.
+    offset, index, out
+        As for `uniform`.
+
+    Returns
+    -------
+    array
+        `out`, or a new NumPy array.
+
+    Raises
+    ------
+    TypeError
+        If `key` is no Key, a bound no integer, or the dtype not one of integers.
+    ValueError
+        If there is no value in [low, high), the dtype does not hold it, `offset` is negative,
+        `index` does not fit, or `out` has another shape.
+
+    Examples
+    --------
+    >>> import ridgeline as rl
+    >>> rl.random.integers(8, rl.Key(1), 1, 7)
+    array([1, 4, 1, 5, 6, 4, 1, 2])
+    """
+    result, part = _prepare(shape, index, dtype, out, np.int64)
+    target = _as_numpy(result)
+    if target.dtype.kind not in "iu" or not target.dtype.isnative:
+        raise TypeError(f"dtype: got {target.dtype}, wants an integer type")
+    bounds = np.iinfo(target.dtype)
+    first, last = int(bounds.min), int(bounds.max) + 1
+    if low is not None:
+        first, last = (0, _integer("low", low)) if high is None else (_integer("low", low), last)
+    if high is not None:
+        first, last = (0 if low is None else first), _integer("high", high)
+    if first >= last:
+        raise ValueError(f"high: got [{first}, {last}), wants a range that holds a value")
+    if first < bounds.min or last > int(bounds.max) + 1:
+        raise ValueError(f"high: got [{first}, {last}), wants a range that {target.dtype} holds")
+    buffer = target if target.flags.c_contiguous else np.empty(target.shape, target.dtype)
+    span = (last - first) % 2**64
+    _core.random_integers(buffer, key, first % 2**64, span, offset, part)
+    if buffer is not target:
+        target[...] = buffer
+    return result
+
+
+def _integer(name: str, value: object) -> int:
+    if isinstance(value, bool | np.bool_) or not hasattr(value, "__index__"):
+        raise TypeError(f"{name}: got {type(value).__name__}, wants an integer")
+    return int(cast("int", value.__index__()))
