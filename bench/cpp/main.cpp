@@ -37,6 +37,7 @@ int main(int argc, char** argv) {
   ridgeline::bench::add_roof_rows();
   ridgeline::bench::add_penalty_rows();
   ridgeline::bench::add_clipping_rows();
+  ridgeline::bench::add_dropout_rows();
   benchmark::RunSpecifiedBenchmarks();
   benchmark::Shutdown();
 }

@@ -68,6 +68,19 @@ void stream_lines(const Line* a, Line* b, std::size_t n) {
 #endif
 }
 
+void write_lines(Line* b, std::size_t n) {
+#if defined(__x86_64__)
+  constexpr std::size_t words = sizeof(Line) / sizeof(__m128i);
+  auto* to = reinterpret_cast<__m128i*>(b);
+  for (std::size_t i = 0; i < n * words; ++i)
+    _mm_stream_si128(to + i, _mm_setzero_si128());
+  _mm_sfence();
+#else
+  for (std::size_t i = 0; i < n; ++i)
+    b[i] = Line{};
+#endif
+}
+
 void pass(Pattern pattern, Line* a, Line* b, std::size_t n) {
   switch (pattern) {
   case Pattern::read:
@@ -80,6 +93,8 @@ void pass(Pattern pattern, Line* a, Line* b, std::size_t n) {
     return copy_lines(a, b, n, no_bits);
   case Pattern::stream:
     return stream_lines(a, b, n);
+  case Pattern::write:
+    return write_lines(b, n);
   }
 }
 
@@ -100,7 +115,7 @@ void pass_of_team(Pattern pattern, std::byte* a, std::byte* b, std::size_t bytes
 }  // namespace
 
 const char* name_of(Pattern pattern) {
-  constexpr const char* names[] = {"read", "rewrite", "add", "copy", "stream"};
+  constexpr const char* names[] = {"read", "rewrite", "add", "copy", "stream", "write"};
   return names[static_cast<int>(pattern)];
 }
 

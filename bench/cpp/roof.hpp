@@ -14,6 +14,7 @@ enum class Pattern {
   add,      ///< a = a + f(b)
   copy,     ///< b = a, plain stores
   stream,   ///< b = a, non-temporal stores
+  write,    ///< b = a constant, non-temporal stores
 };
 
 const char* name_of(Pattern pattern);
@@ -21,7 +22,9 @@ const char* name_of(Pattern pattern);
 /// Bytes moved for each byte of an array; plain stores to another array are counted once, although
 /// the cache reads the line first.
 constexpr std::size_t traffic(Pattern pattern) {
-  return pattern == Pattern::read ? 1 : pattern == Pattern::add ? 3 : 2;
+  return pattern == Pattern::read || pattern == Pattern::write ? 1
+         : pattern == Pattern::add                             ? 3
+                                                               : 2;
 }
 
 /// Times passes over the first `bytes` of `a` and `b` for about ten milliseconds, at least three

@@ -155,18 +155,21 @@ class Mask:
             raise ValueError(f"params: got shape {shape}, wants {self._shape}, that of the mask")
         _core.apply_mask(params, self._words)
 
-    def _combined(self, other: object, operation: np.ufunc) -> Mask:
-        if not isinstance(other, Mask):
-            return NotImplemented
+    def _alike(self, other: Mask) -> npt.NDArray[np.uint64]:
+        """Return the words of a mask of the same shape."""
         if other._shape != self._shape:
             raise ValueError(f"mask: got shape {other._shape}, wants {self._shape}")
-        return Mask._of(self._shape, operation(self._words, other._words))
+        return other._words
 
     def __and__(self, other: Mask) -> Mask:
-        return self._combined(other, np.bitwise_and)
+        if not isinstance(other, Mask):
+            return NotImplemented
+        return Mask._of(self._shape, self._words & self._alike(other))
 
     def __or__(self, other: Mask) -> Mask:
-        return self._combined(other, np.bitwise_or)
+        if not isinstance(other, Mask):
+            return NotImplemented
+        return Mask._of(self._shape, self._words | self._alike(other))
 
     def __invert__(self) -> Mask:
         words = ~self._words

@@ -257,7 +257,7 @@ def normal(
 
     (Box & Muller 1958) with our own logarithm, sine and cosine, so that every machine gives the
     same bits. u has 32 bits for float32 and the half types, 64 for float64: :math:`|z|` stays below
-    6.77, respectively 9.5, beyond which a true normal number falls once in 8e10, or in 5e20.
+    6.77, respectively 9.5, beyond which a true normal number falls once in 7e10, or in 4e20.
 
     Parameters
     ----------

@@ -48,7 +48,7 @@ struct Numbering {
 /// Uniform on [0, 1): float32 on the grid of 2^-24, float64 2^-53, bfloat16 2^-8, float16 2^-11.
 void random_uniform(const Array& out, Key key, const Numbering& numbering = {}, int threads = 0);
 
-/// Normal, mean + std z with z by Box & Muller (1958), |z| < 6.67 in float32, 9.43 in float64.
+/// Normal, mean + std z with z by Box & Muller (1958), |z| < 6.77 in float32, 9.5 in float64.
 void random_normal(const Array& out, Key key, double mean, double std,
                    const Numbering& numbering = {}, int threads = 0);
 

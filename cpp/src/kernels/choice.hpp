@@ -4,7 +4,23 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "ridgeline/random.hpp"
+
 namespace ridgeline {
+
+/// Elements whose choice one tile of Philox decides, a byte each.
+inline constexpr std::size_t choice_tile = 256;
+
+/// To be drawn: whether elements [choice_tile tile, + choice_tile tiles) are kept, a bit each.
+/// Element i is dropped if its 32 random bits are below `threshold`: its byte of the stream
+/// `choice` and, where that equals the threshold's, 24 bits of the stream `tie`.
+struct Draw {
+  Key key{};
+  std::uint64_t tile = 0;
+  std::size_t tiles = 0;
+  std::uint32_t threshold = 0;
+  std::uint64_t* bits = nullptr;
+};
 
 /// Which elements of a stretch are kept: bit `at` + i of `bits` says it for element i. The word
 /// after the last must be readable unless `at` is a multiple of 64.

@@ -8,36 +8,37 @@ namespace ridgeline::RIDGELINE_TARGET {
 namespace {
 
 template <class T>
-void scale(const void* x, void* out, std::size_t n, Kept kept, Store how, double factor) {
+void scale(const void* x, void* out, std::size_t n, Kept kept, Store how, const Draw& next,
+           double factor) {
   using V = Vec<compute_t<T>, map_lanes<T>>;
   const V s(static_cast<compute_t<T>>(factor));
   map_chosen(
-      static_cast<T*>(out), n, kept, how,
+      static_cast<T*>(out), n, kept, how, next,
       [&](std::uint64_t bits, V v) { return select(bits, v * s, V(0)); }, static_cast<const T*>(x));
 }
 
 /// The sum is taken of what is stored by dropout for float32 and float64; half types round it once.
 template <class T>
 void scale_add(const void* x, const void* residual, void* out, std::size_t n, Kept kept, Store how,
-               double factor) {
+               const Draw& next, double factor) {
   using V = Vec<compute_t<T>, map_lanes<T>>;
   const V s(static_cast<compute_t<T>>(factor));
   map_chosen(
-      static_cast<T*>(out), n, kept, how,
+      static_cast<T*>(out), n, kept, how, next,
       [&](std::uint64_t bits, V v, V r) { return select(bits, v * s, V(0)) + r; },
       static_cast<const T*>(x), static_cast<const T*>(residual));
 }
 
 template <class T>
-void affine(const void* x, void* out, std::size_t n, Kept kept, Store how, double a, double b,
-            double dropped) {
+void affine(const void* x, void* out, std::size_t n, Kept kept, Store how, const Draw& next,
+            double a, double b, double dropped) {
   using F = compute_t<T>;
   using V = Vec<F, map_lanes<T>>;
   const V slope(static_cast<F>(a));
   const V shift(static_cast<F>(b));
   const V other(static_cast<F>(dropped));
   map_chosen(
-      static_cast<T*>(out), n, kept, how,
+      static_cast<T*>(out), n, kept, how, next,
       [&](std::uint64_t bits, V v) { return select(bits, v * slope + shift, other); },
       static_cast<const T*>(x));
 }
@@ -57,7 +58,8 @@ struct RawOf<Float16> {
 
 /// Integers of the same width, so that every bit of a NaN stays.
 template <class T>
-void pick(const void* a, const void* b, void* out, std::size_t n, Kept kept, Store how) {
+void pick(const void* a, const void* b, void* out, std::size_t n, Kept kept, Store how,
+          const Draw& next) {
   using Raw = typename RawOf<T>::type;
   using V = Vec<compute_t<Raw>, map_lanes<Raw>>;
   Raw* to = static_cast<Raw*>(out);
@@ -65,14 +67,16 @@ void pick(const void* a, const void* b, void* out, std::size_t n, Kept kept, Sto
   const auto* second = static_cast<const Raw*>(b);
   if (first == nullptr) {
     map_chosen(
-        to, n, kept, how, [](std::uint64_t bits, V v) { return select(bits, V(0), v); }, second);
+        to, n, kept, how, next, [](std::uint64_t bits, V v) { return select(bits, V(0), v); },
+        second);
   } else if (second == nullptr) {
     map_chosen(
-        to, n, kept, how, [](std::uint64_t bits, V v) { return select(bits, v, V(0)); }, first);
+        to, n, kept, how, next, [](std::uint64_t bits, V v) { return select(bits, v, V(0)); },
+        first);
   } else {
     map_chosen(
-        to, n, kept, how, [](std::uint64_t bits, V v, V w) { return select(bits, v, w); }, first,
-        second);
+        to, n, kept, how, next, [](std::uint64_t bits, V v, V w) { return select(bits, v, w); },
+        first, second);
   }
 }
 
@@ -81,7 +85,7 @@ void multiply(const void* x, const void* factor, void* out, std::size_t n, Store
   using F = compute_t<T>;
   using V = Vec<F, map_lanes<T>>;
   map_out(
-      static_cast<T*>(out), n, how, [](std::size_t, V v, V f) { return v * f; },
+      static_cast<T*>(out), n, how, [](std::size_t, V v, V f) { return v * f; }, Nothing{},
       static_cast<const T*>(x), static_cast<const F*>(factor));
 }
 
@@ -90,7 +94,7 @@ void add(const void* x, const void* noise, void* out, std::size_t n, Store how) 
   using F = compute_t<T>;
   using V = Vec<F, map_lanes<T>>;
   map_out(
-      static_cast<T*>(out), n, how, [](std::size_t, V v, V f) { return v + f; },
+      static_cast<T*>(out), n, how, [](std::size_t, V v, V f) { return v + f; }, Nothing{},
       static_cast<const T*>(x), static_cast<const F*>(noise));
 }
 

@@ -2,9 +2,9 @@
 // probability.
 #include "kernels/random.hpp"
 
+#include "simd/choose.hpp"
 #include "simd/loop.hpp"
 #include "simd/math.hpp"
-#include "simd/philox.hpp"
 
 namespace ridgeline::RIDGELINE_TARGET {
 namespace {
@@ -18,6 +18,7 @@ template <bool Wide, class F>
 [[gnu::always_inline]] inline void for_each_stretch(Key key, Stream stream, std::uint64_t first,
                                                     std::size_t n, F body) {
   constexpr std::size_t per_element = Wide ? 2 : 1;
+  const RoundKeys keys(key);
   alignas(64) Word words[chunk_words];
   for (std::size_t done = 0; done < n;) {
     const std::uint64_t word = (first + done) * per_element;
@@ -25,7 +26,7 @@ template <bool Wide, class F>
     const std::size_t room = (chunk_words - at) / per_element;
     const std::size_t count = n - done < room ? n - done : room;
     const std::size_t tiles = (at + count * per_element + tile_words - 1) / tile_words;
-    fill_words(words, word / tile_words, tiles, key, stream);
+    fill_words(words, word / tile_words, tiles, keys, stream);
     body(words + at, done, count);
     done += count;
   }
@@ -157,6 +158,7 @@ void normal(Key key, std::uint64_t first, std::size_t n, double mean, double std
   constexpr std::size_t chunk = chunk_words * sizeof(Word) / sizeof(F);
   const V m(static_cast<F>(mean));
   const V s(static_cast<F>(std));
+  const RoundKeys keys(key);
   alignas(64) Word words[chunk_words];
   alignas(64) F z[chunk];
   for (std::size_t done = 0; done < n;) {
@@ -168,7 +170,7 @@ void normal(Key key, std::uint64_t first, std::size_t n, double mean, double std
     const std::size_t count = n - done < room ? n - done : room;
     const std::size_t end = skipped + at + count;
     fill_words(words, begin * sizeof(F) / sizeof(Word) / tile_words,
-               (end * sizeof(F) + tile_bytes - 1) / tile_bytes, key, Stream::normal);
+               (end * sizeof(F) + tile_bytes - 1) / tile_bytes, keys, Stream::normal);
     for (std::size_t g = skipped; g < end; g += group)
       box_muller(z + g, reinterpret_cast<const U*>(words) + g);
     map_into(
@@ -199,7 +201,7 @@ void integers(Key key, std::uint64_t first, std::size_t n, std::uint64_t low, st
           for (Word attempt = 1; !value_of(bits, value); ++attempt) {
             Word tile[tile_words];
             const std::uint64_t word = 2 * (first + done + i);
-            fill_words(tile, word / tile_words, 1, key, Stream::integers, attempt);
+            fill_words(tile, word / tile_words, 1, RoundKeys(key), Stream::integers, attempt);
             __builtin_memcpy(&bits, tile + word % tile_words, sizeof bits);
           }
           __builtin_memcpy(to + done + i, &value, sizeof value);
@@ -207,93 +209,25 @@ void integers(Key key, std::uint64_t first, std::size_t n, std::uint64_t low, st
       });
 }
 
-/// For each 64-bit index in `index`, the first two words of its counter in the stream, as pairs.
-template <int N>
-[[gnu::always_inline]] inline void bits_at(const std::uint64_t* index, Key key, Stream stream,
-                                           Word* first, Word* second) {
-  const auto low = load_lanes<Word, 2 * N>(index);
-  const auto bits =
-      philox(Counters<2 * N>{{low, odd_to_even(low), Words<2 * N>(static_cast<Word>(stream)),
-                              Words<2 * N>(0)}},
-             key);
-  store_lanes(first, bits.word[0]);
-  store_lanes(second, bits.word[1]);
-}
-
-inline constexpr int batch = counters_in_flight < 16 ? counters_in_flight : 16;
-
 void derive(Key key, Stream stream, std::uint64_t first, std::size_t n, std::uint64_t* seeds) {
+  constexpr std::size_t batch = counters_in_flight;
+  const RoundKeys keys(key);
   for (std::size_t done = 0; done < n; done += batch) {
     std::uint64_t index[batch];
     Word low[2 * batch];
     Word high[2 * batch];
     for (std::size_t i = 0; i < batch; ++i)
       index[i] = first + done + i;
-    bits_at<batch>(index, key, stream, low, high);
+    bits_at<batch>(index, keys, stream, low, high);
     for (std::size_t i = 0; i < batch && done + i < n; ++i)
       seeds[done + i] = low[2 * i] | std::uint64_t{high[2 * i]} << 32;
   }
 }
 
-/// Elements whose byte equals the threshold's, resolved a batch at a time.
-class Ties {
- public:
-  Ties(Key key, std::uint64_t first, std::uint32_t threshold, std::uint64_t* bits)
-      : key_(key), first_(first), below_(threshold & 0xffffff), bits_(bits) {}
-
-  [[gnu::always_inline]] void add(std::size_t position) {
-    index_[held_++] = first_ + position;
-    if (held_ == batch) resolve();
-  }
-
-  [[gnu::noinline]] void resolve() {
-    Word low[2 * batch];
-    Word high[2 * batch];
-    bits_at<batch>(index_, key_, Stream::tie, low, high);
-    for (std::size_t i = 0; i < held_; ++i) {
-      const std::uint64_t position = index_[i] - first_;
-      const std::uint64_t dropped = low[2 * i] >> 8 < below_ ? 1 : 0;
-      bits_[position / 64] &= ~(dropped << position % 64);
-    }
-    held_ = 0;
-  }
-
- private:
-  Key key_;
-  std::uint64_t first_;
-  Word below_;
-  std::uint64_t* bits_;
-  std::size_t held_ = 0;
-  std::uint64_t index_[batch] = {};
-};
-
-/// Of 2^32 values of (byte, 24 bits), `threshold` are dropped: 2^24 for each byte below its own,
-/// and its low 24 bits' worth where the byte is equal.
-void choose(Key key, std::uint64_t tile, std::size_t tiles, std::uint32_t threshold,
-            std::uint64_t* bits) {
-  constexpr std::size_t groups = tile_bytes / 64;
-  constexpr std::size_t chunk = chunk_words / tile_words;
-  const auto byte = static_cast<std::uint8_t>(threshold >> 24);
-  const bool may_tie = (threshold & 0xffffff) != 0;
-  Ties ties(key, tile * tile_bytes, threshold, bits);
-  alignas(64) Word words[chunk_words];
-  for (std::size_t done = 0; done < tiles; done += chunk) {
-    const std::size_t count = tiles - done < chunk ? tiles - done : chunk;
-    fill_words(words, tile + done, count, key, Stream::choice);
-    const auto* bytes = reinterpret_cast<const unsigned char*>(words);
-    for (std::size_t g = 0; g < count * groups; ++g) {
-      const std::size_t at = done * groups + g;
-      bits[at] = bytes_at_least(bytes + 64 * g, byte);
-      if (!may_tie) continue;
-      for (std::uint64_t equal = bytes_equal(bytes + 64 * g, byte); equal != 0; equal &= equal - 1)
-        ties.add(64 * at + static_cast<std::size_t>(__builtin_ctzll(equal)));
-    }
-  }
-  ties.resolve();
-}
+void choose(const Draw& draw) { Drawing(draw).finish(); }
 
 void words(Key key, Stream stream, std::uint64_t tile, std::size_t tiles, std::uint32_t* out) {
-  fill_words(out, tile, tiles, key, stream);
+  fill_words(out, tile, tiles, RoundKeys(key), stream);
 }
 
 template <class T>

@@ -4,12 +4,10 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "kernels/choice.hpp"
 #include "ridgeline/random.hpp"
 
 namespace ridgeline {
-
-/// Elements whose choice one tile of Philox decides, a byte each.
-inline constexpr std::size_t choice_tile = 256;
 
 struct RandomKernels {
   /// Elements [first, first + n) of the stream.
@@ -28,11 +26,7 @@ struct RandomTable {
   /// The seeds that counters [first, first + n) of a stream give.
   void (*derive)(Key key, Stream stream, std::uint64_t first, std::size_t n, std::uint64_t* seeds);
 
-  /// Whether elements [choice_tile tile, + choice_tile tiles) are kept: a bit each. Element i is
-  /// dropped if its 32 random bits are below `threshold`: its byte of the stream `choice` and,
-  /// where that equals the threshold's, 24 bits of the stream `tie`.
-  void (*choose)(Key key, std::uint64_t tile, std::size_t tiles, std::uint32_t threshold,
-                 std::uint64_t* bits);
+  void (*choose)(const Draw& draw);
 
   /// The words of `tiles` tiles of 16 counters.
   void (*words)(Key key, Stream stream, std::uint64_t tile, std::size_t tiles, std::uint32_t* out);

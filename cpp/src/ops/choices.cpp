@@ -38,17 +38,26 @@ Choices::Choices(const RandomTable& table, Key key, double p, const Numbering& n
 Choices::Choices(const std::uint64_t* stored, const Numbering& numbering)
     : numbering_(numbering), stored_(stored) {}
 
+Draw Choices::next_window(std::int64_t first, std::int64_t n) {
+  used_ = 1 - used_;
+  Window& window = window_[used_];
+  constexpr auto tile = static_cast<std::int64_t>(choice_tile);
+  window.first = first - first % tile;
+  const std::int64_t tiles = (first - window.first + n + tile - 1) / tile;
+  window.last = window.first + tiles * tile;
+  return {key_, static_cast<std::uint64_t>(window.first / tile), static_cast<std::size_t>(tiles),
+          threshold_, window.bits};
+}
+
 Kept Choices::indices(std::int64_t first, std::int64_t n) {
   if (stored_ != nullptr) return {stored_, static_cast<std::size_t>(first)};
-  if (first < window_first_ || first + n > window_last_) {
-    constexpr auto tile = static_cast<std::int64_t>(choice_tile);
-    window_first_ = first - first % tile;
-    const std::int64_t tiles = (first - window_first_ + n + tile - 1) / tile;
-    window_last_ = window_first_ + tiles * tile;
-    table_->choose(key_, static_cast<std::uint64_t>(window_first_ / tile),
-                   static_cast<std::size_t>(tiles), threshold_, window_);
-  }
-  return {window_, static_cast<std::size_t>(first - window_first_)};
+  if (!window_[used_].holds(first, n)) table_->choose(next_window(first, n));
+  return {window_[used_].bits, static_cast<std::size_t>(first - window_[used_].first)};
+}
+
+Draw Choices::ahead(std::int64_t begin, std::int64_t n) {
+  if (n == 0 || stored_ != nullptr || !numbering_.dims.empty()) return {};
+  return next_window(numbering_.first + begin, n);
 }
 
 Kept Choices::of(std::int64_t begin, std::int64_t n) {

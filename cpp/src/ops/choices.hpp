@@ -39,27 +39,41 @@ class Choices {
   /// Choices made before: bit i is that of index i.
   Choices(const std::uint64_t* stored, const Numbering& numbering);
 
-  /// Those of elements [begin, begin + n), n <= block_size. Valid until the next call.
+  /// Those of elements [begin, begin + n), n <= block_size. Valid until the next call but one.
   Kept of(std::int64_t begin, std::int64_t n);
+
+  /// What to draw of elements [begin, begin + n) before `of` asks for them; nothing if they need no
+  /// drawing of their own.
+  Draw ahead(std::int64_t begin, std::int64_t n);
 
   /// Writes those of elements [begin, begin + n), zeros up to the end of the last word.
   void copy(std::int64_t begin, std::int64_t n, std::uint64_t* to);
 
  private:
   static constexpr std::size_t window_tiles = block_size / choice_tile + 1;
-  static constexpr std::size_t window_words = window_tiles * choice_tile / 64 + 1;
+
+  /// The bits of the indices [first, last).
+  struct Window {
+    std::int64_t first = 0;
+    std::int64_t last = 0;
+    std::uint64_t bits[window_tiles * choice_tile / 64 + 1];
+    bool holds(std::int64_t from, std::int64_t n) const {
+      return from >= first && from + n <= last;
+    }
+  };
 
   /// The bits of indices [first, first + n).
   Kept indices(std::int64_t first, std::int64_t n);
+  /// What to draw to have them in the other window, which becomes the one in use.
+  Draw next_window(std::int64_t first, std::int64_t n);
 
   const Numbering& numbering_;
   const RandomTable* table_ = nullptr;
   const std::uint64_t* stored_ = nullptr;
   Key key_{};
   std::uint32_t threshold_ = 0;
-  std::int64_t window_first_ = 0;
-  std::int64_t window_last_ = 0;
-  std::uint64_t window_[window_words];
+  int used_ = 0;
+  Window window_[2];
   std::uint64_t gathered_[block_size / 64 + 1];
 };
 

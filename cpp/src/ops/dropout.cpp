@@ -41,36 +41,44 @@ Store store_of(const Array& out, std::initializer_list<const void*> inputs) {
   return std::ranges::find(inputs, out.data) == inputs.end() ? Store::streaming : Store::plain;
 }
 
-/// Calls part(pointers, begin, n) for pieces of at most a block, where `begin` counts the elements
-/// before, and make() gives each thread its part.
+/// Calls part(pointers, begin, n, next) for pieces of at most a block, where `begin` counts the
+/// elements before and `next` those of the piece after it; make() gives each thread its part. The
+/// last operand is the output; all pieces of it but the first start at a line of the cache.
 template <std::size_t N, class Make>
 void for_each_piece(const Operand (&operands)[N], int threads, Make make) {
-  const Array& shape = *operands[N - 1].array;
-  const WorkList work({&shape, 1});
-  const auto item = static_cast<std::int64_t>(item_size(shape.dtype));
+  const Array& out = *operands[N - 1].array;
+  const WorkList work({&out, 1});
+  const auto item = static_cast<std::int64_t>(item_size(out.dtype));
   constexpr auto block = static_cast<std::int64_t>(block_size);
+  constexpr std::uintptr_t line = 64;
   parallel(work.elements(), threads, [&](Team team) {
     auto part = make();
     work.forward(team, [&](const Run& run) {
       on_memory(operands, run.begin, run.count, [&](void** at, std::int64_t first, std::size_t n) {
         const auto count = static_cast<std::int64_t>(n);
-        for (std::int64_t done = 0; done < count; done += block) {
+        const auto past =
+            static_cast<std::int64_t>(reinterpret_cast<std::uintptr_t>(at[N - 1]) % line);
+        for (std::int64_t done = 0; done < count;) {
+          const std::int64_t size = std::min(done == 0 ? block - past / item : block, count - done);
           void* pointers[N];
           for (std::size_t i = 0; i < N; ++i)
             pointers[i] = static_cast<char*>(at[i]) + done * item;
-          part(pointers, run.begin + first + done, std::min(block, count - done));
+          part(pointers, run.begin + first + done, size, std::min(block, count - done - size));
+          done += size;
         }
       });
     });
   });
 }
 
-/// for_each_piece with choices: part(pointers, n, kept).
+/// for_each_piece with choices: part(pointers, n, kept, next).
 template <std::size_t N, class Make, class Part>
 void with_choices(const Operand (&operands)[N], int threads, Make make, Part part) {
   for_each_piece(operands, threads, [&] {
-    return [&part, choices = make()](void** at, std::int64_t begin, std::int64_t n) mutable {
-      part(at, static_cast<std::size_t>(n), choices.of(begin, n));
+    return [&part, choices = make()](void** at, std::int64_t begin, std::int64_t n,
+                                     std::int64_t next) mutable {
+      const Kept kept = choices.of(begin, n);
+      part(at, static_cast<std::size_t>(n), kept, choices.ahead(begin + n, next));
     };
   });
 }
@@ -85,7 +93,7 @@ auto drawn(Key key, double p, const Numbering& numbering) {
 void copy(const Array& x, const Array& out, int threads) {
   const Operand operands[] = {{&x, Access::read}, {&out, Access::write}};
   for_each_piece(operands, threads, [&] {
-    return [&](void** at, std::int64_t, std::int64_t n) {
+    return [&](void** at, std::int64_t, std::int64_t n, std::int64_t) {
       std::memmove(at[1], at[0], static_cast<std::size_t>(n) * item_size(out.dtype));
     };
   });
@@ -94,7 +102,7 @@ void copy(const Array& x, const Array& out, int threads) {
 void zero(const Array& out, int threads) {
   const Operand operands[] = {{&out, Access::write}};
   for_each_piece(operands, threads, [&] {
-    return [&](void** at, std::int64_t, std::int64_t n) {
+    return [&](void** at, std::int64_t, std::int64_t n, std::int64_t) {
       std::memset(at[0], 0, static_cast<std::size_t>(n) * item_size(out.dtype));
     };
   });
@@ -107,12 +115,13 @@ void scale_kept(const Array& x, const Array& out, double scale, int threads, Mak
   const Store how = store_of(out, {x.data});
   const Operand operands[] = {{&x, Access::read}, {&out, Access::write}};
   if (scale == 1) {
-    return with_choices(operands, threads, make, [&](void** at, std::size_t n, Kept kept) {
-      kernels.pick(at[0], nullptr, at[1], n, kept, how);
-    });
+    return with_choices(operands, threads, make,
+                        [&](void** at, std::size_t n, Kept kept, const Draw& next) {
+                          kernels.pick(at[0], nullptr, at[1], n, kept, how, next);
+                        });
   }
-  with_choices(operands, threads, make, [&](void** at, std::size_t n, Kept kept) {
-    kernels.scale(at[0], at[1], n, kept, how, scale);
+  with_choices(operands, threads, make, [&](void** at, std::size_t n, Kept kept, const Draw& next) {
+    kernels.scale(at[0], at[1], n, kept, how, next, scale);
   });
 }
 
@@ -149,8 +158,8 @@ void with_noise(const Array& x, const Array& out, Key key, double mean, double s
   const Store how = store_of(out, {x.data});
   const Operand operands[] = {{&x, Access::read}, {&out, Access::write}};
   for_each_piece(operands, threads, [&] {
-    return [&, noise = Noise(x.dtype, key, mean, std, numbering)](void** at, std::int64_t begin,
-                                                                  std::int64_t n) mutable {
+    return [&, noise = Noise(x.dtype, key, mean, std, numbering)](
+               void** at, std::int64_t begin, std::int64_t n, std::int64_t) mutable {
       kernel(at[0], noise.of(begin, n), at[1], static_cast<std::size_t>(n), how);
     };
   });
@@ -188,14 +197,14 @@ void dropout_add(const Array& x, const Array& residual, const Array& out, double
   const Operand operands[] = {{&x, Access::read}, {&residual, Access::read}, {&out, Access::write}};
   if (p == 1) {
     return for_each_piece(operands, threads, [&] {
-      return [&](void** at, std::int64_t, std::int64_t n) {
-        kernels.scale_add(at[0], at[1], at[2], static_cast<std::size_t>(n), {none, 0}, how, 1);
+      return [&](void** at, std::int64_t, std::int64_t n, std::int64_t) {
+        kernels.scale_add(at[0], at[1], at[2], static_cast<std::size_t>(n), {none, 0}, how, {}, 1);
       };
     });
   }
   with_choices(operands, threads, drawn(key, p, numbering),
-               [&](void** at, std::size_t n, Kept kept) {
-                 kernels.scale_add(at[0], at[1], at[2], n, kept, how, 1 / (1 - p));
+               [&](void** at, std::size_t n, Kept kept, const Draw& next) {
+                 kernels.scale_add(at[0], at[1], at[2], n, kept, how, next, 1 / (1 - p));
                });
 }
 
@@ -211,8 +220,8 @@ void alpha_dropout(const Array& x, const Array& out, double p, Key key, const Nu
   const Store how = store_of(out, {x.data});
   const Operand operands[] = {{&x, Access::read}, {&out, Access::write}};
   with_choices(operands, threads, drawn(key, p, numbering),
-               [&](void** at, std::size_t n, Kept kept) {
-                 kernels.affine(at[0], at[1], n, kept, how, a, b, b - selu_limit * a);
+               [&](void** at, std::size_t n, Kept kept, const Draw& next) {
+                 kernels.affine(at[0], at[1], n, kept, how, next, a, b, b - selu_limit * a);
                });
 }
 
@@ -247,8 +256,8 @@ void zoneout(const Array& fresh, const Array& old, const Array& out, double p, K
   const Store how = store_of(out, {fresh.data, old.data});
   const Operand operands[] = {{&fresh, Access::read}, {&old, Access::read}, {&out, Access::write}};
   with_choices(operands, threads, drawn(key, p, numbering),
-               [&](void** at, std::size_t n, Kept kept) {
-                 kernels.pick(at[0], at[1], at[2], n, kept, how);
+               [&](void** at, std::size_t n, Kept kept, const Draw& next) {
+                 kernels.pick(at[0], at[1], at[2], n, kept, how, next);
                });
 }
 
@@ -268,9 +277,9 @@ void zoneout_backward(const Array& dy, const Array& d_fresh, const Array& d_old,
   const Operand operands[] = {
       {&dy, Access::read}, {&d_old, Access::write}, {&d_fresh, Access::write}};
   with_choices(operands, threads, drawn(key, p, numbering),
-               [&](void** at, std::size_t n, Kept kept) {
-                 kernels.pick(at[0], nullptr, at[2], n, kept, how);
-                 kernels.pick(nullptr, at[0], at[1], n, kept, how);
+               [&](void** at, std::size_t n, Kept kept, const Draw& next) {
+                 kernels.pick(at[0], nullptr, at[2], n, kept, how, next);
+                 kernels.pick(nullptr, at[0], at[1], n, kept, how, {});
                });
 }
 
@@ -401,8 +410,8 @@ void apply_mask(const Array& x, std::span<const std::uint64_t> bits, int threads
   const Operand operands[] = {{&x, Access::update}};
   with_choices(
       operands, threads, [&] { return Choices(bits.data(), numbering); },
-      [&](void** at, std::size_t n, Kept kept) {
-        kernels.pick(at[0], nullptr, at[0], n, kept, Store::plain);
+      [&](void** at, std::size_t n, Kept kept, const Draw& next) {
+        kernels.pick(at[0], nullptr, at[0], n, kept, Store::plain, next);
       });
 }
 

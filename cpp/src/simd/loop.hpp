@@ -9,7 +9,7 @@
 //   order
 #pragma once
 
-#include "kernels/choice.hpp"
+#include "simd/choose.hpp"
 #include "simd/half.hpp"
 
 namespace ridgeline::RIDGELINE_TARGET {
@@ -58,21 +58,28 @@ template <class T, class F, class... In>
   if (i < n) store_first<T, N>(out + i, f(Remainder<In, N>(in + i, n - i).lanes()...), n - i);
 }
 
-/// map_into for an output that is not read soon, if `how` says so: f(i, in[i]...).
-template <class T, class F, class... In>
-[[gnu::always_inline]] inline void map_out(T* out, std::size_t n, Store how, F f, const In*... in) {
+struct Nothing {
+  void operator()() const {}
+};
+
+/// map_into for an output that is not read soon, if `how` says so: f(i, in[i]...). Calls between()
+/// every 512 elements.
+template <class T, class F, class Between, class... In>
+[[gnu::always_inline]] inline void map_out(T* out, std::size_t n, Store how, F f, Between between,
+                                           const In*... in) {
   constexpr int N = map_lanes<T>;
-  constexpr std::size_t stretch = N < 64 ? 64 : N;
+  constexpr std::size_t stretch = 64;
+  static_assert(stretch % N == 0);
   constexpr std::uintptr_t line = 64;
-  const auto part = [&](std::size_t i, std::size_t count) {
-    store_first<T, N>(out + i, f(i, Remainder<In, N>(in + i, count).lanes()...), count);
-  };
   const auto parts = [&](std::size_t i, std::size_t end) {
-    for (; i < end; i += N)
-      part(i, end - i < N ? end - i : N);
+    for (; i < end; i += N) {
+      const std::size_t count = end - i < N ? end - i : N;
+      store_first<T, N>(out + i, f(i, Remainder<In, N>(in + i, count).lanes()...), count);
+    }
   };
   const auto whole = [&](std::size_t i, auto write) {
-    for (; i + stretch <= n; i += stretch) {
+    for (std::size_t stretches = 0; i + stretch <= n; i += stretch, ++stretches) {
+      if (stretches % 8 == 0) between();
       unroll<static_cast<int>(stretch) / N>([&](int k) {
         const std::size_t at = i + static_cast<std::size_t>(k) * N;
         store<T, N>(out + at, f(at, load<In, N>(in + at)...), write);
@@ -96,13 +103,16 @@ template <int N>
   return shift <= 64 - N ? word[0] >> shift : word[0] >> shift | word[1] << (64 - shift);
 }
 
-/// map_out with a choice: f(bits, in[i]...), bit k of `bits` for lane k.
+/// map_out with a choice: f(bits, in[i]...), bit k of `bits` for lane k. Meanwhile draws the next.
 template <class T, class F, class... In>
-[[gnu::always_inline]] inline void map_chosen(T* out, std::size_t n, Kept kept, Store how, F f,
-                                              const In*... in) {
+[[gnu::always_inline]] inline void map_chosen(T* out, std::size_t n, Kept kept, Store how,
+                                              const Draw& next, F f, const In*... in) {
+  Drawing drawing(next);
   map_out(
       out, n, how,
-      [&](std::size_t i, auto... v) { return f(bits_from<map_lanes<T>>(kept, i), v...); }, in...);
+      [&](std::size_t i, auto... v) { return f(bits_from<map_lanes<T>>(kept, i), v...); },
+      [&] { drawing.step(); }, in...);
+  drawing.finish();
 }
 
 struct Add {

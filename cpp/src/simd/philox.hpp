@@ -113,18 +113,38 @@ struct Counters {
   Words<N> word[4];
 };
 
+/// The keys of the rounds, in memory: from there they reach all lanes at no cost.
+class RoundKeys {
+ public:
+  explicit RoundKeys(Key key) {
+    Word k0 = static_cast<Word>(key.seed);
+    Word k1 = static_cast<Word>(key.seed >> 32);
+    for (Word(&k)[2] : keys_) {
+      k[0] = k0;
+      k[1] = k1;
+      k0 += 0x9e3779b9;
+      k1 += 0xbb67ae85;
+    }
+  }
+  static constexpr int rounds = 10;
+  const Word* operator[](int round) const { return keys_[round]; }
+
+ private:
+  Word keys_[rounds][2];
+};
+
 template <int N>
-[[gnu::always_inline]] inline Counters<N> philox(Counters<N> c, Key key) {
-  Word k0 = static_cast<Word>(key.seed);
-  Word k1 = static_cast<Word>(key.seed >> 32);
-  unroll<10>([&](int) {
-    const Words<N> p0 = multiply_even(c.word[0], 0xd2511f53);
-    const Words<N> p1 = multiply_even(c.word[2], 0xcd9e8d57);
-    c = {{odd_to_even(p1) ^ c.word[1] ^ Words<N>(k0), p1,
-          odd_to_even(p0) ^ c.word[3] ^ Words<N>(k1), p0}};
-    k0 += 0x9e3779b9;
-    k1 += 0xbb67ae85;
-  });
+[[gnu::always_inline]] inline Counters<N> philox_round(const Counters<N>& c, const Word* key) {
+  const Words<N> p0 = multiply_even(c.word[0], 0xd2511f53);
+  const Words<N> p1 = multiply_even(c.word[2], 0xcd9e8d57);
+  return {{odd_to_even(p1) ^ c.word[1] ^ Words<N>(key[0]), p1,
+           odd_to_even(p0) ^ c.word[3] ^ Words<N>(key[1]), p0}};
+}
+
+template <int N>
+[[gnu::always_inline]] inline Counters<N> philox(Counters<N> c, const RoundKeys& keys) {
+  for (int round = 0; round < RoundKeys::rounds; round += 2)  // two a turn: no moves
+    c = philox_round(philox_round(c, keys[round]), keys[round + 1]);
   return c;
 }
 
@@ -134,15 +154,25 @@ inline constexpr int counters_in_flight = register_bytes == 64   ? 32
                                           : register_bytes == 16 ? 4
                                                                  : 2;
 
+/// Counters 0, 2, 4 ... G - 2 in the first half of the even lanes, 1, 3 ... G - 1 in the second.
+template <int G>
+struct EvenThenOdd {
+  Word lane[2 * G] = {};
+  constexpr EvenThenOdd() {
+    for (int i = 0; i < G; ++i)
+      lane[2 * i] = static_cast<Word>(2 * (i % (G / 2)) + i / (G / 2));
+  }
+};
+
 /// The words of `tiles` tiles of a stream, from tile `first` on; `attempt` counts the streams of
 /// those who reject.
 [[gnu::always_inline]] inline void fill_words(Word* words, std::uint64_t first, std::size_t tiles,
-                                              Key key, Stream stream, Word attempt = 0) {
+                                              const RoundKeys& keys, Stream stream,
+                                              Word attempt = 0) {
   constexpr int G = counters_in_flight;
   using Lanes = Words<2 * G>;
-  Word lane[2 * G] = {};
-  unroll<G>([&](int i) { lane[2 * i] = static_cast<Word>(2 * (i % (G / 2)) + i / (G / 2)); });
-  const Lanes lanes = load_lanes<Word, 2 * G>(lane);
+  static constexpr EvenThenOdd<G> order;
+  const Lanes lanes = load_lanes<Word, 2 * G>(order.lane);
   const std::uint64_t start = first * tile_counters;
   for (std::size_t done = 0; done < tiles * tile_counters; done += G) {
     const std::uint64_t counter = start + done;
@@ -151,10 +181,10 @@ inline constexpr int counters_in_flight = register_bytes == 64   ? 32
     const Counters<2 * G> bits =
         philox(Counters<2 * G>{{low, Lanes(static_cast<Word>(counter >> 32)) - carry,
                                 Lanes(static_cast<Word>(stream)), Lanes(attempt)}},
-               key);
-    unroll<4>([&](int w) {
+               keys);
+    unroll<4>([&](int w) __attribute__((always_inline)) {
       const Words<G> part = packed(bits.word[w]);
-      unroll<Words<G>::registers>([&](int i) {
+      unroll<Words<G>::registers>([&](int i) __attribute__((always_inline)) {
         const std::size_t at = done + static_cast<std::size_t>(i * Words<G>::register_lanes);
         if (at >= tiles * tile_counters) return;  // two tiles in flight, one asked for
         __builtin_memcpy(words + at / tile_counters * tile_words +
