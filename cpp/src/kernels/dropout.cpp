@@ -85,7 +85,7 @@ void multiply(const void* x, const void* factor, void* out, std::size_t n, Store
   using F = compute_t<T>;
   using V = Vec<F, map_lanes<T>>;
   map_out(
-      static_cast<T*>(out), n, how, [](std::size_t, V v, V f) { return v * f; }, Nothing{},
+      static_cast<T*>(out), n, how, NoChoice{}, [](std::uint64_t, V v, V f) { return v * f; },
       static_cast<const T*>(x), static_cast<const F*>(factor));
 }
 
@@ -94,7 +94,7 @@ void add(const void* x, const void* noise, void* out, std::size_t n, Store how) 
   using F = compute_t<T>;
   using V = Vec<F, map_lanes<T>>;
   map_out(
-      static_cast<T*>(out), n, how, [](std::size_t, V v, V f) { return v + f; }, Nothing{},
+      static_cast<T*>(out), n, how, NoChoice{}, [](std::uint64_t, V v, V f) { return v + f; },
       static_cast<const T*>(x), static_cast<const F*>(noise));
 }
 

@@ -58,32 +58,54 @@ template <class T, class F, class... In>
   if (i < n) store_first<T, N>(out + i, f(Remainder<In, N>(in + i, n - i).lanes()...), n - i);
 }
 
-struct Nothing {
-  void operator()() const {}
+/// Elements of which all are treated alike.
+struct NoChoice {
+  void meanwhile() const {}
+  std::uint64_t bits(std::size_t, std::size_t) const { return 0; }
 };
 
-/// map_into for an output that is not read soon, if `how` says so: f(i, in[i]...). Calls between()
-/// every 512 elements.
-template <class T, class F, class Between, class... In>
-[[gnu::always_inline]] inline void map_out(T* out, std::size_t n, Store how, F f, Between between,
-                                           const In*... in) {
+/// Elements some of which are kept, and the drawing of those after them.
+class Choice {
+ public:
+  Choice(Kept kept, Drawing& next) : kept_(kept), next_(next) {}
+
+  /// Something to do between stretches of 512 elements.
+  [[gnu::always_inline]] void meanwhile() const { next_.step(); }
+
+  /// The bits of elements [i, i + count), count <= 64.
+  [[gnu::always_inline]] std::uint64_t bits(std::size_t i, std::size_t count) const {
+    const std::uint64_t* word = kept_.bits + (kept_.at + i) / 64;
+    const std::size_t shift = (kept_.at + i) % 64;
+    return shift + count <= 64 ? word[0] >> shift : word[0] >> shift | word[1] << (64 - shift);
+  }
+
+ private:
+  const Kept kept_;
+  Drawing& next_;
+};
+
+/// map_into for an output that is not read soon, if `how` says so: out[i] = f(bits, in[i]...), bit
+/// k of `bits` for lane k.
+template <class T, class F, class Chosen, class... In>
+[[gnu::always_inline]] inline void map_out(T* out, std::size_t n, Store how, const Chosen chosen,
+                                           const F f, const In*... in) {
   constexpr int N = map_lanes<T>;
   constexpr std::size_t stretch = 64;
   static_assert(stretch % N == 0);
   constexpr std::uintptr_t line = 64;
-  const auto parts = [&](std::size_t i, std::size_t end) {
+  const auto parts = [=](std::size_t i, std::size_t end) {
     for (; i < end; i += N) {
       const std::size_t count = end - i < N ? end - i : N;
-      store_first<T, N>(out + i, f(i, Remainder<In, N>(in + i, count).lanes()...), count);
+      const auto value = f(chosen.bits(i, count), Remainder<In, N>(in + i, count).lanes()...);
+      store_first<T, N>(out + i, value, count);
     }
   };
-  const auto whole = [&](std::size_t i, auto write) {
+  const auto whole = [=](std::size_t i, auto write) __attribute__((always_inline)) {
     for (std::size_t stretches = 0; i + stretch <= n; i += stretch, ++stretches) {
-      if (stretches % 8 == 0) between();
-      unroll<static_cast<int>(stretch) / N>([&](int k) {
-        const std::size_t at = i + static_cast<std::size_t>(k) * N;
-        store<T, N>(out + at, f(at, load<In, N>(in + at)...), write);
-      });
+      if (stretches % 8 == 0) chosen.meanwhile();
+      const std::uint64_t bits = chosen.bits(i, stretch);
+      for (std::size_t k = 0; k < stretch; k += N)
+        store<T, N>(out + i + k, f(bits >> k, load<In, N>(in + i + k)...), write);
     }
     parts(i, n);
   };
@@ -95,23 +117,12 @@ template <class T, class F, class Between, class... In>
   end_streaming();
 }
 
-/// Bits [at, at + N) of a choice, in the lowest places.
-template <int N>
-[[gnu::always_inline]] inline std::uint64_t bits_from(Kept kept, std::size_t at) {
-  const std::uint64_t* word = kept.bits + (kept.at + at) / 64;
-  const std::size_t shift = (kept.at + at) % 64;
-  return shift <= 64 - N ? word[0] >> shift : word[0] >> shift | word[1] << (64 - shift);
-}
-
-/// map_out with a choice: f(bits, in[i]...), bit k of `bits` for lane k. Meanwhile draws the next.
+/// map_out with choices. Meanwhile draws the next.
 template <class T, class F, class... In>
 [[gnu::always_inline]] inline void map_chosen(T* out, std::size_t n, Kept kept, Store how,
                                               const Draw& next, F f, const In*... in) {
   Drawing drawing(next);
-  map_out(
-      out, n, how,
-      [&](std::size_t i, auto... v) { return f(bits_from<map_lanes<T>>(kept, i), v...); },
-      [&] { drawing.step(); }, in...);
+  map_out(out, n, how, Choice(kept, drawing), f, in...);
   drawing.finish();
 }
 
