@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 import ridgeline as rl
@@ -43,7 +44,7 @@ def demo_installed():
 
 def rows(table):
     """Return the cells of a row by the name of its method."""
-    pattern = r"^ (none|L1|L1, proximal|L2|elastic net|clipping) +(\d.*)$"
+    pattern = r"^ ([a-zL][\w ,]*?)  +(\d.*%.*)$"
     cells = re.findall(pattern, table, re.MULTILINE)
     return {name: re.sub(r" ± [\d.]+|%", "", row).split() for name, row in cells}
 
@@ -133,7 +134,9 @@ def test_demo(ridgeline, tmp_path, demo_installed):
     assert picture.read_bytes().startswith(PNG)
 
     table = rows(done.stdout)
-    assert list(table) == ["none", "L1", "L1, proximal", "L2", "elastic net", "clipping"]
+    dropping = ["dropout", "dropout, L1", "dropout, L2"]
+    penalties = ["L1", "L1, proximal", "L2", "elastic net"]
+    assert list(table) == ["none", *penalties, "clipping", *dropping]
     columns = ("train", "test", "gap", "learned", "zeros", "norm", "ms", "share")
     table = {
         name: dict(zip(columns, map(float, cells), strict=True)) for name, cells in table.items()
@@ -147,9 +150,50 @@ def test_demo(ridgeline, tmp_path, demo_installed):
         assert row["norm"] < none["norm"]
         assert row["ms"] > 0
         assert 0 < row["share"] < 50
-    for name in ("L1", "L2", "elastic net"):
-        assert table[name]["zeros"] < 1
-    assert table["L1, proximal"]["zeros"] > 30
+    assert table.pop("L1, proximal")["zeros"] > 30
+    assert all(row["zeros"] < 1 for row in table.values())
+    assert table["dropout, L1"]["norm"] < table["dropout"]["norm"]
+    assert table["dropout, L2"]["norm"] < table["dropout"]["norm"]
+
+
+def test_demo_drops_the_same_in_both_passes(demo_installed):
+    """The network with dropout learns the gradient that finite differences show."""
+    from ridgeline import demo
+
+    rng = np.random.default_rng(1)
+    params = {name: x.astype("f8") for name, x in demo.initial(rng, (6, 5, 10)).items()}
+    x, y = rng.random((7, 6)), rng.integers(0, 10, 7)
+    keys = rl.Key(3).split()
+
+    def drop(layer, values):
+        return rl.dropout(values, 0.4, keys[layer])
+
+    def loss(params):
+        odds = demo.forward(params, x, drop)[-1]
+        return -np.log(odds[np.arange(7), y]).mean()
+
+    inputs, hidden, _ = demo.forward(params, x, drop)
+    assert 0 < np.mean(inputs == 0) < 1
+    assert 0 < np.mean(hidden == 0) < 1
+    for name, grad in demo.backward(params, x, y, drop).items():
+        for at in np.ndindex(grad.shape):
+            sides = []
+            for step in (1e-6, -1e-6):
+                moved = {key: value.copy() for key, value in params.items()}
+                moved[name][at] += step
+                sides.append(loss(moved))
+            assert grad[at] == pytest.approx((sides[0] - sides[1]) / 2e-6, abs=1e-8)
+
+
+def test_demo_repeats(demo_installed):
+    from ridgeline import demo
+
+    method = next(method for method in demo.METHODS if any(method.dropout))
+    task = demo.Task.of_seed(0)
+    once, again, other = (demo.train(method, task, seed, 2) for seed in (0, 0, 1))
+    assert once.train_loss == again.train_loss
+    assert once.test_accuracy == again.test_accuracy
+    assert once.train_loss != other.train_loss
 
 
 def test_demo_where_nothing_can_be_written(ridgeline, tmp_path, demo_installed):

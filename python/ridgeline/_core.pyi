@@ -51,6 +51,9 @@ def dropout(x: Any, p: Any, key: Any, offset: Any, part: Any, out: Any, /) -> An
 def dropout_scaled(
     x: Any, p: Any, key: Any, scale: float, offset: Any, part: Any, out: Any, /
 ) -> Any: ...
+def drop_connect(
+    w: Any, p: Any, key: Any, scale: bool, offset: Any, part: Any, out: Any, /
+) -> Any: ...
 def dropout_add(
     x: Any, residual: Any, p: Any, key: Any, offset: Any, part: Any, out: Any, /
 ) -> Any: ...

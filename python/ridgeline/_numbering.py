@@ -4,27 +4,34 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from types import EllipsisType
 from typing import TypeAlias, cast
+
+import numpy as np
 
 Index: TypeAlias = "slice | int | EllipsisType | tuple[slice | int | EllipsisType, ...]"
 # The index of the first element, and a stride for each axis.
 Part: TypeAlias = tuple[int, tuple[int, ...]]
 
 
+def integer_of(name: str, value: object) -> int:
+    """Return an integer: no bool, no float."""
+    if isinstance(value, bool | np.bool_) or not hasattr(value, "__index__"):
+        raise TypeError(f"{name}: got {type(value).__name__}, wants an integer")
+    try:
+        return operator.index(cast("int", value))
+    except TypeError:
+        raise TypeError(f"{name}: got {type(value).__name__}, wants an integer") from None
+
+
 def shape_of(name: str, shape: object) -> tuple[int, ...]:
     """Return a shape as a tuple."""
     if type(shape) is tuple and all(type(n) is int and n >= 0 for n in shape):
         return shape
-    try:
-        items = list(shape) if isinstance(shape, Sequence) else [shape]
-        extents = tuple(operator.index(cast("int", n)) for n in items)
-    except TypeError:
-        raise TypeError(
-            f"{name}: got {type(shape).__name__}, wants an integer or a sequence of them"
-        ) from None
+    items = list(shape) if isinstance(shape, Sequence) and not isinstance(shape, str) else [shape]
+    extents = tuple(integer_of(name, n) for n in items)
     if any(n < 0 for n in extents):
         raise ValueError(f"{name}: got {extents}, wants extents of at least 0")
     return extents
@@ -35,9 +42,7 @@ def axes_of(axes: object, ndim: int) -> tuple[int, ...]:
     items = list(axes) if isinstance(axes, Sequence) else [axes]
     result = []
     for item in items:
-        if isinstance(item, bool) or not hasattr(item, "__index__"):
-            raise TypeError(f"broadcast_axes: got {type(item).__name__}, wants integers")
-        axis = operator.index(item)
+        axis = integer_of("broadcast_axes", item)
         if not -ndim <= axis < ndim:
             raise ValueError(f"broadcast_axes: got {axis}, wants axes of {ndim} dimensions")
         result.append(axis % ndim)
@@ -58,9 +63,9 @@ def _strides(shape: tuple[int, ...], shared: tuple[int, ...]) -> tuple[int, ...]
 
 
 @lru_cache(maxsize=256)
-def shared_part(shape: tuple[int, ...], axes: Hashable) -> Part:
+def shared_part(shape: tuple[int, ...], axes: tuple[int, ...]) -> Part:
     """Return the part that a whole array is, if elements along `axes` share their number."""
-    return 0, _strides(shape, axes_of(axes, len(shape)))
+    return 0, _strides(shape, axes)
 
 
 def _ranges(whole: tuple[int, ...], index: object) -> list[range | int]:
@@ -77,9 +82,12 @@ def _ranges(whole: tuple[int, ...], index: object) -> list[range | int]:
     ranges: list[range | int] = []
     for axis, (item, extent) in enumerate(zip(items, whole, strict=True)):
         if isinstance(item, slice):
-            ranges.append(range(*item.indices(extent)))
-        elif hasattr(item, "__index__") and not isinstance(item, bool):
-            place = operator.index(item)
+            try:
+                ranges.append(range(*item.indices(extent)))
+            except (TypeError, ValueError) as error:
+                raise type(error)(f"index: got {item} on axis {axis}: {error}") from None
+        elif hasattr(item, "__index__"):
+            place = integer_of("index", item)
             if not -extent <= place < extent:
                 raise ValueError(f"index: got {place} on axis {axis}, wants one of {extent} places")
             ranges.append(place % extent)
@@ -116,17 +124,14 @@ def part_like(
     if whole is None and index is None:
         if isinstance(axes, tuple) and not axes:
             return None
-        return shared_part(
-            own,
-            cast(
-                "tuple[int, ...]",
-                axes if isinstance(axes, int) else tuple(cast("Sequence[int]", axes)),
-            ),
-        )
+        return shared_part(own, axes_of(axes, len(own)))
     if whole is None:
         raise ValueError(f"shape: got none, wants that of the whole of which {name} is a part")
     extents = shape_of("shape", whole)
-    part, shape = part_of(extents, ... if index is None else index, axes_of(axes, len(extents)))
+    shared = axes_of(axes, len(extents))
+    part, shape = part_of(extents, ... if index is None else index, shared)
+    if shared and len(shape) < len(extents):
+        raise ValueError("index: got an integer, wants slices where broadcast_axes count the axes")
     if shape != own:
         raise ValueError(f"{name}: got shape {own}, wants {shape}, that of the part `index` takes")
     return part

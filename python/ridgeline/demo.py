@@ -5,8 +5,9 @@ are replaced by wrong ones, so that there is something not to learn. A 64-128-10
 with forward and backward in plain NumPy; all that regularizes comes from ridgeline. A `Method` is
 a row of the table: add one to `METHODS` to see it here.
 
-For one seed all methods see the same split, wrong labels, first weights and batches. The strengths
-were chosen on seeds from 100 on, which are not among those reported.
+For one seed all methods see the same split, wrong labels, first weights and batches, and those with
+dropout the same random bits. The strengths were chosen on seeds from 100 on, which are not among
+those reported; those of L1 and L2 for each row on its own, so that they are weaker beside dropout.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from threadpoolctl import threadpool_limits
 
-from . import L1, L2, ElasticNet, Penalty, clip_by_global_norm_, global_norm
+from . import L1, L2, ElasticNet, Key, Penalty, clip_by_global_norm_, dropout, global_norm
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -40,11 +41,13 @@ __all__ = ["METHODS", "Method", "Run", "Task", "clipping", "gradient", "proximal
 Array: TypeAlias = npt.NDArray[np.float32]
 Labels: TypeAlias = npt.NDArray[np.int64]
 Params: TypeAlias = dict[str, Array]
+Drop: TypeAlias = Callable[[int, Array], Array]
 
 HIDDEN = 128
 BATCH = 32
 LEARNING_RATE = 0.5  # falls to 0 in a straight line
 WRONG = 0.2  # of the training labels
+DROPOUT = (0.1, 0.5)  # of the inputs, of the hidden units
 SMOOTH = 5  # epochs that a point of a drawn curve is the mean of
 
 
@@ -63,6 +66,8 @@ class Method:
         the value of the penalty.
     after_step : callable
         ``after_step(params, lr)`` changes the parameters in place after the step.
+    dropout : pair of float
+        The probability of dropping an input, and a hidden unit.
     """
 
     name: str
@@ -70,6 +75,7 @@ class Method:
     line: str = "-"
     regularize: Callable[[Params, Params], float] | None = None
     after_step: Callable[[Params, float], None] | None = None
+    dropout: tuple[float, float] = (0.0, 0.0)
 
 
 def gradient(penalty: Penalty) -> Callable[[Params, Params], float]:
@@ -104,7 +110,11 @@ METHODS = (
     Method("L2", "#0072B2", regularize=gradient(L2(5e-3))),
     Method("elastic net", "#009E73", "--", regularize=gradient(ElasticNet(l1=4e-4, l2=3e-3))),
     Method("clipping", "#CC79A7", regularize=clipping(0.1)),
+    Method("dropout", "#000000", "--", dropout=DROPOUT),
+    Method("dropout, L1", "#E69F00", "--", regularize=gradient(L1(2e-4)), dropout=DROPOUT),
+    Method("dropout, L2", "#0072B2", "--", regularize=gradient(L2(2e-3)), dropout=DROPOUT),
 )
+BESIDE_DROPOUT = ("none", "L1", "L2")  # drawn once more, to compare with
 
 
 @dataclass(frozen=True)
@@ -148,20 +158,26 @@ class Run:
     seconds_regularizing: float = 0.0
 
 
-def forward(params: Params, x: Array) -> tuple[Array, Array]:
-    """Return the hidden units and the probabilities of the digits."""
-    hidden = np.maximum(x @ params["w1"] + params["b1"], 0)
+def keep(layer: int, values: Array) -> Array:
+    """Drop nothing."""
+    return values
+
+
+def forward(params: Params, x: Array, drop: Drop = keep) -> tuple[Array, Array, Array]:
+    """Return the inputs and hidden units, those dropped being 0, and the odds of the digits."""
+    x = drop(0, x)
+    hidden = drop(1, np.maximum(x @ params["w1"] + params["b1"], 0))
     scores = hidden @ params["w2"] + params["b2"]
     odds = np.exp(scores - scores.max(axis=1, keepdims=True))
-    return hidden, odds / odds.sum(axis=1, keepdims=True)
+    return x, hidden, odds / odds.sum(axis=1, keepdims=True)
 
 
-def backward(params: Params, x: Array, y: Labels) -> Params:
+def backward(params: Params, x: Array, y: Labels, drop: Drop = keep) -> Params:
     """Return the gradient of the mean cross-entropy."""
-    hidden, delta = forward(params, x)
+    x, hidden, delta = forward(params, x, drop)
     delta[np.arange(len(y)), y] -= 1
     delta /= len(y)
-    back = (delta @ params["w2"].T) * (hidden > 0)
+    back = drop(1, delta @ params["w2"].T) * (hidden > 0)
     return {"w1": x.T @ back, "b1": back.sum(0), "w2": hidden.T @ delta, "b2": delta.sum(0)}
 
 
@@ -197,14 +213,25 @@ def train(
     """
     rng = np.random.default_rng([seed, 1])
     params = initial(rng)
+    keys = Key(seed).split()  # of the inputs, and of the hidden units
+    step = 0
     run = Run()
+
+    def drop(layer: int, values: Array) -> Array:
+        """Drop the same elements in the forward and the backward pass of a step."""
+        start = perf_counter()
+        values = dropout(values, method.dropout[layer], keys[layer].fold_in(step))
+        run.seconds_regularizing += perf_counter() - start
+        return values
+
+    dropping = drop if any(method.dropout) else keep
     for epoch in range(epochs):
         lr = LEARNING_RATE * (1 - epoch / epochs)
         begin = perf_counter()
         order = rng.permutation(len(task.x))
         for at in range(0, len(order), BATCH):
             batch = order[at : at + BATCH]
-            grads = backward(params, task.x[batch], task.y[batch])
+            grads = backward(params, task.x[batch], task.y[batch], dropping)
             if method.regularize is not None:
                 start = perf_counter()
                 method.regularize(grads, params)
@@ -215,10 +242,11 @@ def train(
                 start = perf_counter()
                 method.after_step(params, lr)
                 run.seconds_regularizing += perf_counter() - start
+            step += 1
         run.seconds += perf_counter() - begin
 
-        test = forward(params, task.x_test)[1].argmax(axis=1)
-        odds = forward(params, task.x)[1]
+        test = forward(params, task.x_test)[-1].argmax(axis=1)
+        odds = forward(params, task.x)[-1]
         chance = np.maximum(odds[np.arange(len(odds)), task.y], 1e-12)
         run.test_accuracy.append(float(np.mean(test == task.y_test)))
         run.train_loss.append(float(-np.log(chance).mean()))
@@ -291,7 +319,8 @@ def _table(runs: dict[str, list[Run]]) -> Table:
         caption="Accuracy in %, mean ± standard deviation over the seeds. Train: on the labels "
         f"given, right or wrong. Gap: train - test; {-100 * WRONG:.0f} if all is learned but the "
         "wrong labels. Wrong learned: share of the wrong labels learned by heart. Zeros: weights "
-        "that are exactly 0. Time: spent regularizing, per epoch and as a share of training.",
+        "that are exactly 0. Time: spent regularizing, per epoch and as a share of training. "
+        f"Dropout: {DROPOUT[0]:.0%} of the inputs and {DROPOUT[1]:.0%} of the hidden units.",
         caption_justify="left",
     )
     table.add_column("\nmethod", no_wrap=True)
@@ -334,29 +363,33 @@ def _deviation(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 
 def _figure(runs: dict[str, list[Run]]) -> Figure:
     """Draw held-out accuracy and training loss over the epochs."""
-    figure = Figure(figsize=(11, 5), layout="constrained")
-    accuracy, loss = figure.subplots(1, 2)
-    for method in METHODS:
-        rows = runs[method.name]
-        _curve(accuracy, method, [row.test_accuracy for row in rows])
-        _curve(loss, method, [row.train_loss for row in rows])
+    figure = Figure(figsize=(11, 9), layout="constrained")
     seeds = len(runs[METHODS[0].name])
     bands = ", mean and deviation" if seeds > 1 else ""
     figure.suptitle(
         f"A 64-{HIDDEN}-10 network on digits, {WRONG:.0%} of its training labels wrong "
         f"({seeds} seed{'s' * (seeds > 1)}{bands})"
     )
-    accuracy.set_title("Accuracy on held-out digits", loc="left")
-    accuracy.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    accuracy.set_ylim(0.75, 1)
-    loss.set_title("Loss on the training labels", loc="left")
-    loss.set_ylim(0, 1.5)
-    for axes in (accuracy, loss):
-        axes.set_xlabel(f"epoch (running mean over {SMOOTH})")
-        axes.margins(x=0.01)
-        axes.grid(alpha=0.3)
-        axes.spines[["top", "right"]].set_visible(False)
-    figure.legend(*accuracy.get_legend_handles_labels(), loc="outside lower center", ncols=6)
+    others = [method for method in METHODS if not any(method.dropout)]
+    dropping = [method for method in METHODS if any(method.dropout)]
+    compared = [method for method in others if method.name in BESIDE_DROPOUT]
+    panels = (("Penalties and clipping", others), ("Dropout", compared + dropping))
+    for (title, methods), (accuracy, loss) in zip(panels, figure.subplots(2, 2), strict=True):
+        for method in methods:
+            rows = runs[method.name]
+            _curve(accuracy, method, [row.test_accuracy for row in rows])
+            _curve(loss, method, [row.train_loss for row in rows])
+        accuracy.set_title(f"{title}: accuracy on held-out digits", loc="left")
+        accuracy.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        accuracy.set_ylim(0.75, 1)
+        accuracy.legend(ncols=2, loc="lower right")
+        loss.set_title(f"{title}: loss on the training labels", loc="left")
+        loss.set_ylim(0, 1.5)
+        for axes in (accuracy, loss):
+            axes.set_xlabel(f"epoch (running mean over {SMOOTH})")
+            axes.margins(x=0.01)
+            axes.grid(alpha=0.3)
+            axes.spines[["top", "right"]].set_visible(False)
     return figure
 
 

@@ -137,7 +137,7 @@ def dropout(
     >>> import numpy as np
     >>> import ridgeline as rl
     >>> x = np.arange(1.0, 9.0)
-    >>> key = rl.Key(1)
+    >>> key = rl.Key(128)
     >>> y = rl.dropout(x, 0.5, key)
     >>> y
     array([ 0.,  4.,  0.,  8.,  0., 12., 14., 16.])
@@ -193,10 +193,10 @@ def dropout_mask(
     --------
     >>> import numpy as np
     >>> import ridgeline as rl
-    >>> mask = rl.dropout_mask((1000, 1000), 0.1, rl.Key(1))
+    >>> mask = rl.dropout_mask((1000, 1000), 0.1, rl.Key(128))
     >>> mask.nbytes, f"{mask.sparsity:.3f}"
     (125000, '0.100')
-    >>> y = rl.dropout(np.ones((1000, 1000)), 0.1, rl.Key(1))
+    >>> y = rl.dropout(np.ones((1000, 1000)), 0.1, rl.Key(128))
     >>> np.array_equal(y != 0, mask.to_array())
     True
     """
@@ -229,7 +229,7 @@ def dropout_add(
     p : float
         The probability of dropping an element of x, in [0, 1].
     key : Key
-    broadcast_axes, offset, shape, index
+    broadcast_axes, offset, shape, index : optional
         As for `dropout`.
     out : array, optional
         Written: like x, and may be x or `residual`.
@@ -249,7 +249,7 @@ def dropout_add(
     >>> import numpy as np
     >>> import ridgeline as rl
     >>> x, r = np.arange(1.0, 5.0), np.full(4, 100.0)
-    >>> rl.dropout_add(x, r, 0.5, rl.Key(1))
+    >>> rl.dropout_add(x, r, 0.5, rl.Key(128))
     array([100., 104., 100., 108.])
     """
     part = _part("x", x, broadcast_axes, shape, index)
@@ -281,7 +281,7 @@ def alpha_dropout(
     p : float
         The probability of dropping, in [0, 1].
     key : Key
-    broadcast_axes, offset, shape, index, out
+    broadcast_axes, offset, shape, index, out : optional
         As for `dropout`.
 
     Returns
@@ -297,7 +297,7 @@ def alpha_dropout(
     Examples
     --------
     >>> import ridgeline as rl
-    >>> x = rl.random.normal(100_000, rl.Key(1))
+    >>> x = rl.random.normal(100_000, rl.Key(128))
     >>> y = rl.alpha_dropout(x, 0.2, rl.Key(2))
     >>> f"{abs(y.mean()):.1f} {y.var():.1f}"
     '0.0 1.0'
@@ -327,7 +327,7 @@ def alpha_dropout_backward(
         That of the forward call.
     key : Key
         That of the forward call.
-    broadcast_axes, offset, shape, index, out
+    broadcast_axes, offset, shape, index, out : optional
         As for `dropout`.
 
     Returns
@@ -344,7 +344,7 @@ def alpha_dropout_backward(
     --------
     >>> import numpy as np
     >>> import ridgeline as rl
-    >>> rl.alpha_dropout_backward(np.ones(4), 0.5, rl.Key(1)).round(4)
+    >>> rl.alpha_dropout_backward(np.ones(4), 0.5, rl.Key(128)).round(4)
     array([0.    , 0.8864, 0.    , 0.8864])
     """
     part = _part("dy", dy, broadcast_axes, shape, index)
@@ -372,7 +372,7 @@ def feature_alpha_dropout(
     p : float
         The probability of dropping a channel, in [0, 1].
     key : Key
-    offset, out
+    offset, out : optional
         As for `dropout`.
 
     Returns
@@ -389,7 +389,7 @@ def feature_alpha_dropout(
     --------
     >>> import numpy as np
     >>> import ridgeline as rl
-    >>> rl.feature_alpha_dropout(np.ones((1, 2, 3)), 0.5, rl.Key(1)).round(4)
+    >>> rl.feature_alpha_dropout(np.ones((1, 2, 3)), 0.5, rl.Key(128)).round(4)
     array([[[-0.7792, -0.7792, -0.7792],
             [ 1.6656,  1.6656,  1.6656]]])
     """
@@ -410,7 +410,7 @@ def feature_alpha_dropout_backward(
         That of the forward call.
     key : Key
         That of the forward call.
-    offset, out
+    offset, out : optional
         As for `dropout`.
 
     Returns
@@ -427,7 +427,7 @@ def feature_alpha_dropout_backward(
     --------
     >>> import numpy as np
     >>> import ridgeline as rl
-    >>> rl.feature_alpha_dropout_backward(np.ones((1, 2, 2)), 0.5, rl.Key(1)).round(4)
+    >>> rl.feature_alpha_dropout_backward(np.ones((1, 2, 2)), 0.5, rl.Key(128)).round(4)
     array([[[0.    , 0.    ],
             [0.8864, 0.8864]]])
     """
@@ -458,7 +458,7 @@ def gaussian_dropout(
     p : float
         In [0, 1).
     key : Key
-    offset, shape, index, out
+    offset, shape, index, out : optional
         As for `dropout`.
 
     Returns
@@ -475,7 +475,7 @@ def gaussian_dropout(
     --------
     >>> import numpy as np
     >>> import ridgeline as rl
-    >>> y = rl.gaussian_dropout(np.ones(100_000), 0.2, rl.Key(1))
+    >>> y = rl.gaussian_dropout(np.ones(100_000), 0.2, rl.Key(128))
     >>> f"{y.mean():.1f} {y.var():.2f}"
     '1.0 0.25'
     """
@@ -502,7 +502,7 @@ def gaussian_noise(
     std : float
         The standard deviation, at least 0.
     key : Key
-    offset, shape, index, out
+    offset, shape, index, out : optional
         As for `dropout`.
 
     Returns
@@ -519,7 +519,7 @@ def gaussian_noise(
     --------
     >>> import numpy as np
     >>> import ridgeline as rl
-    >>> y = rl.gaussian_noise(np.ones(100_000), 0.5, rl.Key(1))
+    >>> y = rl.gaussian_noise(np.ones(100_000), 0.5, rl.Key(128))
     >>> f"{y.mean():.1f} {y.std():.1f}"
     '1.0 0.5'
     """
@@ -553,7 +553,7 @@ def drop_connect(
     scale : bool, default True
         Whether kept weights are multiplied by 1/(1 - p), so that the expected weight is w, as in
         AWD-LSTM (Merity et al. 2018). The paper leaves them and scales at inference.
-    broadcast_axes, offset, shape, index, out
+    broadcast_axes, offset, shape, index, out : optional
         As for `dropout`.
 
     Returns
@@ -570,13 +570,13 @@ def drop_connect(
     --------
     >>> import numpy as np
     >>> import ridgeline as rl
-    >>> rl.drop_connect(np.arange(1.0, 5.0), 0.5, rl.Key(1), scale=False)
+    >>> rl.drop_connect(np.arange(1.0, 5.0), 0.5, rl.Key(128), scale=False)
     array([0., 2., 0., 4.])
     """
     part = _part("w", w, broadcast_axes, shape, index)
-    if scale:
-        return cast("ArrayT", _core.dropout(w, p, key, offset, part, out))
-    return cast("ArrayT", _core.dropout_scaled(w, p, key, 1.0, offset, part, out))
+    if not isinstance(scale, bool | np.bool_):
+        raise TypeError(f"scale: got {type(scale).__name__}, wants a bool")
+    return cast("ArrayT", _core.drop_connect(w, p, key, scale, offset, part, out))
 
 
 def drop_path(
@@ -604,7 +604,7 @@ def drop_path(
     scale : {"expected", "actual", "none"}
         What samples that are kept are multiplied with: 1/(1 - p); the number of samples over the
         number kept, so that the batch keeps its size exactly; or 1.
-    offset, out
+    offset, out : optional
         As for `dropout`.
 
     Returns
@@ -621,7 +621,7 @@ def drop_path(
     --------
     >>> import numpy as np
     >>> import ridgeline as rl
-    >>> rl.drop_path(np.ones((4, 2)), 0.25, rl.Key(3), scale="actual")
+    >>> rl.drop_path(np.ones((4, 2)), 0.25, rl.Key(0), scale="actual")
     array([[1.33333333, 1.33333333],
            [0.        , 0.        ],
            [1.33333333, 1.33333333],
@@ -660,7 +660,8 @@ def drop_block(
         \frac{\prod_i S_i}{\prod_i k_i} \, \frac{1}{\prod_i (S_i - k_i + 1)}\right)
 
     at each place, and the block of every seed is dropped. Kept elements are multiplied with the
-    number of elements over the number kept. The backward pass is the same call on dy.
+    number of elements over the number kept. ``p=0`` copies, ``p=1`` gives zeros. The backward pass
+    is the same call on dy.
 
     Parameters
     ----------
@@ -702,6 +703,8 @@ def drop_block(
            [1, 1, 1, 1, 1, 1]])
     """
     sizes = list(shape_of("block", block))
+    if isinstance(block, Sequence) and len(sizes) != len(_shape("x", x)) - 2:
+        raise ValueError(f"block: got {len(sizes)} sizes, wants one, or one for each spatial axis")
     if not isinstance(per_channel, bool | np.bool_):
         raise TypeError(f"per_channel: got {type(per_channel).__name__}, wants a bool")
     return cast("ArrayT", _core.drop_block(x, p, sizes, key, edges, per_channel, out))
@@ -731,7 +734,7 @@ def zoneout(
     p : float
         The probability of the old value, in [0, 1].
     key : Key
-    broadcast_axes, offset, shape, index
+    broadcast_axes, offset, shape, index : optional
         As for `dropout`.
     out : array, optional
         Written: like `new`, and may be `new` or `old`.
@@ -750,7 +753,7 @@ def zoneout(
     --------
     >>> import numpy as np
     >>> import ridgeline as rl
-    >>> rl.zoneout(np.ones(4), np.zeros(4), 0.5, rl.Key(1))
+    >>> rl.zoneout(np.ones(4), np.zeros(4), 0.5, rl.Key(128))
     array([0., 1., 0., 1.])
     """
     part = _part("new", new, broadcast_axes, shape, index)
@@ -777,7 +780,7 @@ def zoneout_backward(
         That of the forward call.
     key : Key
         That of the forward call.
-    broadcast_axes, offset, shape, index
+    broadcast_axes, offset, shape, index : optional
         As for `dropout`.
 
     Returns
@@ -794,7 +797,7 @@ def zoneout_backward(
     --------
     >>> import numpy as np
     >>> import ridgeline as rl
-    >>> rl.zoneout_backward(np.ones(4), 0.5, rl.Key(1))
+    >>> rl.zoneout_backward(np.ones(4), 0.5, rl.Key(128))
     (array([0., 1., 0., 1.]), array([1., 0., 1., 0.]))
     """
     part = _part("dy", dy, broadcast_axes, shape, index)
@@ -816,7 +819,7 @@ def token_dropout(
     p : float
         The probability of dropping a token, in [0, 1].
     key : Key
-    offset, out
+    offset, out : optional
         As for `dropout`.
 
     Returns
@@ -833,7 +836,7 @@ def token_dropout(
     --------
     >>> import numpy as np
     >>> import ridgeline as rl
-    >>> rl.token_dropout(np.ones((3, 2)), 0.5, rl.Key(1))
+    >>> rl.token_dropout(np.ones((3, 2)), 0.5, rl.Key(128))
     array([[0., 0.],
            [2., 2.],
            [0., 0.]])
@@ -861,7 +864,7 @@ def patch_dropout(
     x : array
         Read. (B, L, ...): samples of L tokens.
     p : float
-        The fraction to leave out, in [0, 1).
+        The fraction to leave out, in [0, 1].
     key : Key
     num_prefix_tokens : int, default 1
         Tokens at the front that are always kept, such as the class token.
@@ -882,14 +885,14 @@ def patch_dropout(
     TypeError
         If `key` is no Key, or x no array.
     ValueError
-        If `p` is not in [0, 1), or x has fewer than 2 axes or tokens.
+        If `p` is not in [0, 1], or x has fewer than 2 axes or tokens.
 
     Examples
     --------
     >>> import numpy as np
     >>> import ridgeline as rl
     >>> x = np.arange(12.0).reshape(2, 6)
-    >>> y, indices = rl.patch_dropout(x, 0.5, rl.Key(1))
+    >>> y, indices = rl.patch_dropout(x, 0.5, rl.Key(128))
     >>> indices.shape
     (2, 3)
     >>> np.array_equal(y, np.take_along_axis(x, indices, axis=1))
@@ -897,8 +900,8 @@ def patch_dropout(
     """
     shape = _shape("x", x)
     probability = _core.number("p", p)
-    if not 0 <= probability < 1:
-        raise ValueError(f"p: got {p}, wants a fraction in [0, 1)")
+    if not 0 <= probability <= 1:
+        raise ValueError(f"p: got {p}, wants a fraction in [0, 1]")
     if len(shape) < 2:
         raise ValueError(f"x: got {len(shape)} axes, wants (samples, tokens, ...)")
     (prefix,) = shape_of("num_prefix_tokens", num_prefix_tokens)

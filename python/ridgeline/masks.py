@@ -42,7 +42,7 @@ class Mask:
     _shape: tuple[int, ...]
     _words: npt.NDArray[np.uint64]
 
-    def __init__(self, *args: object, **kwargs: object) -> None:
+    def __init__(self) -> None:
         """Refuse to make a mask of nothing."""
         raise TypeError("a Mask is made by Mask.from_array, dropout_mask or pruning")
 
@@ -106,7 +106,7 @@ class Mask:
     def sparsity(self) -> float:
         """The fraction of elements that are not kept; 0 for a mask of no elements."""
         kept = int(np.bitwise_count(self._words).sum(dtype=np.int64))
-        return 1 - kept / self.size if self.size else 0.0
+        return (self.size - kept) / self.size if self.size else 0.0
 
     def to_array(self) -> npt.NDArray[np.bool_]:
         """Return the mask as an array of bool.

@@ -16,13 +16,15 @@ order, ``index=`` for a slice along any axes.
 from __future__ import annotations
 
 import math
+import sys
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from . import _core
-from ._numbering import Index, Part, part_of, shape_of
+from ._core import RequiresGradError
+from ._numbering import Index, Part, integer_of, part_of, shape_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -91,7 +93,7 @@ class Key:
         --------
         >>> import ridgeline as rl
         >>> rl.Key(42).fold_in(7).fold_in(1)
-        Key(6281230163489418361)
+        Key(18079908786380069151)
         """
         return Key(_core.fold_in(self._seed, _word("data", data)))
 
@@ -144,9 +146,7 @@ _core.set_key_type(Key)
 
 def _word(name: str, value: object) -> int:
     """Return an integer of 64 bits without sign."""
-    if isinstance(value, bool | np.bool_) or not hasattr(value, "__index__"):
-        raise TypeError(f"{name}: got {type(value).__name__}, wants an integer")
-    number = int(cast("int", value.__index__()))
+    number = integer_of(name, value)
     if not 0 <= number < 2**64:
         raise ValueError(f"{name}: got {number}, wants an integer in [0, 2**64)")
     return number
@@ -168,6 +168,13 @@ def _dtype(dtype: object, out: Array, default: type) -> np.dtype[Any] | None:
         ) from None
 
 
+_FLOATS = ("float32", "float64", "bfloat16", "float16")
+
+
+def _is_float(dtype: np.dtype[Any]) -> bool:
+    return dtype.name in _FLOATS and dtype.isnative
+
+
 def _prepare(
     shape: Shape, index: Index | None, dtype: object, out: Array, default: type
 ) -> tuple[Array, Part | None]:
@@ -175,8 +182,12 @@ def _prepare(
     whole = shape_of("shape", shape)
     part, own = (None, whole) if index is None else part_of(whole, index)
     wanted = _dtype(dtype, out, default)
+    if default is np.float32 and wanted is not None and not _is_float(wanted):
+        raise TypeError(f"dtype: got {wanted}, wants one of {', '.join(_FLOATS)}")
     if out is None:
         return np.empty(own, wanted), part
+    if not hasattr(out, "shape") or not hasattr(out, "dtype"):
+        raise TypeError(f"out: got {type(out).__name__}, wants an array")
     if tuple(out.shape) != own:
         raise ValueError(f"out: got shape {tuple(out.shape)}, wants {own}")
     if wanted is not None and str(wanted) != str(out.dtype).removeprefix("torch."):
@@ -271,7 +282,7 @@ def normal(
     dtype : data type, optional
         float32 (default), float64, float16 or bfloat16. The half types are those of float32
         rounded; float64 has its own.
-    offset, index, out
+    offset, index, out : optional
         As for `uniform`.
 
     Returns
@@ -323,7 +334,7 @@ def bernoulli(
         In [0, 1].
     dtype : data type, optional
         bool (default), or any NumPy dtype, for 0 and 1.
-    offset, index, out
+    offset, index, out : optional
         As for `uniform`.
 
     Returns
@@ -346,10 +357,10 @@ def bernoulli(
     array([ True,  True,  True,  True,  True])
     """
     result, part = _prepare(shape, index, dtype, out, np.bool_)
-    words = keep_words(tuple(result.shape), p, key, offset, part)
-    target = _as_numpy(result)
-    bits = np.unpackbits(words.view(np.uint8), count=target.size, bitorder="little")
-    target[...] = (bits == 0).reshape(target.shape)
+    own = tuple(result.shape)
+    words = keep_words(own, p, key, offset, part)
+    kept = np.unpackbits(words.view(np.uint8), count=math.prod(own), bitorder="little")
+    _write(result, (kept == 0).reshape(own))
     return result
 
 
@@ -362,12 +373,41 @@ def keep_words(
     return words
 
 
-def _as_numpy(out: Array) -> npt.NDArray[Any]:
-    """Return a NumPy view of an array to write into."""
-    array = out if isinstance(out, np.ndarray) else np.from_dlpack(out)
+def _write(out: Array, values: npt.NDArray[Any]) -> None:
+    """Copy values of any dtype into a NumPy array or a torch tensor."""
+    torch = sys.modules.get("torch")
+    tensor = torch is not None and isinstance(out, torch.Tensor)
+    if tensor and out.requires_grad and cast("Any", torch).is_grad_enabled():
+        raise RequiresGradError(
+            "out: got a tensor that requires grad, wants one that does not: autograd would not see "
+            "the change; call under torch.no_grad()"
+        )
+    if isinstance(out, np.ndarray):
+        array = out
+    else:
+        try:
+            array = out.detach().numpy() if tensor else np.from_dlpack(out)
+        except (AttributeError, BufferError, RuntimeError, TypeError) as error:
+            raise TypeError(f"out: got {type(out).__name__} ({error}), wants an array") from None
     if not array.flags.writeable:
         raise ValueError("out: got a read-only array, wants one that can be written")
-    return array
+    if array.size and not _is_nested(array):
+        raise ValueError("out: got an array with elements that share memory, wants one to write")
+    array[...] = values
+    if tensor:
+        cast("Any", torch).autograd.graph.increment_version(out)
+
+
+def _is_nested(array: npt.NDArray[Any]) -> bool:
+    """Return whether each axis steps over all that the faster ones reach."""
+    reach = array.itemsize
+    for stride, extent in sorted(
+        (abs(s), n) for s, n in zip(array.strides, array.shape, strict=True) if n > 1
+    ):
+        if stride < reach:
+            return False
+        reach += stride * (extent - 1)
+    return True
 
 
 def integers(
@@ -397,7 +437,7 @@ def integers(
         One above the largest value.
     dtype : data type, optional
         int64 (default) or another integer type. The values do not depend on it.
-    offset, index, out
+    offset, index, out : optional
         As for `uniform`.
 
     Returns
@@ -417,31 +457,29 @@ def integers(
     --------
     >>> import ridgeline as rl
     >>> rl.random.integers(8, rl.Key(1), 1, 7)
-    array([1, 4, 1, 5, 6, 4, 1, 2])
+    array([6, 5, 2, 2, 5, 2, 2, 2])
     """
     result, part = _prepare(shape, index, dtype, out, np.int64)
-    target = _as_numpy(result)
-    if target.dtype.kind not in "iu" or not target.dtype.isnative:
-        raise TypeError(f"dtype: got {target.dtype}, wants an integer type")
-    bounds = np.iinfo(target.dtype)
+    try:
+        wanted = np.dtype(str(result.dtype).removeprefix("torch."))
+    except TypeError:
+        wanted = np.dtype(np.void)
+    if wanted.kind not in "iu" or not wanted.isnative:
+        raise TypeError(f"dtype: got {result.dtype}, wants an integer type")
+    bounds = np.iinfo(wanted)
     first, last = int(bounds.min), int(bounds.max) + 1
     if low is not None:
-        first, last = (0, _integer("low", low)) if high is None else (_integer("low", low), last)
+        bound = integer_of("low", low)
+        first, last = (0, bound) if high is None else (bound, last)
     if high is not None:
-        first, last = (0 if low is None else first), _integer("high", high)
+        first, last = (0 if low is None else first), integer_of("high", high)
     if first >= last:
         raise ValueError(f"high: got [{first}, {last}), wants a range that holds a value")
     if first < bounds.min or last > int(bounds.max) + 1:
-        raise ValueError(f"high: got [{first}, {last}), wants a range that {target.dtype} holds")
-    buffer = target if target.flags.c_contiguous else np.empty(target.shape, target.dtype)
+        raise ValueError(f"high: got [{first}, {last}), wants a range that {wanted} holds")
+    values = result if out is None else np.empty(tuple(result.shape), wanted)
     span = (last - first) % 2**64
-    _core.random_integers(buffer, key, first % 2**64, span, offset, part)
-    if buffer is not target:
-        target[...] = buffer
+    _core.random_integers(values, key, first % 2**64, span, offset, part)
+    if out is not None:
+        _write(out, values)
     return result
-
-
-def _integer(name: str, value: object) -> int:
-    if isinstance(value, bool | np.bool_) or not hasattr(value, "__index__"):
-        raise TypeError(f"{name}: got {type(value).__name__}, wants an integer")
-    return int(cast("int", value.__index__()))

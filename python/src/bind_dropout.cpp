@@ -80,6 +80,16 @@ void bind_dropout(py::module_& m) {
                     dropout_scaled(a, o, probability, k, scale, numbering);
                   });
   });
+  m.def("drop_connect", [](py::handle w, py::handle p, py::handle key, bool scale,
+                           py::handle offset, py::handle part, py::handle out) {
+    const double probability = number("p", p);
+    const Key k = key_of(key);
+    return mapped("w", w, offset, part, out,
+                  [&](const Array& a, const Array& o, const Numbering& numbering) {
+                    if (scale) return dropout(a, o, probability, k, numbering);
+                    dropout_scaled(a, o, probability, k, 1, numbering);
+                  });
+  });
   m.def("dropout_add", [](py::handle x, py::handle residual, py::handle p, py::handle key,
                           py::handle offset, py::handle part, py::handle out) {
     const double probability = number("p", p);

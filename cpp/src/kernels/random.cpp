@@ -131,7 +131,8 @@ template <class F, class U>
   using I = lane_int<F>;
   constexpr int width = 8 * sizeof(U);
   for (int k = 0; k < 16; k += N) {
-    const V radius = sqrt(V(-2) * log_positive(to_unit(load_lanes<U, N>(bits + k))));
+    const B u = load_lanes<U, N>(bits + k);
+    const V radius = sqrt(V(-2) * log_unit(to_unit(u), to_unit(~u)));
     const B turn = load_lanes<U, N>(bits + 16 + k);
     const V x = part_of_quarter(turn) * V(static_cast<F>(0x1.921fb54442d18p+0));
     const V s = sine_series(x);

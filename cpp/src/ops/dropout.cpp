@@ -367,15 +367,15 @@ void drop_block(const Array& x, const Array& out, std::int64_t samples, std::int
     if (k < 1) bad_value("block", "got " + std::to_string(k) + ", wants sizes of at least 1");
   }
   if (p == 0 || x.size == 0) return copy(x, out, threads);
+  if (p == 1) return zero(out, threads);
   const BlockGrid grid(size, block, edges);
   const std::int64_t plane = BlockGrid::product(grid.size);
   const std::int64_t seeds = BlockGrid::product(grid.seeds);
   const std::int64_t planes = samples * (per_channel ? channels : 1);
   const std::int64_t elements = planes * plane;
-  std::vector<std::uint64_t> kept(static_cast<std::size_t>(elements + 63) / 64 + 1,
-                                  ~std::uint64_t{0});
-  kept[static_cast<std::size_t>(elements) / 64] = (std::uint64_t{1} << elements % 64) - 1;
-  if (elements % 64 == 0) kept.back() = 0;
+  const auto words = static_cast<std::size_t>(elements + 63) / 64;
+  std::vector<std::uint64_t> kept(words + 1, ~std::uint64_t{0});
+  if (elements % 64 != 0) kept[words - 1] = (std::uint64_t{1} << elements % 64) - 1;
   const double rate = grid.rate(p);
   std::vector<std::uint64_t> seed_kept(static_cast<std::size_t>(planes * seeds + 63) / 64);
   random_keep(seed_kept, planes * seeds, rate, key, {}, threads);
@@ -387,7 +387,7 @@ void drop_block(const Array& x, const Array& out, std::int64_t samples, std::int
       grid.clear(kept.data(), seed / seeds * plane, seed % seeds);
     }
   }
-  const std::int64_t remaining = count_ones(kept);
+  const std::int64_t remaining = count_ones({kept.data(), words});
   if (remaining == 0) return zero(out, threads);
   Numbering numbering;
   if (!per_channel) {

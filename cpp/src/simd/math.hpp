@@ -21,7 +21,7 @@ template <int N>
   return bits_as<double>(n + bits_as<std::int64_t>(magic)) - magic;
 }
 
-/// What log_positive needs to know of a type. ln2_high times an exponent is exact.
+/// What the logarithm needs to know of a type. ln2_high times an exponent is exact.
 template <class T>
 struct LogOf;
 template <>
@@ -51,29 +51,47 @@ template <int N>
   return as_double(n);
 }
 
-/// log x - down log 2 for positive, finite, normal x. With x = 2^e m, m in [1/sqrt 2, sqrt 2),
-/// s = (m - 1)/(m + 1): log m = 2 atanh s = 2 (s + s^3/3 + s^5/5 + ...), |s| <= 0.1716.
+/// x = 2^e m with m in [1/sqrt 2, sqrt 2), for positive, finite, normal x.
 template <class T, int N>
-[[gnu::always_inline]] inline Vec<T, N> log_positive(Vec<T, N> x, Vec<T, N> down = Vec<T, N>(0)) {
+struct Scaled {
+  Vec<T, N> m, e;
+
+  explicit Scaled(Vec<T, N> x) {
+    using Int = lane_int<T>;
+    using I = Vec<Int, N>;
+    using L = LogOf<T>;
+    constexpr Int half_range = Int{1} << (8 * sizeof(T) - 2);
+    const I bits = bits_as<Int>(x);
+    // Subtracting the bits of 1/sqrt 2 moves the cut between exponents to there.
+    const auto biased = bits_as<lane_word<T>>(bits - I(L::cut) + I(half_range)) >> L::fraction_bits;
+    const I exponent = bits_as<Int>(biased) - I(half_range >> L::fraction_bits);
+    m = bits_as<T>(bits - (exponent << L::fraction_bits));
+    e = as_float(exponent);
+  }
+};
+
+/// e log 2 + log m, given m - 1 too. With s = (m - 1)/(m + 1):
+/// log m = 2 atanh s = 2 (s + s^3/3 + s^5/5 + ...), |s| <= 0.1716.
+template <class T, int N>
+[[gnu::always_inline]] inline Vec<T, N> log_series(Vec<T, N> m_minus_1, Vec<T, N> m, Vec<T, N> e) {
   using V = Vec<T, N>;
-  using Int = lane_int<T>;
-  using I = Vec<Int, N>;
   using L = LogOf<T>;
-  constexpr Int half_range = Int{1} << (8 * sizeof(T) - 2);
-  const I bits = bits_as<Int>(x);
-  // Subtracting the bits of 1/sqrt 2 moves the cut between exponents to there.
-  const auto biased = bits_as<lane_word<T>>(bits - I(L::cut) + I(half_range)) >> L::fraction_bits;
-  const I exponent = bits_as<Int>(biased) - I(half_range >> L::fraction_bits);
-  const V m = bits_as<T>(bits - (exponent << L::fraction_bits));
-  const V s = (m - V(1)) / (m + V(1));
+  const V s = m_minus_1 / (m + V(1));
   const V z = s * s;
   constexpr int last = 2 * L::terms + 1;
   V series(static_cast<T>(1.0 / last));
   unroll<L::terms - 1>(
       [&](int k) { series = series * z + V(static_cast<T>(1.0 / (last - 2 - 2 * k))); });
-  const V e = as_float(exponent) - down;
   const V two_s = s + s;
   return e * V(L::high) + (two_s + (two_s * z * series + e * V(L::low)));
+}
+
+/// log u for u in (0, 1], given 1 - u, which may be far more accurate than u is near 1.
+template <class T, int N>
+[[gnu::always_inline]] inline Vec<T, N> log_unit(Vec<T, N> u, Vec<T, N> rest) {
+  using V = Vec<T, N>;
+  const Scaled<T, N> x(u);
+  return log_series(select(u > V(static_cast<T>(0.75)), V(0) - rest, x.m - V(1)), x.m, x.e);
 }
 
 /// log 0 = -inf, log of a negative number or NaN = NaN, log inf = inf.
@@ -81,7 +99,9 @@ template <int N>
 [[gnu::always_inline]] inline Vec<double, N> log(Vec<double, N> x) {
   using V = Vec<double, N>;
   const auto tiny = x < V(0x1p-1022);
-  const V value = log_positive(select(tiny, x * V(0x1p54), x), select(tiny, V(54), V(0)));
+  const Scaled<double, N> scaled(select(tiny, x * V(0x1p54), x));
+  const V e = scaled.e - select(tiny, V(54), V(0));
+  const V value = log_series(scaled.m - V(1), scaled.m, e);
   const V special = select(x == V(0), V(-infinity), select(x == V(infinity), x, V(quiet_nan)));
   return select((x > V(0)) & (x < V(infinity)), value, special);
 }

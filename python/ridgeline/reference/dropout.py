@@ -311,6 +311,7 @@ def drop_block_mask(
     if kept.size == 0:
         return kept
     gamma = min(1.0, p * math.prod(space) / math.prod(sizes) / math.prod(inside))
+    gamma = 1.0 if p == 1 else gamma
     seeds = choice(gamma, key, indices((*lead, *(inside if edges == "full" else space))))
     for sample, channel, *seed in np.argwhere(seeds):
         before = [0 if edges == "full" else (k - 1) // 2 for k in sizes]
