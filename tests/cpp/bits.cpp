@@ -18,6 +18,7 @@
 
 #include "random.hpp"
 #include "ridgeline/clipping.hpp"
+#include "ridgeline/dropout.hpp"
 #include "ridgeline/penalties.hpp"
 #include "ridgeline/runtime.hpp"
 
@@ -158,15 +159,65 @@ void add_clipping(Hashes& hashes, DType dtype, std::int64_t n, bool whole_range)
   written("zero_largest", [&](Arrays g) { zero_largest(g, n / 3); });
 }
 
+void add_dropout(Hashes& hashes, DType dtype, std::int64_t n, bool whole_range) {
+  const auto made = [&](const char* name, auto call) {
+    Elements x(dtype, n, whole_range, 7);
+    Elements other(dtype, n, whole_range, 8);
+    Elements out(dtype, n, false, 9);
+    call(x.array(), other.array(), out.array());
+    out.add_to(hashes[std::string(name) + " " + name_of(dtype)]);
+  };
+  const Key key = Key{42}.fold_in(static_cast<std::uint64_t>(n));
+  const Numbering later((std::int64_t{1} << 36) - 100);
+  const std::int64_t shape[] = {n, 1};
+  const std::int64_t strides[] = {3, 0};
+  const Numbering sparse(7, shape, strides);
+  made("uniform", [&](Array, Array, Array o) { random_uniform(o, key, later); });
+  made("uniform sparse", [&](Array, Array, Array o) { random_uniform(o, key, sparse); });
+  made("normal", [&](Array, Array, Array o) { random_normal(o, key, 0.5, 2, later); });
+  for (const double p : {0.1, 0.5}) {
+    const std::string rate = p == 0.5 ? "_50" : "_10";
+    made(("dropout" + rate).c_str(),
+         [&](Array x, Array, Array o) { dropout(x, o, p, key, later); });
+    made(("dropout sparse" + rate).c_str(),
+         [&](Array x, Array, Array o) { dropout(x, o, p, key, sparse); });
+  }
+  made("dropout_add", [&](Array x, Array r, Array o) { dropout_add(x, r, o, 0.3, key); });
+  made("alpha_dropout", [&](Array x, Array, Array o) { alpha_dropout(x, o, 0.3, key); });
+  made("alpha_dropout_backward",
+       [&](Array x, Array, Array o) { alpha_dropout_backward(x, o, 0.3, key); });
+  made("gaussian_dropout", [&](Array x, Array, Array o) { gaussian_dropout(x, o, 0.3, key); });
+  made("gaussian_noise", [&](Array x, Array, Array o) { gaussian_noise(x, o, 0.3, key); });
+  made("zoneout", [&](Array x, Array y, Array o) { zoneout(x, y, o, 0.3, key); });
+  made("drop_block", [&](Array x, Array, Array o) {
+    const std::int64_t size[] = {n};
+    const std::int64_t block[] = {3};
+    drop_block(x, o, 1, 1, size, block, 0.3, key, BlockEdges::clipped, true);
+  });
+}
+
+void add_integers(Hashes& hashes) {
+  for (const std::uint64_t span : {std::uint64_t{6}, std::uint64_t{3} << 62, std::uint64_t{0}}) {
+    std::vector<std::uint64_t> values(1001);
+    random_integers(values.data(), 1001, 8, Key{3}, 5, span, Numbering(11));
+    for (const std::uint64_t value : values)
+      hashes["integers uint64"].add(value);
+  }
+  for (const Key key : Key{9}.split(33))
+    hashes["split uint64"].add(key.seed);
+}
+
 /// One line for each function and dtype.
 std::map<std::string, std::string> lines() {
   Hashes hashes;
+  add_integers(hashes);
   for (const DType dtype : {DType::float32, DType::float64, DType::bfloat16, DType::float16}) {
     for (const bool whole_range : {false, true}) {
       for (std::int64_t i = 0; i <= 131; ++i) {
         const std::int64_t n = i <= 130 ? i : 65537;
         add_penalties(hashes, dtype, n, whole_range);
         add_clipping(hashes, dtype, n, whole_range);
+        add_dropout(hashes, dtype, n, whole_range);
       }
     }
   }

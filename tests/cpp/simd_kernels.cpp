@@ -151,6 +151,23 @@ constexpr test::SimdWhole whole = {
           reinterpret_cast<Bfloat16*>(out), n, [](auto v) { return v + v; },
           reinterpret_cast<const Bfloat16*>(in));
     },
+    [](const std::uint32_t counter[4], std::uint64_t key, std::uint32_t result[4]) {
+      constexpr int N = 2 * counters_in_flight;
+      Counters<N> c;
+      for (int i = 0; i < 4; ++i)
+        c.word[i] = Words<N>(counter[i]);
+      c = philox(c, RoundKeys(Key{key}));
+      for (int i = 0; i < 4; ++i) {
+        std::uint32_t lane[N];
+        store_lanes(lane, c.word[i]);
+        result[i] = lane[N - 2];
+      }
+    },
+    [](std::uint64_t tile, std::size_t tiles, std::uint64_t key, std::uint32_t* out) {
+      fill_words(out, tile, tiles, RoundKeys(Key{key}), Stream::uniform);
+    },
+    [](const unsigned char* bytes, std::uint8_t bound) { return bytes_at_least(bytes, bound); },
+    [](const unsigned char* bytes, std::uint8_t value) { return bytes_equal(bytes, value); },
 };
 
 }  // namespace

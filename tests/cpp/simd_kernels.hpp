@@ -51,6 +51,11 @@ struct SimdWhole {
   void (*sum_float)(const float* a, std::size_t n, double* totals);
   void (*largest)(const double* a, std::size_t n, double* totals);
   void (*twice)(std::uint16_t* out, const std::uint16_t* bfloat16, std::size_t n);
+  void (*philox)(const std::uint32_t counter[4], std::uint64_t key, std::uint32_t result[4]);
+  void (*words)(std::uint64_t tile, std::size_t tiles, std::uint64_t key, std::uint32_t* out);
+  /// 64 bits, or those of bytes at least or equal to a bound.
+  std::uint64_t (*bytes_at_least)(const unsigned char* bytes, std::uint8_t bound);
+  std::uint64_t (*bytes_equal)(const unsigned char* bytes, std::uint8_t value);
 };
 
 struct SimdTable {

@@ -2,7 +2,9 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
+#include <fstream>
 #include <limits>
+#include <sstream>
 #include <string>
 #include <vector>
 
@@ -567,4 +569,72 @@ TEST_CASE("maps write every element once and nothing else") {
       check_same(out, expected);
     }
   });
+}
+
+TEST_CASE("Philox gives Random123's known answers") {
+  std::ifstream file(RIDGELINE_TEST_DATA "/philox4x32_kat.txt");
+  int found = 0;
+  for (std::string line; std::getline(file, line);) {
+    if (line.rfind("10 ", 0) != 0) continue;
+    ++found;
+    std::istringstream words(line.substr(3));
+    words >> std::hex;
+    std::uint32_t counter[4];
+    std::uint32_t key[2];
+    std::uint32_t wanted[4];
+    for (std::uint32_t& word : counter)
+      words >> word;
+    for (std::uint32_t& word : key)
+      words >> word;
+    for (std::uint32_t& word : wanted)
+      words >> word;
+    on_each_whole([&](const test::SimdWhole& whole) {
+      std::uint32_t result[4];
+      whole.philox(counter, key[0] | std::uint64_t{key[1]} << 32, result);
+      for (int i = 0; i < 4; ++i)
+        CHECK(result[i] == wanted[i]);
+    });
+  }
+  CHECK(found == 3);
+}
+
+TEST_CASE("a tile holds word w of counter l at 16 w + l, with carries into the upper half") {
+  constexpr std::uint64_t key = 0x0123456789abcdef;
+  for (const std::uint64_t first : {0ull, 1ull, (1ull << 28) - 2, (1ull << 28) - 1, 1ull << 40}) {
+    for (std::size_t tiles = 1; tiles <= 5; ++tiles) {
+      on_each_whole([&](const test::SimdWhole& whole) {
+        std::vector<std::uint32_t> words(tiles * 64 + 1, 77);
+        whole.words(first, tiles, key, words.data());
+        CHECK(words.back() == 77);
+        for (std::uint64_t c = 0; c < tiles * 16; ++c) {
+          const std::uint64_t counter = first * 16 + c;
+          const std::uint32_t in[4] = {static_cast<std::uint32_t>(counter),
+                                       static_cast<std::uint32_t>(counter >> 32), 0, 0};
+          std::uint32_t wanted[4];
+          whole.philox(in, key, wanted);
+          for (std::uint64_t w = 0; w < 4; ++w)
+            CHECK(words[c / 16 * 64 + w * 16 + c % 16] == wanted[w]);
+        }
+      });
+    }
+  }
+}
+
+TEST_CASE("the bits of bytes") {
+  Random random(5);
+  unsigned char bytes[64];
+  for (unsigned char& byte : bytes)
+    byte = static_cast<unsigned char>(random.bits());
+  for (int bound = 0; bound < 256; ++bound) {
+    std::uint64_t least = 0;
+    std::uint64_t equal = 0;
+    for (int i = 0; i < 64; ++i) {
+      least |= static_cast<std::uint64_t>(bytes[i] >= bound) << i;
+      equal |= static_cast<std::uint64_t>(bytes[i] == bound) << i;
+    }
+    on_each_whole([&](const test::SimdWhole& whole) {
+      CHECK(whole.bytes_at_least(bytes, static_cast<std::uint8_t>(bound)) == least);
+      CHECK(whole.bytes_equal(bytes, static_cast<std::uint8_t>(bound)) == equal);
+    });
+  }
 }

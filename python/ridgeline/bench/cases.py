@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import ridgeline as rl
 from ridgeline import _core, reference
 
+from . import fairness
+from .fairness import Fair
 from .peers import L1, L2, Implementation, peers
 
 Numbers = tuple[Any, ...]
 CallNumbers = Callable[[list[float]], Iterator[Numbers]]  # from the norms of the arrays
 
 FLOOR = "empty call"
+GRADS, PARAMS, OUT, OUT_2 = "gradients", "parameters", "results", "more results"  # regions
 CALLS = 1000  # at most, in one run: arguments may change from call to call
 
 
@@ -32,10 +35,6 @@ class Layout:
     def elements(self) -> int:
         """Elements in all arrays."""
         return sum(self.sizes)
-
-    def reduced(self) -> Layout:
-        """Return the same arrays cut to a size that is quickly checked."""
-        return Layout(self.name, tuple(min(n, 100_003) for n in self.sizes), self.single)
 
 
 def _resnet50() -> Iterator[int]:
@@ -68,11 +67,12 @@ LAYOUTS = (CACHE_1, CACHE_2, MEMORY, RESNET, THOUSAND)
 
 @dataclass(frozen=True)
 class Operation:
-    """An operation on `arrays` sets of arrays (the gradients; and the parameters).
+    """An operation on sets of arrays: gradients, parameters, and where results go.
 
     ``numbers(norms)`` gives the other arguments, call by call. They move where data that has been
     clipped once would not be clipped again. ``passes`` is the memory traffic it cannot do without;
-    None: only the overhead is measured.
+    None: only the overhead is measured. Those that draw at random are ``fair`` or not; they and
+    their reference return what they make. ``writes``: to the gradients.
     """
 
     name: str
@@ -81,13 +81,24 @@ class Operation:
     reference: Callable[..., Any]
     passes: tuple[str, ...] | None
     numbers: CallNumbers
-    arrays: int = 1
+    arrays: tuple[str, ...] = (GRADS,)
     writes: bool = True
+    fair: Fair | None = None
+    layouts: tuple[Layout, ...] = LAYOUTS
+    shape: tuple[int, ...] = (-1,)
+    overhead: bool = True
 
     @property
     def full_name(self) -> str:
         """Name and variant."""
         return f"{self.name}/{self.variant}" if self.variant else self.name
+
+    def reduced(self, layout: Layout) -> Layout:
+        """Return the same arrays in a size that is quickly checked; for statistics, no smaller."""
+        step = abs(math.prod(self.shape))
+        most = 100_003 // step * step
+        sizes = (most if self.fair else min(n, most) for n in layout.sizes)
+        return Layout(layout.name, tuple(sizes), layout.single)
 
 
 def _always(*numbers: Any) -> CallNumbers:
@@ -110,6 +121,41 @@ def _below_each(norms: list[float]) -> Iterator[Numbers]:
     return ((min(norms) * 0.995**k,) for k in itertools.count(1))
 
 
+def _keys(*numbers: Any) -> CallNumbers:
+    """The numbers, and a key of its own for each call."""
+    key = rl.Key(1)
+    return lambda norms: ((*numbers, key.fold_in(k)) for k in itertools.count())
+
+
+def _draws(
+    full_name: str,
+    function: Callable[..., Any],
+    oracle: Callable[..., Any],
+    fair: Fair,
+    *,
+    p: float | None = None,
+    arrays: tuple[str, ...] = (GRADS, OUT),
+    passes: tuple[str, ...] = ("copy",),
+    shape: tuple[int, ...] = (-1,),
+    overhead: bool = False,
+) -> Operation:
+    name, _, variant = full_name.partition("/")
+    return Operation(
+        name,
+        variant,
+        function,
+        oracle,
+        passes,
+        _keys() if p is None else _keys(p),
+        arrays=arrays,
+        writes=arrays == (GRADS,),
+        fair=fair,
+        layouts=(CACHE_1, CACHE_2, MEMORY),
+        shape=shape,
+        overhead=overhead,
+    )
+
+
 _PENALTY = rl.ElasticNet(L1, L2)
 _REFERENCE = reference.ElasticNet(L1, L2)
 _READ_WRITE = ("read", "rewrite")
@@ -123,7 +169,7 @@ OPERATIONS = (
         _REFERENCE.add_gradient_,
         ("add",),
         _always(),
-        arrays=2,
+        arrays=(GRADS, PARAMS),
     ),
     Operation(
         "prox_l1",
@@ -191,6 +237,92 @@ OPERATIONS = (
         None,
         _always(1),
     ),
+    _draws(
+        "dropout/50",
+        lambda x, out, p, key: rl.dropout(x, p, key, out=out),
+        lambda x, out, p, key: reference.dropout(x, p, key),
+        fairness.dropout,
+        p=0.5,
+        overhead=True,
+    ),
+    _draws(
+        "dropout/10",
+        lambda x, out, p, key: rl.dropout(x, p, key, out=out),
+        lambda x, out, p, key: reference.dropout(x, p, key),
+        fairness.dropout,
+        p=0.1,
+    ),
+    _draws(
+        "dropout_in_place/50",
+        lambda x, p, key: rl.dropout(x, p, key, out=x),
+        lambda x, p, key: reference.dropout(x, p, key),
+        fairness.dropout,
+        p=0.5,
+        arrays=(GRADS,),
+        passes=("rewrite",),
+    ),
+    _draws(
+        "dropout_forward_backward/50",
+        lambda x, dy, y, dx, p, key: (
+            rl.dropout(x, p, key, out=y),
+            rl.dropout(dy, p, key, out=dx),
+        ),
+        lambda x, dy, y, dx, p, key: (
+            reference.dropout(x, p, key),
+            reference.dropout(dy, p, key),
+        ),
+        fairness.dropout_and_gradient,
+        p=0.5,
+        arrays=(GRADS, PARAMS, OUT, OUT_2),
+        passes=("copy", "copy"),
+    ),
+    _draws(
+        "dropout_add/10",
+        lambda x, residual, out, p, key: rl.dropout_add(x, residual, p, key, out=out),
+        lambda x, residual, out, p, key: reference.dropout_add(x, residual, p, key),
+        fairness.dropout_add,
+        p=0.1,
+        arrays=(GRADS, PARAMS, OUT),
+        passes=("add",),
+    ),
+    _draws(
+        "alpha_dropout/10",
+        lambda x, out, p, key: rl.alpha_dropout(x, p, key, out=out),
+        lambda x, out, p, key: reference.alpha_dropout(x, p, key),
+        fairness.alpha_dropout,
+        p=0.1,
+    ),
+    _draws(
+        "gaussian_dropout/10",
+        lambda x, out, p, key: rl.gaussian_dropout(x, p, key, out=out),
+        lambda x, out, p, key: reference.gaussian_dropout(x, p, key),
+        fairness.gaussian_dropout,
+        p=0.1,
+    ),
+    _draws(
+        "spatial_dropout/50",
+        lambda x, out, p, key: rl.dropout(x, p, key, broadcast_axes=(2, 3), out=out),
+        lambda x, out, p, key: reference.dropout(x, p, key, broadcast_axes=(2, 3)),
+        fairness.dropout_channels,
+        p=0.5,
+        shape=(-1, 4, 16, 16),
+    ),
+    _draws(
+        "random_uniform",
+        lambda out, key: rl.random.uniform(out.shape, key, out=out),
+        lambda out, key: reference.random.uniform(out.shape, key),
+        fairness.uniform,
+        arrays=(OUT,),
+        passes=("write",),
+    ),
+    _draws(
+        "random_normal",
+        lambda out, key: rl.random.normal(out.shape, key, out=out),
+        lambda out, key: reference.random.normal(out.shape, key),
+        fairness.normal,
+        arrays=(OUT,),
+        passes=("write",),
+    ),
 )
 
 
@@ -212,11 +344,11 @@ class Case:
         name = self.operation.full_name
         return f"overhead/{name}" if self.overhead else f"{name}/{self.layout.name}"
 
-    def implementations(self, compiled: bool) -> list[Implementation]:
-        """List ridgeline, then the installed peers."""
+    def implementations(self, without: Container[str]) -> list[Implementation]:
+        """List ridgeline, then the peers but those without."""
         layout = self.layout
         found = [Implementation("ridgeline", self.operation.function)]
-        found += peers(self.operation.name, layout.single, layout.elements, compiled)
+        found += peers(self.operation.name, layout.single, layout.elements, without)
         if self.overhead:
             found.append(Implementation(FLOOR, _core.nothing, "none"))
         return found
@@ -224,8 +356,8 @@ class Case:
 
 def cases() -> list[Case]:
     """List all cases."""
-    measured = [Case(op, layout) for op in OPERATIONS if op.passes for layout in LAYOUTS]
-    return measured + [Case(op, TINY) for op in OPERATIONS]
+    measured = [Case(op, layout) for op in OPERATIONS if op.passes for layout in op.layouts]
+    return measured + [Case(op, TINY) for op in OPERATIONS if op.overhead]
 
 
 def select(words: str) -> list[Case]:

@@ -86,7 +86,7 @@ def run(args: argparse.Namespace) -> int:
 def _measure(args: argparse.Namespace, chosen: list[Case], console: Any) -> dict[str, Any]:
     threads = rl.get_num_threads()
     budget = args.budget if args.budget is not None else 0.2 if args.quick else 2.0
-    left_out = peers.missing(args.compile)
+    left_out = peers.missing(args.compile, threads)
     peers.set_threads(threads)
     report: dict[str, Any] = {
         "format": FORMAT,
@@ -108,7 +108,7 @@ def _measure(args: argparse.Namespace, chosen: list[Case], console: Any) -> dict
     with console.status("") as status:
         for i, case in enumerate(chosen):
             status.update(f"{i + 1}/{len(chosen)} {case.name}")
-            results.append(measure.run_case(case, memory, roof, budget, args.compile))
+            results.append(measure.run_case(case, memory, roof, budget, left_out))
     report["results"] = [_as_json(result) for result in results]
     _print(report, results, args.peers, console)
     return report

@@ -13,9 +13,12 @@ from typing import Any
 
 import numpy as np
 
+from .fairness import SELU
+
 L1 = np.float32(1e-5)
 L2 = np.float32(1e-4)
 ZERO = np.float32(0)
+ONE = np.float32(1)
 
 numba: Any = importlib.import_module("numba")
 prange: Any = numba.prange
@@ -92,6 +95,104 @@ def _scale(x: Any, factor: Any) -> None:
         x[i] *= factor
 
 
+# Random numbers: a hash of the index, far cheaper than Philox and far weaker.
+
+
+@numba.njit(inline="always")  # type: ignore[untyped-decorator]
+def _hash(i: Any, seed: Any) -> Any:
+    """Wellons (2018), "Prospecting for hash functions": lowbias32."""
+    x = np.uint32(np.uint32(i) ^ seed)
+    x = np.uint32((x ^ (x >> np.uint32(16))) * np.uint32(0x7FEB352D))
+    x = np.uint32((x ^ (x >> np.uint32(15))) * np.uint32(0x846CA68B))
+    return np.uint32(x ^ (x >> np.uint32(16)))
+
+
+@numba.njit(inline="always")  # type: ignore[untyped-decorator]
+def _threshold(p: Any) -> Any:
+    return np.uint32(np.float64(p) * 4294967296.0)
+
+
+@numba.njit(inline="always")  # type: ignore[untyped-decorator]
+def _inverse(p: Any) -> Any:
+    return np.float32(1 / (1 - np.float64(p)))
+
+
+@numba.njit(inline="always")  # type: ignore[untyped-decorator]
+def _unit(bits: Any) -> Any:
+    return np.float32(np.int32(bits >> np.uint32(8))) * np.float32(2**-24)
+
+
+@numba.njit(inline="always")  # type: ignore[untyped-decorator]
+def _normal(i: Any, seed: Any) -> Any:
+    """Return the numbers i, even, and i + 1 (Box & Muller 1958)."""
+    u = _unit(_hash(i, seed)) + np.float32(2**-25)
+    angle = np.float32(2 * math.pi) * _unit(_hash(i + 1, seed))
+    radius = np.sqrt(np.float32(-2) * np.log(u))
+    return radius * np.cos(angle), radius * np.sin(angle)
+
+
+def _dropout(x: Any, out: Any, p: Any, key: Any) -> None:
+    seed, limit, scale = np.uint32(key), _threshold(p), _inverse(p)
+    for i in prange(x.size):
+        out[i] = x[i] * scale if _hash(i, seed) >= limit else ZERO
+
+
+def _dropout_in_place(x: Any, p: Any, key: Any) -> None:
+    seed, limit, scale = np.uint32(key), _threshold(p), _inverse(p)
+    for i in prange(x.size):
+        x[i] = x[i] * scale if _hash(i, seed) >= limit else ZERO
+
+
+def _dropout_add(x: Any, residual: Any, out: Any, p: Any, key: Any) -> None:
+    seed, limit, scale = np.uint32(key), _threshold(p), _inverse(p)
+    for i in prange(x.size):
+        out[i] = residual[i] + (x[i] * scale if _hash(i, seed) >= limit else ZERO)
+
+
+def _alpha_dropout(x: Any, out: Any, p: Any, key: Any) -> None:
+    seed, limit, wide = np.uint32(key), _threshold(p), np.float64(p)
+    factor = 1 / math.sqrt((SELU * SELU * wide + 1) * (1 - wide))
+    a, shift = np.float32(factor), np.float32(SELU * factor * wide)
+    dropped = np.float32(SELU * factor * wide - SELU * factor)
+    for i in prange(x.size):
+        out[i] = a * x[i] + shift if _hash(i, seed) >= limit else dropped
+
+
+def _spatial_dropout(x: Any, out: Any, p: Any, key: Any) -> None:
+    seed, limit, scale = np.uint32(key), _threshold(p), _inverse(p)
+    channels, area = x.shape[0] * x.shape[1], x.shape[2] * x.shape[3]
+    flat, made = x.reshape(channels, area), out.reshape(channels, area)
+    for c in prange(channels):
+        factor = scale if _hash(c, seed) >= limit else ZERO
+        for i in range(area):
+            made[c, i] = flat[c, i] * factor
+
+
+def _gaussian_dropout(x: Any, out: Any, p: Any, key: Any) -> None:
+    seed, wide = np.uint32(key), np.float64(p)
+    std = np.float32(math.sqrt(wide / (1 - wide)))
+    for k in prange((x.size + 1) // 2):
+        first, second = _normal(2 * k, seed)
+        out[2 * k] = x[2 * k] * (ONE + std * first)
+        if 2 * k + 1 < x.size:
+            out[2 * k + 1] = x[2 * k + 1] * (ONE + std * second)
+
+
+def _random_normal(out: Any, key: Any) -> None:
+    seed = np.uint32(key)
+    for k in prange((out.size + 1) // 2):
+        first, second = _normal(2 * k, seed)
+        out[2 * k] = first
+        if 2 * k + 1 < out.size:
+            out[2 * k + 1] = second
+
+
+def _random_uniform(out: Any, key: Any) -> None:
+    seed = np.uint32(key)
+    for i in prange(out.size):
+        out[i] = _unit(_hash(i, seed))
+
+
 def _read(a: Any, b: Any, zero: Any, passes: int) -> Any:
     total = ZERO
     for _ in range(passes):
@@ -118,6 +219,58 @@ def _copy(a: Any, b: Any, zero: Any, passes: int) -> None:
             b[i] = a[i] + zero
 
 
+def _write(a: Any, b: Any, zero: Any, passes: int) -> None:
+    for _ in range(passes):
+        for i in prange(b.size):
+            b[i] = zero
+
+
+# The same with non-temporal stores, which take no cache line from memory to write it.
+
+_LINE = 16  # float32 in a cache line
+
+
+@numba.extending.intrinsic  # type: ignore[untyped-decorator]
+def _stream_line(context: Any, b: Any, i: Any, a: Any) -> Any:
+    """Store a[i : i + 16] to b[i : i + 16], aligned to 64 bytes."""
+    from llvmlite import ir
+
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        line = ir.VectorType(ir.FloatType(), _LINE)
+
+        def pointer(which: int) -> Any:
+            array = context.make_array(signature.args[which])(context, builder, values[which])
+            return builder.bitcast(builder.gep(array.data, [values[1]]), line.as_pointer())
+
+        load = builder.load(pointer(2))
+        load.align = 4
+        store = builder.store(load, pointer(0))
+        store.align = 4 * _LINE
+        one = ir.Constant(ir.IntType(32), 1)
+        store.set_metadata("nontemporal", builder.module.add_metadata([one]))
+        return context.get_dummy_value()
+
+    return numba.types.void(b, numba.types.intp, a), generate
+
+
+def _aligned(b: Any) -> slice:
+    """Return the whole cache lines of an array."""
+    first = -(b.ctypes.data // 4) % _LINE
+    return slice(first, first + (b.size - first) // _LINE * _LINE)
+
+
+def _copy_lines(a: Any, b: Any, passes: int) -> None:
+    for _ in range(passes):
+        for i in prange(b.size // _LINE):
+            _stream_line(b, i * _LINE, a)
+
+
+def _write_lines(zeros: Any, b: Any, passes: int) -> None:
+    for _ in range(passes):
+        for i in prange(b.size // _LINE):
+            _stream_line(b[i * _LINE :], 0, zeros)
+
+
 class Loops:
     """All loops, compiled one way."""
 
@@ -135,12 +288,32 @@ class Loops:
         self.prox = compiled(_prox)
         self.clamp = compiled(_clamp)
         self.scale = compiled(_scale)
+        self.dropout = compiled(_dropout)
+        self.dropout_in_place = compiled(_dropout_in_place)
+        self.dropout_add = compiled(_dropout_add)
+        self.alpha_dropout = compiled(_alpha_dropout)
+        self.spatial_dropout = compiled(_spatial_dropout)
+        self.gaussian_dropout = compiled(_gaussian_dropout)
+        self.normal = compiled(_random_normal)
+        self.uniform = compiled(_random_uniform)
         self.roof = {
             "read": compiled(_read),
             "rewrite": compiled(_rewrite),
             "add": compiled(_add),
             "copy": compiled(_copy),
+            "write": compiled(_write),
         }
+        copy_lines, write_lines = compiled(_copy_lines), compiled(_write_lines)
+        zeros = np.zeros(_LINE, np.float32)
+
+        def stream_copy(a: Any, b: Any, zero: Any, passes: int) -> None:
+            whole = _aligned(b)
+            copy_lines(a[whole], b[whole], passes)
+
+        def stream_write(a: Any, b: Any, zero: Any, passes: int) -> None:
+            write_lines(zeros, b[_aligned(b)], passes)
+
+        self.streams = {"copy": stream_copy, "write": stream_write}
 
 
 serial = Loops(parallel=False)

@@ -6,9 +6,9 @@ import gc
 import importlib
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Container, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import median
 from time import perf_counter
 from typing import Any
@@ -16,12 +16,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .cases import CALLS, FLOOR, Case, Layout, Numbers
+from ridgeline import Key
+
+from .cases import CALLS, FLOOR, GRADS, OUT, OUT_2, PARAMS, Case, Layout, Numbers
 from .peers import Implementation
 from .roof import TRAFFIC, Roof
 
 MIN_RUNS = 7
 MAX_RUNS = 201
+_INEXACT = ("gaussian_dropout", "random_normal")  # by polynomials other than the reference's
 _SAMPLE = 500e-6  # seconds that a run takes at least
 
 Flat = npt.NDArray[np.float32]
@@ -32,26 +35,35 @@ class WrongResult(RuntimeError):
 
 
 class Memory:
-    """Gradients, their original and parameters: three regions that all cases use in turn."""
+    """Gradients, their original, parameters and results: regions that all cases use in turn."""
 
     def __init__(self, elements: int) -> None:
         sample = np.random.default_rng(0).standard_normal((2, 2**16 + 1), dtype=np.float32)
-        self._original, self._params = (np.resize(row, elements) for row in sample)
+        self._original, params = (np.resize(row, elements) for row in sample)
         # Starts differ modulo 4096, lest stores and loads look like one address to the core.
-        self._grads = np.empty(elements + 272, np.float32)[272:]
+        self._regions = {
+            GRADS: np.empty(elements + 272, np.float32)[272:],
+            PARAMS: params,
+            OUT: np.empty(elements + 544, np.float32)[544:],
+            OUT_2: np.empty(elements + 816, np.float32)[816:],
+        }
 
-    def flat(self, elements: int) -> tuple[Flat, Flat]:
-        """Return that many gradients and parameters as one array each, for the roof."""
-        return self._grads[:elements], self._params[:elements]
+    def flat(self, elements: int, *regions: str) -> list[Flat]:
+        """Return that many elements of each region."""
+        return [self._regions[name][:elements] for name in regions]
+
+    def for_roof(self, elements: int, pattern: str) -> list[Flat]:
+        """Return the two arrays of a pattern."""
+        return self.flat(elements, GRADS, OUT if pattern in ("copy", "write") else PARAMS)
 
     def restore(self, elements: int) -> None:
         """Undo what was written to the gradients."""
-        np.copyto(self._grads[:elements], self._original[:elements])
+        np.copyto(self._regions[GRADS][:elements], self._original[:elements])
 
-    def arrays(self, layout: Layout, sets: int) -> list[list[Flat]]:
-        """Return the arrays of a layout, for the first argument or the first two."""
+    def arrays(self, layout: Layout, regions: Iterable[str]) -> list[list[Flat]]:
+        """Return the arrays of a layout in each region."""
         ends = np.cumsum(layout.sizes)[:-1]
-        return [np.split(flat, ends) for flat in self.flat(layout.elements)[:sets]]
+        return [np.split(flat, ends) for flat in self.flat(layout.elements, *regions)]
 
 
 @dataclass(frozen=True)
@@ -102,27 +114,29 @@ class Result:
         return self.timings["ridgeline"].median - self.timings[FLOOR].median
 
 
-def run_case(case: Case, memory: Memory, roof: Roof, budget: float, compiled: bool) -> Result:
+def run_case(
+    case: Case, memory: Memory, roof: Roof, budget: float, without: Container[str]
+) -> Result:
     """Check all implementations of a case, then time them for `budget` seconds or seven rounds."""
-    timed, left_out = _checked(case, compiled)
+    timed, left_out = _checked(case, without)
     layout, operation = case.layout, case.operation
     memory.restore(layout.elements)
     sets = memory.arrays(layout, operation.arrays)
-    norms = [float(np.linalg.norm(x)) for x in sets[0]]
+    norms = _norms(case, sets)
     runners = [_Runner(case, each, sets, norms, memory) for each in timed]
-    flat = memory.flat(layout.elements)
     result = Result(case, {}, left_out, None)
     if operation.name == "global_norm" and not case.overhead:
         result.errors = {r.name: _relative_error(r.call(), sets[0]) for r in runners}
 
     passes = () if case.overhead else (operation.passes or ())
+    patterns = [(each, memory.for_roof(layout.elements, each)) for each in passes]
     roofs: list[float] = []
     with _no_garbage_collection():
         for runner in runners:
             runner.calibrate()
         start = perf_counter()
         while len(roofs) < MAX_RUNS and (len(roofs) < MIN_RUNS or perf_counter() - start < budget):
-            roofs.append(sum(roof.sample(pattern, *flat) for pattern in passes))
+            roofs.append(sum(roof.sample(each, *flat) for each, flat in patterns))
             for runner in runners:
                 runner.sample()
     result.timings = {runner.name: runner.timing() for runner in runners}
@@ -196,16 +210,31 @@ def _arguments(
     """The arguments of the first `count` calls."""
     if implementation.kind == "none":
         return [()] * count
-    arrays: list[list[Any]] = [list(arrays) for arrays in sets]
+    shape = case.operation.shape
+    arrays: list[list[Any]] = [[x.reshape(shape) for x in each] for each in sets]
     convert: Any = None
     if implementation.kind == "torch":
         from_numpy = importlib.import_module("torch").from_numpy
         arrays = [[from_numpy(x) for x in each] for each in arrays]
+    elif implementation.kind == "jax":
+        arrays = [
+            each if name in (OUT, OUT_2) else [_jax_array(x) for x in each]
+            for name, each in zip(case.operation.arrays, arrays, strict=True)
+        ]
     elif implementation.kind == "numba":
-        convert = np.float32
+        convert = _numba_number
     first = [each[0] if case.layout.single else each for each in arrays]
     numbers = itertools.islice(case.operation.numbers(norms), count)
     return [(*first, *_converted(each, convert)) for each in numbers]
+
+
+def _jax_array(x: Any) -> Any:
+    jax: Any = importlib.import_module("jax")
+    return jax.device_put(x, jax.devices("cpu")[0])
+
+
+def _numba_number(x: Any) -> Any:
+    return np.uint64(x.seed) if isinstance(x, Key) else np.float32(x)
 
 
 def _converted(numbers: Numbers, convert: Any) -> Numbers:
@@ -214,46 +243,101 @@ def _converted(numbers: Numbers, convert: Any) -> Numbers:
     return tuple(_converted(x, convert) if isinstance(x, tuple) else convert(x) for x in numbers)
 
 
-def _checked(case: Case, compiled: bool) -> tuple[list[Implementation], dict[str, str]]:
+def _norms(case: Case, sets: list[list[Flat]]) -> list[float]:
+    """The norms of the gradients, where there are any."""
+    return [float(np.linalg.norm(x)) for x in sets[0]] if case.operation.arrays[0] == GRADS else []
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    """What one call read, wrote to its arrays, and returned."""
+
+    read: list[Flat]
+    arrays: list[list[Flat]]
+    returned: Any
+    numbers: Numbers
+
+    def results(self, regions: tuple[str, ...]) -> list[npt.NDArray[Any]]:
+        """Return what was made: returned, or written where results go, or in place."""
+        if self.returned is not None:
+            made = self.returned if isinstance(self.returned, tuple) else (self.returned,)
+            return [np.array(x.detach() if hasattr(x, "detach") else x) for x in made]
+        made = [x for x, name in zip(self.arrays, regions, strict=True) if name in (OUT, OUT_2)]
+        return [x[0] for x in made or self.arrays]
+
+
+def _outcome(case: Case, memory: Memory, implementation: Implementation) -> _Outcome:
+    elements, regions = case.layout.elements, case.operation.arrays
+    memory.restore(elements)
+    for x in memory.flat(elements, OUT, OUT_2):
+        x.fill(np.nan)
+    sets = memory.arrays(case.layout, regions)
+    pairs = zip(sets, regions, strict=True)
+    read = [x[0].copy() for x, name in pairs if name in (GRADS, PARAMS)]
+    (arguments,) = _arguments(case, implementation, sets, _norms(case, sets), 1)
+    returned = implementation.function(*arguments)
+    written = [[x.copy() for x in each] for each in sets]
+    return _Outcome(read, written, returned, arguments[len(regions) :])
+
+
+def _checked(case: Case, without: Container[str]) -> tuple[list[Implementation], dict[str, str]]:
     """List the implementations that compute the same as the reference, and why others do not."""
-    layout = case.layout.reduced()
-    small = Memory(layout.elements)
-
-    def fresh() -> list[list[Flat]]:
-        small.restore(layout.elements)
-        return small.arrays(layout, case.operation.arrays)
-
-    sets = fresh()
-    norms = [float(np.linalg.norm(x)) for x in sets[0]]
-    oracle = Implementation("reference", case.operation.reference)
-    expected = oracle.function(*_arguments(case, oracle, sets, norms, 1)[0])
-    wanted = [x.copy() for x in sets[0]]
+    small = replace(case, layout=case.operation.reduced(case.layout))
+    memory = Memory(small.layout.elements)
+    wanted = _outcome(small, memory, Implementation("reference", case.operation.reference))
+    same = _same_draw if case.operation.fair else _same
     good: list[Implementation] = []
     left_out: dict[str, str] = {}
-    for each in case.implementations(compiled):
+    for each in case.implementations(without):
         if each.name == FLOOR:
             good.append(each)
             continue
-        sets = fresh()
         try:
-            got = each.function(*_arguments(case, each, sets, norms, 1)[0])
+            got = _outcome(small, memory, each)
         except Exception as error:
             if each.name == "ridgeline":
                 raise
             left_out[each.name] = f"{type(error).__name__}: {str(error).splitlines()[0]}"
             continue
-        same = all(
-            np.allclose(x, y, rtol=1e-5, atol=1e-7) for x, y in zip(sets[0], wanted, strict=True)
-        )
-        if expected is not None:
-            same = same and np.allclose(np.ravel(got), np.ravel(expected), rtol=1e-4)
-        if same:
+        if same(case, each, got, wanted):
             good.append(each)
         elif each.name == "ridgeline":
             raise WrongResult(f"{case.name}: ridgeline and ridgeline.reference disagree")
         else:
             left_out[each.name] = "gives another result"
     return good, left_out
+
+
+def _same(case: Case, implementation: Implementation, got: _Outcome, wanted: _Outcome) -> bool:
+    """Whether the first set of arrays and what is returned are those of the reference."""
+    pairs = zip(got.arrays[0], wanted.arrays[0], strict=True)
+    same = all(np.allclose(x, y, rtol=1e-5, atol=1e-7) for x, y in pairs)
+    if wanted.returned is not None:
+        same = same and np.allclose(np.ravel(got.returned), np.ravel(wanted.returned), rtol=1e-4)
+    return same
+
+
+def _same_draw(case: Case, implementation: Implementation, got: _Outcome, wanted: _Outcome) -> bool:
+    """Whether ridgeline's numbers are those of the reference, and a peer's as good as them."""
+    operation = case.operation
+    results = got.results(operation.arrays)
+    if implementation.name == "ridgeline":
+        expected = wanted.results(operation.arrays)
+        tolerance = 1e-5 if operation.name in _INEXACT else 0.0
+        if not all(
+            np.allclose(x, y.reshape(x.shape), rtol=tolerance, atol=tolerance / 100)
+            for x, y in zip(results, expected, strict=True)
+        ):
+            return False
+        written = dict(zip(operation.arrays, got.arrays, strict=True))
+        into = [written[name] for name in (OUT, OUT_2) if name in written]
+        if not all(np.array_equal(y.ravel(), x[0]) for x, y in zip(into, results, strict=False)):
+            return False
+    if operation.fair is None:
+        return True
+    shape = operation.shape
+    read = [x.reshape(shape) for x in got.read]
+    return operation.fair(read, [x.reshape(shape) for x in results], got.numbers)
 
 
 def _relative_error(norm: float, arrays: list[Flat]) -> float:

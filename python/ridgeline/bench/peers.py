@@ -1,6 +1,6 @@
 """The operations as one writes them in NumPy and in PyTorch, and the Numba loops beside them.
 
-All have the signature of ridgeline's function: arrays first, then the numbers of the case. For many
+Those that draw at random are in `random_peers`. All have the signature of ridgeline's function: arrays first, then the numbers of the case. For many
 arrays the arguments are lists.
 """
 
@@ -9,11 +9,14 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import math
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Container
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+
+from . import random_peers
 
 L1 = 1e-5
 L2 = 1e-4
@@ -29,29 +32,46 @@ class Implementation:
 
     name: str
     function: Function
-    kind: str = "numpy"  # or "torch", or "numba": NumPy arrays and float32 numbers
+    kind: str = "numpy"  # or "torch", "jax", or "numba": NumPy arrays and float32 numbers
 
 
-def missing(compiled: bool) -> dict[str, str]:
+def missing(compiled: bool, threads: int) -> dict[str, str]:
     """Say which peers are left out, and why."""
-    reasons = {name: "not installed" for name in ("torch", "numba") if not _installed(name)}
+    libraries = ("torch", "jax", "numba")
+    reasons = {name: "not installed" for name in libraries if not _installed(name)}
+    if "jax" not in reasons and threads < (cores := _cores()):
+        reasons["jax"] = f"always has a thread for each of the {cores} cores"
     if "torch" not in reasons and not compiled:
         reasons["torch.compile"] = "only with --compile"
     return reasons
 
 
-def peers(operation: str, single: bool, elements: int, compiled: bool) -> list[Implementation]:
-    """List the installed implementations of an operation on one array, or on a list."""
-    found = [Implementation("numpy", (_NUMPY_ONE if single else _NUMPY_MANY)[operation])]
-    if _installed("torch"):
-        for name, table in _torch_tables(single, compiled).items():
-            if operation in table:
-                found.append(Implementation(name, table[operation], "torch"))
-    if _installed("numba"):
-        for name, table in _numba_tables(single, elements).items():
-            if operation in table:
-                found.append(Implementation(name, table[operation], "numba"))
-    return found
+def peers(
+    operation: str, single: bool, elements: int, without: Container[str]
+) -> list[Implementation]:
+    """List the implementations of an operation on one array, or on a list."""
+    compiled = "torch.compile" not in without
+    libraries: dict[str, Callable[[], dict[str, dict[str, Function]]]]
+    if operation in random_peers.OPERATIONS:
+        libraries = {
+            "numpy": random_peers.numpy_tables,
+            "torch": lambda: random_peers.torch_tables(compiled),
+            "jax": random_peers.jax_tables,
+            "numba": lambda: _numba_random_tables(elements),
+        }
+    else:
+        libraries = {
+            "numpy": lambda: {"numpy": _NUMPY_ONE if single else _NUMPY_MANY},
+            "torch": lambda: _torch_tables(single, compiled),
+            "numba": lambda: _numba_tables(single, elements),
+        }
+    return [
+        Implementation(name, table[operation], kind)
+        for kind, tables in libraries.items()
+        if kind not in without
+        for name, table in tables().items()
+        if operation in table
+    ]
 
 
 def set_threads(n: int) -> None:
@@ -66,6 +86,12 @@ def set_threads(n: int) -> None:
 
 def _installed(name: str) -> bool:
     return importlib.util.find_spec(name) is not None
+
+
+def _cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 # NumPy
@@ -295,4 +321,15 @@ def _numba_tables(single: bool, elements: int) -> dict[str, dict[str, Function]]
     if elements >= LARGE:
         tables["numba prange"] = all_loops(loops.parallel)
         tables["numba prange float64"] = sums(loops.parallel_float64)
+    return tables
+
+
+def _numba_random_tables(elements: int) -> dict[str, dict[str, Function]]:
+    from . import loops
+
+    tables = {}
+    if elements <= CACHED:
+        tables["numba hash serial"] = random_peers.numba_table(loops.serial)
+    if elements >= LARGE:
+        tables["numba hash prange"] = random_peers.numba_table(loops.parallel)
     return tables

@@ -1,7 +1,8 @@
 """The memory roof: the speed of trivial arithmetic, right beside what is measured.
 
 Numba's loops where it is installed, on one thread and on all; else NumPy's own loops, which run on
-one. The arithmetic changes nothing, so that a pass may run over any finite data.
+one. The arithmetic changes nothing, so that a pass may run over any finite data; "copy" and "write"
+overwrite the second array, with plain stores or with non-temporal ones, whichever are faster.
 """
 
 from __future__ import annotations
@@ -13,7 +14,13 @@ from typing import Any
 
 import numpy as np
 
-TRAFFIC = {"read": 1, "rewrite": 2, "add": 3, "copy": 2}  # bytes moved for each byte of an array
+TRAFFIC = {  # bytes moved for each byte of an array
+    "read": 1,
+    "rewrite": 2,
+    "add": 3,
+    "copy": 2,
+    "write": 1,
+}
 _SAMPLE = 200e-6  # seconds that a sample takes at least
 _SHARED = 2**16  # elements from which threads are worth it
 
@@ -33,6 +40,7 @@ def _numpy_passes() -> dict[str, Pass]:
         "rewrite": repeated(lambda a, b, zero: np.add(a, zero, out=a)),
         "add": repeated(lambda a, b, zero: np.add(a, b, out=a)),
         "copy": repeated(lambda a, b, zero: np.copyto(b, a)),
+        "write": repeated(lambda a, b, zero: b.fill(zero)),
     }
 
 
@@ -40,19 +48,25 @@ class Roof:
     """Samples passes over arrays a and b; keeps how many passes make a sample."""
 
     def __init__(self, threads: int) -> None:
-        self._variants = [_numpy_passes()]
+        variants: list[dict[str, Pass]] = []
         self.source = "numpy, 1 thread"
         if importlib.util.find_spec("numba") is not None:
             from . import loops
 
-            self._variants = [loops.serial.roof, loops.parallel.roof][: min(threads, 2)]
+            for each in (loops.serial, loops.parallel)[: min(threads, 2)]:
+                variants += [each.roof, each.streams]
             self.source = "numba"
+        self._variants = variants or [_numpy_passes()]
         self._counts: dict[tuple[str, int, int], int] = {}
 
     def sample(self, pattern: str, a: Any, b: Any) -> float:
         """Return seconds a pass, of the faster variant."""
         variants = self._variants if a.size >= _SHARED else self._variants[:1]
-        return min(self._time(pattern, which, a, b) for which in range(len(variants)))
+        return min(
+            self._time(pattern, which, a, b)
+            for which, passes in enumerate(variants)
+            if pattern in passes
+        )
 
     def _time(self, pattern: str, variant: int, a: Any, b: Any) -> float:
         run = self._variants[variant][pattern]

@@ -1,0 +1,123 @@
+"""Whether what a peer drew at random is the same computation.
+
+Peers draw other numbers than ridgeline. Here is what each operation promises for any of them: which
+values are possible, and sums that lie within 6 standard errors of what they should be. Functions
+take the arrays that were read, those that came out, and the numbers of the call.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+Fair = Callable[[Sequence[Array], Sequence[Array], Sequence[Any]], bool]
+
+SELU = 1.7580993408473766  # scale times alpha of SELU
+_ERRORS = 6.0  # standard errors that a sum may be off
+_ROUNDED = {"rtol": 3e-7, "atol": 0.0}  # a scale and a product, each rounded to float32
+_SUMMED = {"rtol": 3e-7, "atol": 2e-6}  # and a sum of numbers up to 10
+
+
+def dropout(read: Sequence[Array], made: Sequence[Array], numbers: Sequence[Any]) -> bool:
+    """Elements are 0, or x / (1 - p)."""
+    p, kept = float(numbers[0]), made[0] != 0
+    return _chosen(kept, p) and _close(made[0][kept], _scaled(read[0], p)[kept], _ROUNDED)
+
+
+def dropout_channels(read: Sequence[Array], made: Sequence[Array], numbers: Sequence[Any]) -> bool:
+    """The same, where the elements of all axes but the first two share a choice."""
+    p, kept = float(numbers[0]), made[0] != 0
+    channels = kept.reshape(kept.shape[0] * kept.shape[1], -1)
+    return (
+        bool(np.all(channels == channels[:, :1]))
+        and _chosen(channels[:, 0], p)
+        and _close(made[0][kept], _scaled(read[0], p)[kept], _ROUNDED)
+    )
+
+
+def dropout_and_gradient(
+    read: Sequence[Array], made: Sequence[Array], numbers: Sequence[Any]
+) -> bool:
+    """The gradient is 0 exactly where the result is, else dy / (1 - p)."""
+    (x, dy), (y, dx) = read, made
+    return (
+        dropout([x], [y], numbers)
+        and np.array_equal(y != 0, dx != 0)
+        and dropout([dy], [dx], numbers)
+    )
+
+
+def dropout_add(read: Sequence[Array], made: Sequence[Array], numbers: Sequence[Any]) -> bool:
+    """Elements are the residual, or that and x / (1 - p)."""
+    x, residual = read
+    p, kept = float(numbers[0]), made[0] != residual
+    wanted = _scaled(x, p) + residual.astype(np.float64)
+    return _chosen(kept, p) and _close(made[0][kept], wanted[kept], _SUMMED)
+
+
+def alpha_dropout(read: Sequence[Array], made: Sequence[Array], numbers: Sequence[Any]) -> bool:
+    """Elements are a x + A a p, or A a p - A a."""
+    p = float(numbers[0])
+    a = 1 / math.sqrt((SELU * SELU * p + 1) * (1 - p))
+    kept = np.abs(made[0] - (SELU * a * p - SELU * a)) > _SUMMED["atol"]
+    wanted = a * read[0].astype(np.float64) + SELU * a * p
+    return _chosen(kept, p) and _close(made[0][kept], wanted[kept], _SUMMED)
+
+
+def gaussian_dropout(read: Sequence[Array], made: Sequence[Array], numbers: Sequence[Any]) -> bool:
+    """Elements over x are normal, of mean 1 and variance p / (1 - p)."""
+    p = float(numbers[0])
+    return _is_normal((made[0] / read[0].astype(np.float64) - 1) / math.sqrt(p / (1 - p)))
+
+
+def normal(read: Sequence[Array], made: Sequence[Array], numbers: Sequence[Any]) -> bool:
+    """Elements are normal, of mean 0 and variance 1."""
+    return _is_normal(made[0])
+
+
+def uniform(read: Sequence[Array], made: Sequence[Array], numbers: Sequence[Any]) -> bool:
+    """Elements are uniform on [0, 1)."""
+    u = made[0].astype(np.float64)
+    return bool(np.all((u >= 0) & (u < 1))) and _moments(
+        u, {1: 1 / 2, 2: 1 / 3, 4: 1 / 5, 8: 1 / 9}
+    )
+
+
+def _scaled(x: Array, p: float) -> Array:
+    return x.astype(np.float64) / (1 - p)
+
+
+def _close(got: Array, wanted: Array, tolerance: dict[str, float]) -> bool:
+    return bool(np.allclose(got, wanted, **tolerance))
+
+
+def _chosen(kept: Array, p: float) -> bool:
+    """Whether choices have probability 1 - p, and neighbours are independent."""
+    z = (kept.ravel() - (1 - p)) / math.sqrt(p * (1 - p))
+    return _is_small(z) and _is_small(z[1:] * z[:-1])
+
+
+def _is_normal(z: Array) -> bool:
+    z = z.astype(np.float64).ravel()
+    # E z^k = (k - 1)!! for even k
+    return _moments(z, {1: 0, 2: 1, 3: 0, 4: 3, 6: 15, 8: 105}) and _is_small(z[1:] * z[:-1])
+
+
+def _moments(x: Array, wanted: dict[int, float]) -> bool:
+    """Whether the means of x^k are as wanted, by the wanted means of x^2k."""
+    x = x.ravel()
+    return all(
+        _is_small((x**k - mean) / math.sqrt(wanted[2 * k] - mean**2))
+        for k, mean in wanted.items()
+        if 2 * k in wanted
+    )
+
+
+def _is_small(z: Array) -> bool:
+    """Whether the sum of uncorrelated numbers of mean 0 and variance 1 is what it may be."""
+    return bool(abs(np.sum(z)) <= _ERRORS * math.sqrt(z.size))
