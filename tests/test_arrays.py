@@ -882,7 +882,11 @@ def test_pairs_of_names_and_tensors_are_refused(torch):
         rl.global_norm(torch.nn.Linear(2, 2).named_parameters())
 
 
-@pytest.mark.parametrize("nothing", [[], (), {}, [[], {}, ()], iter(()), OwnMapping({})], ids=repr)
+@pytest.mark.parametrize(
+    "nothing",
+    [[], (), {}, [[], {}, ()], iter(()), OwnMapping({})],
+    ids=["list", "tuple", "dict", "nested", "iterator", "mapping"],
+)
 def test_no_arrays_at_all(nothing):
     assert rl.global_norm(nothing) == 0
     assert rl.L1(1.0).value(nothing) == 0

@@ -1,5 +1,7 @@
 from typing import Any
 
+from ._typing import ArrayT
+
 compiler: str
 has_openmp: bool
 
@@ -27,7 +29,7 @@ def check_weights(weights: Any, /) -> None: ...
 def penalty_value(terms: Terms, params: Any, /) -> float: ...
 def penalty_add_gradient(terms: Terms, grads: Any, params: Any, /) -> float: ...
 def penalty_prox_in_place(terms: Terms, params: Any, step: Any, /) -> None: ...
-def penalty_prox(terms: Terms, x: Any, step: Any, out: Any, /) -> Any: ...
+def penalty_prox(terms: Terms, x: ArrayT, step: Any, out: ArrayT | None, /) -> ArrayT: ...
 def global_norm(arrays: Any, ord: Any, /) -> float: ...
 def clip_by_value_(grads: Any, limit: Any, /) -> None: ...
 def clip_by_norm_(grads: Any, max_norm: Any, ord: Any, /) -> list[float]: ...
@@ -47,25 +49,120 @@ def random_integers(out: Any, key: Any, low: int, span: int, offset: Any, part: 
 def random_keep(
     words: Any, shape: list[int], p: Any, key: Any, offset: Any, part: Any, /
 ) -> None: ...
-def dropout(x: Any, p: Any, key: Any, offset: Any, part: Any, out: Any, /) -> Any: ...
+def dropout(
+    x: ArrayT,
+    p: Any,
+    key: Any,
+    offset: Any,
+    axes: Any,
+    shape: Any,
+    index: Any,
+    out: ArrayT | None,
+    /,
+) -> ArrayT: ...
 def dropout_scaled(
-    x: Any, p: Any, key: Any, scale: float, offset: Any, part: Any, out: Any, /
-) -> Any: ...
+    x: ArrayT,
+    p: Any,
+    key: Any,
+    scale: float,
+    offset: Any,
+    axes: Any,
+    shape: Any,
+    index: Any,
+    out: ArrayT | None,
+    /,
+) -> ArrayT: ...
 def drop_connect(
-    w: Any, p: Any, key: Any, scale: bool, offset: Any, part: Any, out: Any, /
-) -> Any: ...
+    w: ArrayT,
+    p: Any,
+    key: Any,
+    scale: bool,
+    offset: Any,
+    axes: Any,
+    shape: Any,
+    index: Any,
+    out: ArrayT | None,
+    /,
+) -> ArrayT: ...
 def dropout_add(
-    x: Any, residual: Any, p: Any, key: Any, offset: Any, part: Any, out: Any, /
-) -> Any: ...
-def alpha_dropout(x: Any, p: Any, key: Any, offset: Any, part: Any, out: Any, /) -> Any: ...
+    x: ArrayT,
+    residual: ArrayT,
+    p: Any,
+    key: Any,
+    offset: Any,
+    axes: Any,
+    shape: Any,
+    index: Any,
+    out: ArrayT | None,
+    /,
+) -> ArrayT: ...
+def alpha_dropout(
+    x: ArrayT,
+    p: Any,
+    key: Any,
+    offset: Any,
+    axes: Any,
+    shape: Any,
+    index: Any,
+    out: ArrayT | None,
+    /,
+) -> ArrayT: ...
 def alpha_dropout_backward(
-    dy: Any, p: Any, key: Any, offset: Any, part: Any, out: Any, /
-) -> Any: ...
-def gaussian_dropout(x: Any, p: Any, key: Any, offset: Any, part: Any, out: Any, /) -> Any: ...
-def gaussian_noise(x: Any, std: Any, key: Any, offset: Any, part: Any, out: Any, /) -> Any: ...
+    dy: ArrayT,
+    p: Any,
+    key: Any,
+    offset: Any,
+    axes: Any,
+    shape: Any,
+    index: Any,
+    out: ArrayT | None,
+    /,
+) -> ArrayT: ...
+def gaussian_dropout(
+    x: ArrayT,
+    p: Any,
+    key: Any,
+    offset: Any,
+    axes: Any,
+    shape: Any,
+    index: Any,
+    out: ArrayT | None,
+    /,
+) -> ArrayT: ...
+def gaussian_noise(
+    x: ArrayT,
+    std: Any,
+    key: Any,
+    offset: Any,
+    axes: Any,
+    shape: Any,
+    index: Any,
+    out: ArrayT | None,
+    /,
+) -> ArrayT: ...
 def drop_block(
-    x: Any, p: Any, block: list[int], key: Any, edges: Any, per_channel: bool, out: Any, /
-) -> Any: ...
-def zoneout(new: Any, old: Any, p: Any, key: Any, offset: Any, part: Any, out: Any, /) -> Any: ...
-def zoneout_backward(dy: Any, p: Any, key: Any, offset: Any, part: Any, /) -> tuple[Any, ...]: ...
+    x: ArrayT,
+    p: Any,
+    block: list[int],
+    key: Any,
+    edges: Any,
+    per_channel: bool,
+    out: ArrayT | None,
+    /,
+) -> ArrayT: ...
+def zoneout(
+    new: ArrayT,
+    old: ArrayT,
+    p: Any,
+    key: Any,
+    offset: Any,
+    axes: Any,
+    shape: Any,
+    index: Any,
+    out: ArrayT | None,
+    /,
+) -> ArrayT: ...
+def zoneout_backward(
+    dy: ArrayT, p: Any, key: Any, offset: Any, axes: Any, shape: Any, index: Any, /
+) -> tuple[ArrayT, ArrayT]: ...
 def apply_mask(params: Any, words: Any, /) -> None: ...

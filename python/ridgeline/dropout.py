@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 import numpy as np
 
 from . import _core
-from ._numbering import Index, part_like, part_of, shape_of
+from ._numbering import Index, part_of, shape_of
 from .masks import Mask
 from .random import Key, integers, keep_words
 
@@ -61,13 +61,6 @@ __all__ = [
 
 Axes: TypeAlias = "int | Sequence[int]"
 Shape: TypeAlias = "int | Sequence[int]"
-
-
-def _part(name: str, x: Any, axes: Axes, shape: Shape | None, index: Index | None) -> Any:
-    """Return what the core needs to know of which part of a whole x is."""
-    if axes == () and shape is None and index is None:
-        return None
-    return part_like(name, _shape(name, x), axes, shape, index)
 
 
 def _shape(name: str, x: Any) -> tuple[int, ...]:
@@ -156,8 +149,7 @@ def dropout(
     >>> f"{np.mean(draws):.1f} +- {np.std(draws):.1f}"
     '4.5 +- 1.8'
     """
-    part = _part("x", x, broadcast_axes, shape, index)
-    return cast("ArrayT", _core.dropout(x, p, key, offset, part, out))
+    return _core.dropout(x, p, key, offset, broadcast_axes, shape, index, out)
 
 
 def dropout_mask(
@@ -252,8 +244,7 @@ def dropout_add(
     >>> rl.dropout_add(x, r, 0.5, rl.Key(128))
     array([100., 104., 100., 108.])
     """
-    part = _part("x", x, broadcast_axes, shape, index)
-    return cast("ArrayT", _core.dropout_add(x, residual, p, key, offset, part, out))
+    return _core.dropout_add(x, residual, p, key, offset, broadcast_axes, shape, index, out)
 
 
 def alpha_dropout(
@@ -302,8 +293,7 @@ def alpha_dropout(
     >>> f"{abs(y.mean()):.1f} {y.var():.1f}"
     '0.0 1.0'
     """
-    part = _part("x", x, broadcast_axes, shape, index)
-    return cast("ArrayT", _core.alpha_dropout(x, p, key, offset, part, out))
+    return _core.alpha_dropout(x, p, key, offset, broadcast_axes, shape, index, out)
 
 
 def alpha_dropout_backward(
@@ -347,8 +337,7 @@ def alpha_dropout_backward(
     >>> rl.alpha_dropout_backward(np.ones(4), 0.5, rl.Key(128)).round(4)
     array([0.    , 0.8864, 0.    , 0.8864])
     """
-    part = _part("dy", dy, broadcast_axes, shape, index)
-    return cast("ArrayT", _core.alpha_dropout_backward(dy, p, key, offset, part, out))
+    return _core.alpha_dropout_backward(dy, p, key, offset, broadcast_axes, shape, index, out)
 
 
 def _feature_axes(name: str, x: Any) -> tuple[int, ...]:
@@ -479,8 +468,7 @@ def gaussian_dropout(
     >>> f"{y.mean():.1f} {y.var():.2f}"
     '1.0 0.25'
     """
-    part = _part("x", x, (), shape, index)
-    return cast("ArrayT", _core.gaussian_dropout(x, p, key, offset, part, out))
+    return _core.gaussian_dropout(x, p, key, offset, (), shape, index, out)
 
 
 def gaussian_noise(
@@ -523,8 +511,7 @@ def gaussian_noise(
     >>> f"{y.mean():.1f} {y.std():.1f}"
     '1.0 0.5'
     """
-    part = _part("x", x, (), shape, index)
-    return cast("ArrayT", _core.gaussian_noise(x, std, key, offset, part, out))
+    return _core.gaussian_noise(x, std, key, offset, (), shape, index, out)
 
 
 def drop_connect(
@@ -573,10 +560,9 @@ def drop_connect(
     >>> rl.drop_connect(np.arange(1.0, 5.0), 0.5, rl.Key(128), scale=False)
     array([0., 2., 0., 4.])
     """
-    part = _part("w", w, broadcast_axes, shape, index)
     if not isinstance(scale, bool | np.bool_):
         raise TypeError(f"scale: got {type(scale).__name__}, wants a bool")
-    return cast("ArrayT", _core.drop_connect(w, p, key, scale, offset, part, out))
+    return _core.drop_connect(w, p, key, scale, offset, broadcast_axes, shape, index, out)
 
 
 def drop_path(
@@ -632,14 +618,14 @@ def drop_path(
     own = _shape("x", x)
     if not own:
         raise ValueError("x: got no axis, wants (samples, ...)")
-    part = _part("x", x, tuple(range(1, len(own))), None, None)
+    axes = tuple(range(1, len(own)))
     if scale == "expected":
-        return cast("ArrayT", _core.dropout(x, p, key, offset, part, out))
+        return _core.dropout(x, p, key, offset, axes, None, None, out)
     factor = 1.0
     if scale == "actual":
         kept = int(np.bitwise_count(keep_words(own[:1], p, key, offset, None)).sum())
         factor = own[0] / kept if kept else 0.0
-    return cast("ArrayT", _core.dropout_scaled(x, p, key, factor, offset, part, out))
+    return _core.dropout_scaled(x, p, key, factor, offset, axes, None, None, out)
 
 
 def drop_block(
@@ -707,7 +693,7 @@ def drop_block(
         raise ValueError(f"block: got {len(sizes)} sizes, wants one, or one for each spatial axis")
     if not isinstance(per_channel, bool | np.bool_):
         raise TypeError(f"per_channel: got {type(per_channel).__name__}, wants a bool")
-    return cast("ArrayT", _core.drop_block(x, p, sizes, key, edges, per_channel, out))
+    return _core.drop_block(x, p, sizes, key, edges, per_channel, out)
 
 
 def zoneout(
@@ -756,8 +742,7 @@ def zoneout(
     >>> rl.zoneout(np.ones(4), np.zeros(4), 0.5, rl.Key(128))
     array([0., 1., 0., 1.])
     """
-    part = _part("new", new, broadcast_axes, shape, index)
-    return cast("ArrayT", _core.zoneout(new, old, p, key, offset, part, out))
+    return _core.zoneout(new, old, p, key, offset, broadcast_axes, shape, index, out)
 
 
 def zoneout_backward(
@@ -800,8 +785,7 @@ def zoneout_backward(
     >>> rl.zoneout_backward(np.ones(4), 0.5, rl.Key(128))
     (array([0., 1., 0., 1.]), array([1., 0., 1., 0.]))
     """
-    part = _part("dy", dy, broadcast_axes, shape, index)
-    return cast("tuple[ArrayT, ArrayT]", _core.zoneout_backward(dy, p, key, offset, part))
+    return _core.zoneout_backward(dy, p, key, offset, broadcast_axes, shape, index)
 
 
 def token_dropout(

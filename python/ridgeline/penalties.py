@@ -210,7 +210,7 @@ class Penalty:
         >>> rl.L2(1.0).prox(np.array([3.0]), step=0.5)
         array([2.])
         """
-        return cast("ArrayT", _core.penalty_prox(self._terms, x, step, out))
+        return _core.penalty_prox(self._terms, x, step, out)
 
     def __add__(self, other: Penalty) -> Penalty:
         if not isinstance(other, Penalty):

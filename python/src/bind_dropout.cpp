@@ -11,11 +11,10 @@ namespace {
 
 /// One array in, one like it out; f(x, out, numbering).
 template <class F>
-py::object mapped(const char* name, py::handle x, py::handle offset, py::handle part,
-                  py::handle out, F&& f) {
+py::object mapped(const char* name, py::handle x, const Indices& indices, py::handle out, F&& f) {
   require_array(name, x);
   const Tensors a(name, x, Access::read);
-  const Numbering numbering = numbering_of(a.shape(0), offset, part);
+  const Numbering numbering = indices.numbering(name, a.shape(0));
   const Result result(name, x, out);
   const Tensors o("out", result.array(), Access::write, &a);
   run({&a, &o}, [&] { f(a.arrays()[0], o.arrays()[0], numbering); });
@@ -26,11 +25,11 @@ py::object mapped(const char* name, py::handle x, py::handle offset, py::handle 
 /// Two arrays in, one out; f(x, other, out, numbering).
 template <class F>
 py::object mapped(const char* name, py::handle x, const char* other_name, py::handle other,
-                  py::handle offset, py::handle part, py::handle out, F&& f) {
+                  const Indices& indices, py::handle out, F&& f) {
   require_array(name, x);
   const Tensors a(name, x, Access::read);
   const Tensors b(other_name, other, Access::read, &a);
-  const Numbering numbering = numbering_of(a.shape(0), offset, part);
+  const Numbering numbering = indices.numbering(name, a.shape(0));
   const Result result(name, x, out);
   const Tensors o("out", result.array(), Access::write, &a);
   run({&a, &b, &o}, [&] { f(a.arrays()[0], b.arrays()[0], o.arrays()[0], numbering); });
@@ -43,10 +42,10 @@ using Function = void (*)(const Array&, const Array&, double, Key, const Numberi
 void bind_function(py::module_& m, const char* name, const char* first, const char* second,
                    Function function) {
   m.def(name, [=](py::handle x, py::handle amount, py::handle key, py::handle offset,
-                  py::handle part, py::handle out) {
+                  py::handle axes, py::handle shape, py::handle index, py::handle out) {
     const double value = number(second, amount);
     const Key k = key_of(key);
-    return mapped(first, x, offset, part, out,
+    return mapped(first, x, {offset, axes, shape, index}, out,
                   [&](const Array& a, const Array& o, const Numbering& numbering) {
                     function(a, o, value, k, numbering, 0);
                   });
@@ -71,50 +70,54 @@ void bind_dropout(py::module_& m) {
   bind_function(m, "alpha_dropout_backward", "dy", "p", &alpha_dropout_backward);
   bind_function(m, "gaussian_dropout", "x", "p", &gaussian_dropout);
   bind_function(m, "gaussian_noise", "x", "std", &gaussian_noise);
-  m.def("dropout_scaled", [](py::handle x, py::handle p, py::handle key, double scale,
-                             py::handle offset, py::handle part, py::handle out) {
-    const double probability = number("p", p);
-    const Key k = key_of(key);
-    return mapped("x", x, offset, part, out,
-                  [&](const Array& a, const Array& o, const Numbering& numbering) {
-                    dropout_scaled(a, o, probability, k, scale, numbering);
-                  });
-  });
-  m.def("drop_connect", [](py::handle w, py::handle p, py::handle key, bool scale,
-                           py::handle offset, py::handle part, py::handle out) {
-    const double probability = number("p", p);
-    const Key k = key_of(key);
-    return mapped("w", w, offset, part, out,
-                  [&](const Array& a, const Array& o, const Numbering& numbering) {
-                    if (scale) return dropout(a, o, probability, k, numbering);
-                    dropout_scaled(a, o, probability, k, 1, numbering);
-                  });
-  });
+  m.def("dropout_scaled",
+        [](py::handle x, py::handle p, py::handle key, double scale, py::handle offset,
+           py::handle axes, py::handle shape, py::handle index, py::handle out) {
+          const double probability = number("p", p);
+          const Key k = key_of(key);
+          return mapped("x", x, {offset, axes, shape, index}, out,
+                        [&](const Array& a, const Array& o, const Numbering& numbering) {
+                          dropout_scaled(a, o, probability, k, scale, numbering);
+                        });
+        });
+  m.def("drop_connect",
+        [](py::handle w, py::handle p, py::handle key, bool scale, py::handle offset,
+           py::handle axes, py::handle shape, py::handle index, py::handle out) {
+          const double probability = number("p", p);
+          const Key k = key_of(key);
+          return mapped("w", w, {offset, axes, shape, index}, out,
+                        [&](const Array& a, const Array& o, const Numbering& numbering) {
+                          if (scale) return dropout(a, o, probability, k, numbering);
+                          dropout_scaled(a, o, probability, k, 1, numbering);
+                        });
+        });
   m.def("dropout_add", [](py::handle x, py::handle residual, py::handle p, py::handle key,
-                          py::handle offset, py::handle part, py::handle out) {
+                          py::handle offset, py::handle axes, py::handle shape, py::handle index,
+                          py::handle out) {
     const double probability = number("p", p);
     const Key k = key_of(key);
-    return mapped("x", x, "residual", residual, offset, part, out,
+    return mapped("x", x, "residual", residual, {offset, axes, shape, index}, out,
                   [&](const Array& a, const Array& b, const Array& o, const Numbering& numbering) {
                     dropout_add(a, b, o, probability, k, numbering);
                   });
   });
   m.def("zoneout", [](py::handle fresh, py::handle old, py::handle p, py::handle key,
-                      py::handle offset, py::handle part, py::handle out) {
+                      py::handle offset, py::handle axes, py::handle shape, py::handle index,
+                      py::handle out) {
     const double probability = number("p", p);
     const Key k = key_of(key);
-    return mapped("new", fresh, "old", old, offset, part, out,
+    return mapped("new", fresh, "old", old, {offset, axes, shape, index}, out,
                   [&](const Array& a, const Array& b, const Array& o, const Numbering& numbering) {
                     zoneout(a, b, o, probability, k, numbering);
                   });
   });
   m.def("zoneout_backward", [](py::handle dy, py::handle p, py::handle key, py::handle offset,
-                               py::handle part) {
+                               py::handle axes, py::handle shape, py::handle index) {
     const double probability = number("p", p);
     const Key k = key_of(key);
     require_array("dy", dy);
     const Tensors a("dy", dy, Access::read);
-    const Numbering numbering = numbering_of(a.shape(0), offset, part);
+    const Numbering numbering = Indices{offset, axes, shape, index}.numbering("dy", a.shape(0));
     const Result fresh("dy", dy, py::none());
     const Result old("dy", dy, py::none());
     const Tensors f("d_new", fresh.array(), Access::write, &a);

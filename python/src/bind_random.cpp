@@ -68,6 +68,19 @@ Numbering numbering_of(std::span<const std::int64_t> shape, py::handle offset, p
   return Numbering(first, shape, strides);
 }
 
+Numbering Indices::numbering(const char* name, std::span<const std::int64_t> own) const {
+  const bool whole = PyTuple_CheckExact(broadcast_axes.ptr()) &&
+                     PyTuple_GET_SIZE(broadcast_axes.ptr()) == 0 && shape.is_none() &&
+                     index.is_none();
+  if (whole) return numbering_of(own, offset, py::none());
+  py::tuple extents(own.size());
+  for (std::size_t i = 0; i < own.size(); ++i)
+    extents[i] = own[i];
+  const py::object part = py::module_::import("ridgeline._numbering")
+                              .attr("part_like")(name, extents, broadcast_axes, shape, index);
+  return numbering_of(own, offset, part);
+}
+
 void bind_random(py::module_& m) {
   m.def("set_key_type", [](py::handle type) { key_type = type.inc_ref().ptr(); });
   m.def("fold_in",

@@ -14,4 +14,12 @@ Key key_of(pybind11::handle key);
 Numbering numbering_of(std::span<const std::int64_t> shape, pybind11::handle offset,
                        pybind11::handle part);
 
+/// The arguments that say which index each element of an array has in a random stream.
+struct Indices {
+  pybind11::handle offset, broadcast_axes, shape, index;
+
+  /// For an argument of that name and shape.
+  Numbering numbering(const char* name, std::span<const std::int64_t> own) const;
+};
+
 }  // namespace ridgeline::python

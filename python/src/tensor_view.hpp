@@ -31,6 +31,33 @@ struct TensorView {
   Shape shape;
 };
 
+/// A list whose first element needs no allocation: most calls are about one array.
+template <class T>
+class OneOrMany {
+ public:
+  std::size_t size() const { return size_; }
+  bool empty() const { return size_ == 0; }
+  const T& operator[](std::size_t i) const { return size_ == 1 ? one_ : many_[i]; }
+  std::span<const T> all() const { return {size_ == 1 ? &one_ : many_.data(), size_}; }
+  void reserve(std::size_t n) {
+    if (n > 1) many_.reserve(n);
+  }
+  void push_back(T value) {
+    if (size_ == 0) {
+      one_ = std::move(value);
+    } else {
+      if (size_ == 1) many_.push_back(std::move(one_));
+      many_.push_back(std::move(value));
+    }
+    ++size_;
+  }
+
+ private:
+  std::size_t size_ = 0;
+  T one_{};
+  std::vector<T> many_;
+};
+
 /// The arrays of one argument: an array, or a list, tuple, dict (nested) or iterable of them.
 class Tensors {
  public:
@@ -41,7 +68,7 @@ class Tensors {
   Tensors& operator=(const Tensors&) = delete;
 
   const char* name() const { return name_; }
-  Arrays arrays() const { return arrays_; }
+  Arrays arrays() const { return arrays_.all(); }
   std::size_t size() const { return arrays_.size(); }
   std::int64_t elements() const { return elements_; }
   /// Points into the object: valid while the GIL is held.
@@ -72,11 +99,11 @@ class Tensors {
   Access access_;
   const Tensors* model_ = nullptr;
   py::object tree_;
-  std::vector<Array> arrays_;
-  std::vector<Shape> shapes_;         ///< for the arguments compared with this one
-  std::vector<py::object> objects_;   ///< keeps the arrays alive, whatever becomes of the tree
-  std::vector<py::object> capsules_;  ///< of arrays seen through __dlpack__
-  std::vector<std::size_t> torch_;    ///< which of them are torch tensors that will be written
+  OneOrMany<Array> arrays_;
+  OneOrMany<Shape> shapes_;         ///< for the arguments compared with this one
+  OneOrMany<py::object> objects_;   ///< keeps the arrays alive, whatever becomes of the tree
+  OneOrMany<py::object> capsules_;  ///< of arrays seen through __dlpack__
+  OneOrMany<std::size_t> torch_;    ///< which of them are torch tensors that will be written
   std::optional<bool> grad_enabled_;
   std::int64_t elements_ = 0;
 };
