@@ -4,8 +4,9 @@ A 64-128-10 network in NumPy learns 400 of scikit-learn's digits with half of it
 dropped. It then predicts the others 200 times, with a key a draw. The entropy of the mean
 prediction is all its uncertainty; the mutual information (entropy of the mean less mean entropy)
 is the part on which the draws differ. Both are higher where it errs, and for images unlike those
-it has learned from: rotated ones, and with noise. They do not tell all: turned far, some digits
-look like others, and the network is surer of them than of those turned by 30 degrees.
+it has learned from: rotated ones, and with noise. They do not tell all: of digits turned by 75
+degrees it misreads more than of those turned by 30, with less entropy. The picture is
+`monte_carlo_dropout.png`.
 """
 
 from pathlib import Path
@@ -16,6 +17,7 @@ from scipy.ndimage import rotate
 from sklearn.datasets import load_digits
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import train_test_split
+from threadpoolctl import threadpool_limits
 
 import ridgeline as rl
 
@@ -24,17 +26,22 @@ SIZES, EPOCHS, BATCH, LR = (64, 128, 10), 100, 32, 0.1
 ANGLES = np.arange(0, 91, 15)
 
 
-def forward(params, x, key):
-    """Return the hidden units and the odds of the digits."""
-    w1, b1, w2, b2 = params
-    hidden = rl.dropout(np.maximum(x @ w1 + b1, 0), P, key)
+def units(params, x):
+    w1, b1, _, _ = params
+    return np.maximum(x @ w1 + b1, 0)
+
+
+def odds_of(params, hidden):
+    """Return the odds of the digits."""
+    _, _, w2, b2 = params
     scores = hidden @ w2 + b2
     odds = np.exp(scores - scores.max(axis=1, keepdims=True))
-    return hidden, odds / odds.sum(axis=1, keepdims=True)
+    return odds / odds.sum(axis=1, keepdims=True)
 
 
 def gradient(params, x, y, key):
-    hidden, delta = forward(params, x, key)
+    hidden = rl.dropout(units(params, x), P, key)
+    delta = odds_of(params, hidden)
     delta[np.arange(len(y)), y] -= 1
     delta /= len(y)
     back = rl.dropout(delta @ params[2].T, P, key) * (hidden > 0)  # the same call: the same choices
@@ -43,11 +50,11 @@ def gradient(params, x, y, key):
 
 def train(x, y, key):
     first, second, orders, key = key.split(4)
-    inputs, units, outputs = SIZES
+    inputs, hidden, outputs = SIZES
     params = [
-        rl.random.normal((inputs, units), first, std=np.sqrt(2 / inputs)),
-        np.zeros(units, np.float32),
-        rl.random.normal((units, outputs), second, std=np.sqrt(2 / units)),
+        rl.random.normal((inputs, hidden), first, std=np.sqrt(2 / inputs)),
+        np.zeros(hidden, np.float32),
+        rl.random.normal((hidden, outputs), second, std=np.sqrt(2 / hidden)),
         np.zeros(outputs, np.float32),
     ]
     step = 0
@@ -69,7 +76,9 @@ def entropy(odds):
 
 def predict(params, x, key):
     """Return the mean prediction, its entropy and the mutual information."""
-    draws = np.array([forward(params, x, k)[1] for k in key.split(DRAWS)], np.float64)
+    hidden = units(params, x)
+    draws = [odds_of(params, rl.dropout(hidden, P, k)) for k in key.split(DRAWS)]
+    draws = np.array(draws, np.float64)
     mean = draws.mean(axis=0)
     return mean, entropy(mean), entropy(mean) - entropy(draws).mean(axis=0)
 
@@ -126,28 +135,30 @@ def main():
 
     mean, total, mutual = predict(params, x_test, drawing)
     wrong = mean.argmax(axis=1) != y_test
-    print(f"{len(x)} digits learned, {len(x_test)} held out, {DRAWS} draws; in nats\n")
-    print("                            wrong  entropy  mutual information")
-    for name, which in (("right predictions", ~wrong), ("wrong predictions", wrong)):
-        print(f"{name:<22} {'':>10} {total[which].mean():8.3f} {mutual[which].mean():19.3f}")
+    print(f"{len(x)} digits learned, {len(x_test)} held out, {DRAWS} draws; means in nats\n")
+    print("prediction          images   entropy   mutual information")
+    for name, which in (("right", ~wrong), ("wrong", wrong)):
+        h, m = total[which].mean(), mutual[which].mean()
+        print(f"{name:<18} {which.sum():>7} {h:9.3f} {m:20.3f}")
     for name, values in (("entropy", total), ("mutual information", mutual)):
         area = roc_auc_score(wrong, values)
-        print(f"a wrong one has the higher {name} than a right one with probability {area:.3f}")
+        print(f"A wrong one has the higher {name} than a right one with probability {area:.3f}.")
 
-    print()
-    turns = []
-    for angle in ANGLES:
-        mean, h, m = predict(params, turned(x_test, angle), drawing)
-        turns.append((np.mean(mean.argmax(axis=1) != y_test), h.mean(), m.mean()))
-        print(f"rotated by {angle:>2} degrees {turns[-1][0]:12.1%} {h.mean():8.3f} {m.mean():19.3f}")
-    for std in (0.25, 0.5):
-        mean, h, m = predict(params, rl.gaussian_noise(x_test, std, noising), drawing)
-        share = np.mean(mean.argmax(axis=1) != y_test)
-        print(f"noise of std {std:<4} {share:17.1%} {h.mean():8.3f} {m.mean():19.3f}")
+    # The keys of the draws are the same for all: what differs is the images.
+    unlike = [(f"rotated by {angle} degrees", turned(x_test, angle)) for angle in ANGLES]
+    for std, key in zip((0.25, 0.5), noising.split(), strict=True):
+        unlike.append((f"noise of std {std}", rl.gaussian_noise(x_test, std, key)))
+    print("\nimages                 wrong   entropy   mutual information")
+    means = []
+    for name, changed in unlike:
+        mean, h, m = predict(params, changed, drawing)
+        means.append((np.mean(mean.argmax(axis=1) != y_test), h.mean(), m.mean()))
+        print("{:<22} {:>5.1%} {:9.3f} {:20.3f}".format(name, *means[-1]))
 
-    draw(total, wrong, np.transpose(turns))
-    print(f"picture: {Path('monte_carlo_dropout.png').resolve()}")
+    draw(total, wrong, np.transpose(means[: len(ANGLES)]))
+    print(f"\nPicture: {Path('monte_carlo_dropout.png').resolve()}")
 
 
 if __name__ == "__main__":
-    main()
+    with threadpool_limits(1):  # the products are too small to gain from more threads
+        main()

@@ -7,17 +7,21 @@ dropout drops the same inputs and the same units of the states at all steps of a
 Ghahramani 2016): `broadcast_axes=1` of (batch, time, features).
 
 No mask is kept for the backward pass: the same keys make the same choices. It is checked against
-finite differences, and what the two do is shown on few samples.
+finite differences. Then the cell learns from 200 digits. Each of the two raises the accuracy on
+those held out by more than the gain varies from seed to seed, locked dropout the most; both
+together gain about what locked dropout gains alone. (Learning rate and strengths were chosen on
+seeds 100 to 104: the rate as the best without either, the strengths each on its own.)
 """
 
 import numpy as np
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
+from threadpoolctl import threadpool_limits
 
 import ridgeline as rl
 
-UNITS, EPOCHS, BATCH, LR, SEEDS = 48, 150, 25, 0.15, 5
-P_INPUT, P_STATE, P_ZONEOUT = 0.1, 0.3, 0.1
+UNITS, EPOCHS, BATCH, LR, SEEDS = 48, 100, 25, 0.8, 5
+P_INPUT, P_STATE, P_ZONEOUT = 0.1, 0.15, 0.05
 TIME = 1  # the axis of (batch, time, features) that shares a choice
 
 
@@ -67,8 +71,8 @@ def loss(params, x, y, key, p):
 
 def gradient(params, x, y, key, p):
     """Return the gradient of `loss`: every dropout once more, with its key."""
-    p_input, p_state, p_zoneout = p
-    inputs, states, zones = key.split(3)
+    _, p_state, p_zoneout = p
+    _, states, zones = key.split(3)
     delta, (dropped, new, old, mean) = forward(params, x, key, p)
     delta[np.arange(len(y)), y] -= 1
     delta /= len(y)
@@ -78,9 +82,7 @@ def gradient(params, x, y, key, p):
     grads["bo"] += delta.sum(axis=0)
 
     d_mean = (delta @ params["wo"].T / steps)[:, None, :]
-    d_out = rl.dropout(
-        np.broadcast_to(d_mean, new.shape), p_state, states, broadcast_axes=TIME
-    )
+    d_out = rl.dropout(np.broadcast_to(d_mean, new.shape), p_state, states, broadcast_axes=TIME)
     dh = np.zeros_like(d_out[:, 0])
     for t in reversed(range(steps)):
         d_new, d_old = rl.zoneout_backward(dh + d_out[:, t], p_zoneout, zones.fold_in(t))
@@ -138,8 +140,9 @@ def main():
 
     images, digits = load_digits(return_X_y=True)
     x = (images / 16).astype(np.float32).reshape(-1, 8, 8)
-    print(f"\n200 digits to learn from, {len(x) - 200} held out, {SEEDS} seeds\n")
-    print(f"{'':<24}  training accuracy   held-out accuracy   held-out loss")
+    print(f"\n200 digits to learn from, {len(x) - 200} held out, {SEEDS} seeds; accuracy in %\n")
+    print("                     training       held out      gain         loss held out")
+    without = None
     for name, p in (
         ("nothing dropped", (0.0, 0.0, 0.0)),
         ("locked dropout", (P_INPUT, P_STATE, 0.0)),
@@ -152,19 +155,29 @@ def main():
                 x, digits, train_size=200, stratify=digits, random_state=seed
             )
             params = train(few, y, p, seed)
+            odds, _ = forward(params, few, None, p)
+            odds_many, _ = forward(params, many, None, p)
             results.append(
                 [
-                    np.mean(forward(params, few, None, p)[0].argmax(axis=1) == y),
-                    np.mean(forward(params, many, None, p)[0].argmax(axis=1) == y_many),
+                    100 * np.mean(odds.argmax(axis=1) == y),
+                    100 * np.mean(odds_many.argmax(axis=1) == y_many),
                     loss(params, many, y_many, None, p),
                 ]
             )
-        mean, deviation = np.mean(results, axis=0), np.std(results, axis=0, ddof=1)
+        train_accuracy, accuracy, losses = np.transpose(results)
+        gain = "" if without is None else spread(accuracy - without, 1)
+        without = accuracy if without is None else without
         print(
-            f"{name:<24}  {mean[0]:17.1%}   {mean[1]:9.1%} ± {deviation[1]:.1%}   "
-            f"{mean[2]:.3f} ± {deviation[2]:.3f}"
+            f"{name:<20} {train_accuracy.mean():8.1f}   {spread(accuracy, 1):>12}  "
+            f"{gain:>10}  {spread(losses, 3):>16}"
         )
+    print("Mean ± standard deviation over the seeds; gain: over nothing dropped, seed by seed.")
+
+
+def spread(values, digits):
+    return f"{values.mean():.{digits}f} ± {values.std(ddof=1):.{digits}f}"
 
 
 if __name__ == "__main__":
-    main()
+    with threadpool_limits(1):  # the products are too small to gain from more threads
+        main()

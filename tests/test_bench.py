@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import math
 import sys
 from dataclasses import replace
 
@@ -12,9 +13,11 @@ import numpy as np
 import pytest
 
 import ridgeline as rl
-from ridgeline.bench import cases, cli, measure, peers, roof
+from ridgeline.bench import cases, cli, fairness, measure, peers, random_peers, roof
 
 pytest.importorskip("rich")
+
+LIBRARIES = ("torch", "jax", "numba")
 
 
 def bench(*options: object) -> int:
@@ -26,11 +29,10 @@ def bench(*options: object) -> int:
 @pytest.fixture
 def without_libraries(monkeypatch):
     real = importlib.util.find_spec
-    hidden = ("torch", "numba")
     monkeypatch.setattr(
         importlib.util,
         "find_spec",
-        lambda name, *rest: None if name in hidden else real(name, *rest),
+        lambda name, *rest: None if name in LIBRARIES else real(name, *rest),
     )
 
 
@@ -48,7 +50,7 @@ class TestRun:
         assert isinstance(report["environment"], dict)
         assert report["settings"]["threads"] == 1
         assert report["settings"]["target"] == "scalar"
-        assert report["left_out"] == {"torch": "not installed", "numba": "not installed"}
+        assert report["left_out"] == dict.fromkeys(LIBRARIES, "not installed")
         names = [result["case"] for result in report["results"]]
         assert names == [
             "global_norm/16KiB",
@@ -135,23 +137,29 @@ class TestCases:
     @pytest.mark.parametrize("case", cases.cases(), ids=lambda case: case.name)
     def test_data_costs_the_same_at_every_call(self, case):
         """Also the last call of a run writes, where the case says that calls write."""
-        sizes = tuple(min(n, 300) for n in case.layout.sizes[:3])
-        memory = measure.Memory(sum(sizes))
-        layout = replace(case.layout, sizes=sizes)
-        memory.restore(layout.elements)
-        arrays = memory.arrays(layout, case.operation.arrays)
-        norms = [float(np.linalg.norm(x)) for x in arrays[0]]
-        first = [each[0] if layout.single else each for each in arrays]
-        numbers = case.operation.numbers(norms)
+        operation = case.operation
+        most = max(300, abs(math.prod(operation.shape)))
+        small = replace(case.layout, sizes=tuple(min(n, most) for n in case.layout.sizes[:3]))
+        memory = measure.Memory(small.elements)
+        memory.restore(small.elements)
+        arrays = memory.arrays(small, operation.arrays)
+        norms = measure._norms(case, arrays)
+        ridgeline = case.implementations(LIBRARIES)[0]
+        calls = measure._arguments(
+            replace(case, layout=small), ridgeline, arrays, norms, cases.CALLS
+        )
         changed = False
-        for _ in range(cases.CALLS):
-            before = [x.copy() for x in arrays[0]]
-            case.operation.function(*first, *next(numbers))
-            changed = any(not np.array_equal(x, y) for x, y in zip(before, arrays[0], strict=True))
-        if case.operation.variant in ("clips", "everything"):
+        for arguments in calls:
+            before = [x.copy() for each in arrays for x in each]
+            operation.function(*arguments)
+            after = [x for each in arrays for x in each]
+            changed = any(not np.array_equal(x, y) for x, y in zip(before, after, strict=True))
+        in_place = cases.OUT not in operation.arrays
+        if operation.variant in ("clips", "everything") or not (in_place or operation.writes):
             assert changed
         tiny = np.finfo(np.float32).tiny
-        assert all(np.all((np.abs(x) >= tiny) | (x == 0)) for x in arrays[0])
+        written = [x for x in after if not np.all(np.isnan(x))]
+        assert all(np.all((np.abs(x) >= tiny) | (x == 0)) for x in written)
 
     @pytest.mark.slow
     @pytest.mark.filterwarnings("ignore")  # the peers' own
@@ -159,9 +167,18 @@ class TestCases:
         "case", [*cases.select("512KiB"), *cases.select("1000x256")], ids=lambda case: case.name
     )
     def test_every_peer_computes_the_same(self, case):
-        good, left_out = measure._checked(case, compiled=False)
+        good, left_out = measure._checked(case, peers.missing(compiled=False, threads=10**6))
         assert left_out == {}
         assert good[0].name == "ridgeline"
+        installed = {each.kind for each in good if each.name != "ridgeline"}
+        assert {name for name in ("torch", "numba") if peers._installed(name)} <= installed
+
+    def test_jax_needs_all_cores(self, monkeypatch):
+        monkeypatch.setattr(peers, "_installed", lambda name: True)
+        monkeypatch.setattr(peers, "_cores", lambda: 4)
+        assert "4 cores" in peers.missing(compiled=True, threads=3)["jax"]
+        assert peers.missing(compiled=True, threads=4) == {}
+        assert list(peers.missing(compiled=False, threads=4)) == ["torch.compile"]
 
 
 class TestChecks:
@@ -173,7 +190,7 @@ class TestChecks:
     @pytest.mark.usefixtures("without_libraries")
     def test_a_wrong_peer_is_left_out(self, case, monkeypatch):
         monkeypatch.setitem(peers._NUMPY_ONE, "prox_l1", lambda x, step: None)
-        good, left_out = measure._checked(case, compiled=False)
+        good, left_out = measure._checked(case, LIBRARIES)
         assert [each.name for each in good] == ["ridgeline", "empty call"]
         assert left_out == {"numpy": "gives another result"}
 
@@ -183,7 +200,7 @@ class TestChecks:
             raise RuntimeError("no compiler\nat all")
 
         monkeypatch.setitem(peers._NUMPY_ONE, "prox_l1", fail)
-        _, left_out = measure._checked(case, compiled=False)
+        _, left_out = measure._checked(case, LIBRARIES)
         assert left_out == {"numpy": "RuntimeError: no compiler"}
 
     @pytest.mark.usefixtures("without_libraries")
@@ -194,6 +211,233 @@ class TestChecks:
         assert "disagree" in capsys.readouterr().err
 
 
+DRAWS = {op.full_name: op for op in cases.OPERATIONS if op.fair}
+
+
+def draw(name, function=None):
+    """Return what a call of an operation read and made, and its numbers."""
+    operation = DRAWS[name]
+    small = operation.reduced(cases.CACHE_1)
+    case = cases.Case(operation, small)
+    implementation = peers.Implementation("one", function or operation.function)
+    outcome = measure._outcome(case, measure.Memory(small.elements), implementation)
+    results = outcome.results(operation.arrays)
+    read, made = ([x.reshape(operation.shape) for x in each] for each in (outcome.read, results))
+    return read, made, outcome.numbers
+
+
+def is_fair(name, read, made, numbers):
+    return DRAWS[name].fair(read, [np.float32(x) for x in made], numbers)
+
+
+NORMAL_OR_UNIFORM = ("gaussian_dropout/10", "random_uniform", "random_normal")
+
+
+def chosen(name, read, p, keep):
+    """Return what dropout of each kind makes of the choices."""
+    x = read[0]
+    if name == "alpha_dropout/10":
+        a, shift, dropped = fairness.alpha_constants(p)
+        return [np.where(keep, a * x + shift, dropped)]
+    if name == "spatial_dropout/50":
+        keep = keep.reshape(*x.shape[:2], 1, 1)
+    if name == "dropout_add/10":
+        return [np.where(keep, x / (1 - p), 0) + read[1]]
+    return [np.where(keep, each / (1 - p), 0) for each in read]
+
+
+class TestFairness:
+    @pytest.mark.parametrize("name", DRAWS)
+    def test_ridgeline_is_fair(self, name):
+        assert is_fair(name, *draw(name))
+
+    @pytest.mark.parametrize("generator", [np.random.PCG64, np.random.SFC64])
+    @pytest.mark.parametrize("name", DRAWS)
+    def test_numpy_is_fair(self, name, generator):
+        table = random_peers._numpy_table(generator)
+        for _ in range(3):
+            assert is_fair(name, *draw(name, table[DRAWS[name].name]))
+
+    @pytest.mark.parametrize("errors", [-7, -5, 0, 5, 7])
+    @pytest.mark.parametrize("name", [name for name in DRAWS if name not in NORMAL_OR_UNIFORM])
+    def test_another_probability_is_not(self, name, errors):
+        """With the right scale, and the probability off by that many standard errors."""
+        read, _, (p, *_) = draw(name)
+        n = read[0].size // (256 if name == "spatial_dropout/50" else 1)
+        u = np.random.default_rng(0).permutation((np.arange(n) + 0.5) / n)  # no error of its own
+        keep = u >= p + errors * math.sqrt(p * (1 - p) / n)
+        assert is_fair(name, read, chosen(name, read, p, keep), (p,)) == (abs(errors) < 6)
+
+    @pytest.mark.parametrize(
+        "name", ["dropout/50", "dropout/10", "dropout_in_place/50", "spatial_dropout/50"]
+    )
+    def test_dropout_without_its_scale_is_not(self, name):
+        read, (y,), (p, *_) = draw(name)
+        assert not is_fair(name, read, [y * np.float32(1 - p)], (p,))
+        assert not is_fair(name, read, [y * np.float32(1 + 1e-6)], (p,))
+
+    def test_one_wrong_element_is_not_fair(self):
+        read, (y,), numbers = draw("dropout/50")
+        for wrong in (np.nan, np.inf, 1e-30, -y[y != 0][0]):
+            z = y.copy()
+            z[np.flatnonzero(y)[0]] = wrong
+            assert not is_fair("dropout/50", read, [z], numbers)
+
+    @pytest.mark.parametrize("length", [1, 2, 64, 4096, 40_000])
+    @pytest.mark.parametrize("name", ["dropout/50", "dropout/10"])
+    def test_a_mask_shared_between_rows_is_not(self, name, length):
+        """Also if it has exactly the right number of choices."""
+        (x,), _, (p, *_) = draw(name)
+        u = np.random.default_rng(0).permutation((np.arange(length) + 0.5) / length)
+        keep = np.resize(u >= p, x.size)
+        assert not is_fair(name, [x], [np.where(keep, x / (1 - p), 0)], (p,))
+        keep = np.repeat(u >= p, -(-x.size // length))[: x.size]
+        assert not is_fair(name, [x], [np.where(keep, x / (1 - p), 0)], (p,))
+
+    def test_elements_are_no_channels(self):
+        (x,), (y,), (p, *_) = draw("spatial_dropout/50")
+        alone = rl.dropout(x, p, rl.Key(1))
+        assert not is_fair("spatial_dropout/50", [x], [alone], (p,))
+        assert not is_fair("dropout/50", [x], [y], (p,))
+        samples = rl.dropout(x, p, rl.Key(1), broadcast_axes=(1, 2, 3))
+        assert not is_fair("spatial_dropout/50", [x], [samples], (p,))
+
+    def test_forward_and_backward_share_a_mask(self):
+        name = "dropout_forward_backward/50"
+        (x, dy), (y, dx), numbers = draw(name)
+        other = rl.dropout(dy, numbers[0], rl.Key(99))
+        assert not is_fair(name, [x, dy], [y, other], numbers)
+        one = dx.copy()
+        one[np.flatnonzero(dx)[0]] = 0
+        assert not is_fair(name, [x, dy], [y, one], numbers)
+        assert not is_fair(name, [x, dy], [y, dx / 2], numbers)
+        assert not is_fair(name, [x, dy], [y, y], numbers)
+
+    def test_dropout_add_adds_the_residual_alone(self):
+        name = "dropout_add/10"
+        (x, r), (y,), (p, *_) = draw(name)
+        assert not is_fair(name, [x, r], [rl.dropout(x, p, rl.Key(1))], (p,))
+        assert not is_fair(name, [x, r], [rl.dropout(x + r, p, rl.Key(1))], (p,))
+        assert not is_fair(name, [x, r], [r + (y - r) * (1 - p)], (p,))
+        assert not is_fair(name, [x, r], [y + np.float32(1e-4)], (p,))
+
+    def test_alpha_dropout_is_no_dropout(self):
+        name = "alpha_dropout/10"
+        (x,), (y,), (p, *_) = draw(name)
+        a, _, dropped = fairness.alpha_constants(p)
+        kept = np.abs(y - dropped) > 1e-5
+        assert not is_fair(name, [x], [rl.dropout(x, p, rl.Key(1))], (p,))
+        assert not is_fair(name, [x], [np.where(kept, a * x, dropped)], (p,))
+        assert not is_fair(name, [x], [np.where(kept, x, dropped)], (p,))
+        assert not is_fair(name, [x], [np.where(kept, y, dropped + 1e-3)], (p,))
+        assert not is_fair(name, [x], [np.where(kept, y, 0)], (p,))
+
+    @pytest.mark.parametrize("name", ["random_normal", "gaussian_dropout/10"])
+    def test_numbers_that_are_not_normal(self, name):
+        rng = np.random.default_rng(0)
+        n = 100_003
+        x = np.float32(rng.uniform(1, 2, n))
+        p = 0.1
+
+        def fair(z):
+            if name == "random_normal":
+                return is_fair(name, [], [z], ())
+            return is_fair(name, [x], [x * (1 + math.sqrt(p / (1 - p)) * z)], (p,))
+
+        z = rng.standard_normal(n)
+        assert fair(z)
+        assert not fair(1.03 * z)
+        assert not fair(0.97 * z)
+        assert not fair(z + 0.03)
+        assert not fair(np.abs(z))
+        assert not fair(np.clip(z, -2.5, 2.5))
+        assert not fair(rng.uniform(-math.sqrt(3), math.sqrt(3), n))
+        assert not fair(rng.choice([-1.0, 1.0], n))
+        assert not fair(rng.standard_t(8, n) * math.sqrt(6 / 8))
+        assert not fair(rng.standard_exponential(n) - 1)
+        assert not fair(np.resize(z[:1000], n))
+        assert not fair(np.repeat(z, 2)[:n])
+        assert not fair(np.where(np.arange(n) == 5, np.nan, z))
+
+    def test_numbers_that_are_not_uniform(self):
+        rng = np.random.default_rng(0)
+        n = 100_003
+
+        def fair(u):
+            return is_fair("random_uniform", [], [u], ())
+
+        u = rng.random(n, dtype=np.float32)
+        assert fair(u)
+        for wrong in (1.0, -1e-7, np.nan, np.inf):
+            assert not fair(np.where(np.arange(n) == 5, np.float32(wrong), u))
+        assert not fair(u * np.float32(0.97))
+        assert not fair(np.sqrt(u) * np.float32(0.999))
+        assert not fair(rng.beta(1.05, 1.05, n))
+        assert not fair(rng.integers(0, 2, n) * 0.9)
+        assert not fair(np.resize(u[:1000], n))
+        assert not fair(np.sort(u))
+        assert not fair(np.abs(2 * u - 1)[np.repeat(np.arange(n), 2)[:n]])
+
+
+class TestPeersThatDraw:
+    @pytest.fixture
+    def check(self, monkeypatch):
+        """Check a case with NumPy's table changed."""
+
+        def left_out(name, function):
+            operation = DRAWS[name]
+            table = {**random_peers._numpy_table(np.random.PCG64), operation.name: function}
+            monkeypatch.setattr(random_peers, "numpy_tables", lambda: {"numpy": table})
+            good, reasons = measure._checked(cases.Case(operation, cases.CACHE_1), LIBRARIES)
+            assert [each.name for each in good] == ["ridgeline", "numpy"][: 2 - len(reasons)]
+            return reasons.get("numpy")
+
+        return left_out
+
+    def test_fair_ones_stay(self, check):
+        rng = np.random.default_rng(0)
+        assert check("dropout/50", lambda x, out, p, key: rl.dropout(x, p, rl.Key(3))) is None
+        assert check("random_normal", lambda out, key: rng.random(out=out)) is not None
+
+    @pytest.mark.parametrize(
+        "function",
+        [
+            lambda x, out, p, key: x,
+            lambda x, out, p, key: None,
+            lambda x, out, p, key: rl.dropout(x, 0.4, key),
+            lambda x, out, p, key: rl.drop_connect(x, p, key, scale=False),
+            lambda x, out, p, key: rl.dropout(x.astype(np.float64), p, key),
+            lambda x, out, p, key: rl.dropout(x, p, key)[:-1],
+            lambda x, out, p, key: rl.dropout(x[::-1], p, key),
+        ],
+    )
+    def test_unfair_ones_are_left_out(self, check, function):
+        assert check("dropout/50", function) == "gives another result"
+
+    def test_a_gradient_that_is_missing_or_another(self, check):
+        def forward_only(x, dy, y, dx, p, key):
+            return rl.dropout(x, p, key)
+
+        def other_mask(x, dy, y, dx, p, key):
+            return rl.dropout(x, p, key), rl.dropout(dy, p, key.fold_in(1))
+
+        for wrong in (forward_only, other_mask):
+            assert check("dropout_forward_backward/50", wrong) == "gives another result"
+
+    @pytest.mark.parametrize(
+        "function",
+        [
+            lambda x, out, p, key: rl.dropout(x, p, rl.Key(3), out=out),
+            lambda x, out, p, key: rl.dropout(x, p, key),
+        ],
+    )
+    def test_ridgeline_has_to_write_the_numbers_of_the_reference(self, function):
+        """Fair is not enough."""
+        operation = replace(DRAWS["dropout/50"], function=function)
+        with pytest.raises(measure.WrongResult, match="dropout/50"):
+            measure._checked(cases.Case(operation, cases.CACHE_1), (*LIBRARIES, "numpy"))
+
+
 @pytest.mark.usefixtures("without_libraries")
 @pytest.mark.parametrize("pattern", roof.TRAFFIC)
 def test_roof_without_numba(pattern):
@@ -201,4 +445,4 @@ def test_roof_without_numba(pattern):
     memory.restore(4096)
     measured = roof.Roof(threads=2)
     assert measured.source == "numpy, 1 thread"
-    assert measured.sample(pattern, *memory.flat(4096)) > 0
+    assert measured.sample(pattern, *memory.for_roof(4096, pattern)) > 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import subprocess
@@ -10,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
+ROOT = Path(__file__).parents[1]
+EXAMPLES = ROOT / "examples"
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -95,3 +97,96 @@ def test_pytorch_loop(run):
     assert ours == pytest.approx(theirs, abs=3)
     theirs, ours = (float(x) for x in re.findall(r"step +penalty ([\d.]+)", text))
     assert ours == pytest.approx(theirs, rel=0.01)
+
+
+def test_monte_carlo_dropout(run, tmp_path):
+    pytest.importorskip("sklearn")
+    pytest.importorskip("matplotlib")
+    text = run("monte_carlo_dropout.py")
+    rows = dict(re.findall(r"^(\S[\w .]*?)  +(\d.*)$", text, re.MULTILINE))
+    rows = {name: [float(x) for x in re.findall(r"[\d.]+", row)] for name, row in rows.items()}
+    images, right_entropy, right_mutual = rows.pop("right")
+    mistakes, wrong_entropy, wrong_mutual = rows.pop("wrong")
+    assert images + mistakes == 1397
+    assert mistakes < 140
+    assert wrong_entropy > 2 * right_entropy
+    assert wrong_mutual > 2 * right_mutual
+    for name in ("entropy", "mutual information"):
+        assert number(rf"higher {name} than .* probability ([\d.]+)\.", text) > 0.85
+    plain = rows.pop("rotated by 0 degrees")
+    assert plain[0] == pytest.approx(100 * mistakes / 1397, abs=0.06)
+    assert len(rows) == 8
+    for row in rows.values():
+        assert all(more > less for more, less in zip(row, plain, strict=True))
+        assert row[2] < row[1]
+    less, more = rows["rotated by 30 degrees"], rows["rotated by 75 degrees"]
+    assert more[0] > less[0]
+    assert more[1] < less[1]
+    picture = tmp_path / "monte_carlo_dropout.png"
+    assert str(picture.resolve()) in text
+    assert picture.read_bytes().startswith(PNG)
+
+
+def test_recurrent_dropout(run):
+    pytest.importorskip("sklearn")
+    text = run("recurrent_dropout.py")
+    assert number(r"finite differences (\S+)", text) < 1e-7
+    rows = {}
+    for name in ("nothing dropped", "locked dropout", "zoneout", "both"):
+        row = re.search(rf"^{name} +(.*)$", text, re.MULTILINE)
+        rows[name] = [float(x) for x in re.findall(r"-?[\d.]+", row[1])]
+    fitted, accuracy, _, loss, _ = rows.pop("nothing dropped")
+    assert fitted > 99
+    for _, mean, _, gain, varies, held_out, _ in rows.values():
+        assert gain == pytest.approx(mean - accuracy, abs=0.11)
+        assert gain > 0
+        assert varies > 0
+        assert held_out < loss
+    gains = {name: row[3] for name, row in rows.items()}
+    assert gains["locked dropout"] > gains["zoneout"]
+    assert gains["both"] == pytest.approx(gains["locked dropout"], abs=1)
+    for name in ("locked dropout", "zoneout"):
+        assert rows[name][3] > rows[name][4]
+
+
+def test_sharded_dropout(run):
+    text = run("sharded_dropout.py")
+    assert len(re.findall(r"bits equal$", text, re.MULTILINE)) == 4
+    assert "DIFFERENT" not in text
+    assert 40 < number(r"same choice in (\d+)%", text) < 60
+
+
+def test_pytorch_dropout(run):
+    pytest.importorskip("torch")
+    text = run("pytorch_dropout.py")
+    assert "gradcheck: passed" in text
+    assert "torch 4,000,000 bytes" in text
+    assert number(r"ridgeline (\d+)", text) == 0
+    assert number(r"checkpoint: largest difference (\S+)", text) == 0
+
+
+def blocks(document):
+    """Return the Python blocks of a document, blank lines before to keep their line numbers."""
+    text = (ROOT / "docs" / document).read_text(encoding="utf-8")
+    for match in re.finditer(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
+        yield "\n" * text.count("\n", 0, match.start(1)) + match[1]
+
+
+def test_blocks_of_the_dropout_page(tmp_path):
+    found = list(blocks("dropout.md"))
+    assert len(found) == (ROOT / "docs" / "dropout.md").read_text(encoding="utf-8").count("```") / 2
+    assert sum("assert " in block for block in found) >= 10
+    script = "done = {'__name__': '__main__'}\n"
+    for block in found:
+        needs = re.findall(r"^import (torch|jax)$", block, re.MULTILINE)
+        if all(importlib.util.find_spec(package) for package in needs):
+            script += f"exec(compile({block!r}, 'dropout.md', 'exec'), done)\n"
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=tmp_path,
+        capture_output=True,
+        encoding="utf-8",
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == ""

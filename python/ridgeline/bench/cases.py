@@ -71,8 +71,9 @@ class Operation:
 
     ``numbers(norms)`` gives the other arguments, call by call. They move where data that has been
     clipped once would not be clipped again. ``passes`` is the memory traffic it cannot do without;
-    None: only the overhead is measured. Those that draw at random are ``fair`` or not; they and
-    their reference return what they make. ``writes``: to the gradients.
+    None: only the overhead is measured. ``writes``: to the gradients. ``fair`` tells, where numbers
+    are drawn at random, whether a peer's are as they should be; ridgeline's are those that the
+    reference returns, up to ``tolerance``. ``shape``: of the array, where it is not flat.
     """
 
     name: str
@@ -84,6 +85,7 @@ class Operation:
     arrays: tuple[str, ...] = (GRADS,)
     writes: bool = True
     fair: Fair | None = None
+    tolerance: float = 0.0
     layouts: tuple[Layout, ...] = LAYOUTS
     shape: tuple[int, ...] = (-1,)
     overhead: bool = True
@@ -95,8 +97,7 @@ class Operation:
 
     def reduced(self, layout: Layout) -> Layout:
         """Return the same arrays in a size that is quickly checked; for statistics, no smaller."""
-        step = abs(math.prod(self.shape))
-        most = 100_003 // step * step
+        most = 100_003 if self.shape == (-1,) else 1000 * abs(math.prod(self.shape))
         sizes = (most if self.fair else min(n, most) for n in layout.sizes)
         return Layout(layout.name, tuple(sizes), layout.single)
 
@@ -122,20 +123,29 @@ def _below_each(norms: list[float]) -> Iterator[Numbers]:
 
 
 def _keys(*numbers: Any) -> CallNumbers:
-    """The numbers, and a key of its own for each call."""
+    """Return the numbers, and another key at each call."""
     key = rl.Key(1)
     return lambda norms: ((*numbers, key.fold_in(k)) for k in itertools.count())
+
+
+def _into(function: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda x, out, p, key: function(x, p, key, out=out)
+
+
+def _new(function: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda x, out, p, key: function(x, p, key)
 
 
 def _draws(
     full_name: str,
     function: Callable[..., Any],
-    oracle: Callable[..., Any],
+    reference: Callable[..., Any],
     fair: Fair,
     *,
     p: float | None = None,
     arrays: tuple[str, ...] = (GRADS, OUT),
     passes: tuple[str, ...] = ("copy",),
+    tolerance: float = 0.0,
     shape: tuple[int, ...] = (-1,),
     overhead: bool = False,
 ) -> Operation:
@@ -144,12 +154,13 @@ def _draws(
         name,
         variant,
         function,
-        oracle,
+        reference,
         passes,
         _keys() if p is None else _keys(p),
         arrays=arrays,
         writes=arrays == (GRADS,),
         fair=fair,
+        tolerance=tolerance,
         layouts=(CACHE_1, CACHE_2, MEMORY),
         shape=shape,
         overhead=overhead,
@@ -159,6 +170,7 @@ def _draws(
 _PENALTY = rl.ElasticNet(L1, L2)
 _REFERENCE = reference.ElasticNet(L1, L2)
 _READ_WRITE = ("read", "rewrite")
+_POLYNOMIALS = 2e-6  # the reference's log, sin and cos are others
 
 OPERATIONS = (
     Operation("penalty_value", "", _PENALTY.value, _REFERENCE.value, None, _always(), writes=False),
@@ -239,23 +251,23 @@ OPERATIONS = (
     ),
     _draws(
         "dropout/50",
-        lambda x, out, p, key: rl.dropout(x, p, key, out=out),
-        lambda x, out, p, key: reference.dropout(x, p, key),
+        _into(rl.dropout),
+        _new(reference.dropout),
         fairness.dropout,
         p=0.5,
         overhead=True,
     ),
     _draws(
         "dropout/10",
-        lambda x, out, p, key: rl.dropout(x, p, key, out=out),
-        lambda x, out, p, key: reference.dropout(x, p, key),
+        _into(rl.dropout),
+        _new(reference.dropout),
         fairness.dropout,
         p=0.1,
     ),
     _draws(
         "dropout_in_place/50",
         lambda x, p, key: rl.dropout(x, p, key, out=x),
-        lambda x, p, key: reference.dropout(x, p, key),
+        reference.dropout,
         fairness.dropout,
         p=0.5,
         arrays=(GRADS,),
@@ -287,17 +299,18 @@ OPERATIONS = (
     ),
     _draws(
         "alpha_dropout/10",
-        lambda x, out, p, key: rl.alpha_dropout(x, p, key, out=out),
-        lambda x, out, p, key: reference.alpha_dropout(x, p, key),
+        _into(rl.alpha_dropout),
+        _new(reference.alpha_dropout),
         fairness.alpha_dropout,
         p=0.1,
     ),
     _draws(
         "gaussian_dropout/10",
-        lambda x, out, p, key: rl.gaussian_dropout(x, p, key, out=out),
-        lambda x, out, p, key: reference.gaussian_dropout(x, p, key),
+        _into(rl.gaussian_dropout),
+        _new(reference.gaussian_dropout),
         fairness.gaussian_dropout,
         p=0.1,
+        tolerance=_POLYNOMIALS,
     ),
     _draws(
         "spatial_dropout/50",
@@ -322,6 +335,7 @@ OPERATIONS = (
         fairness.normal,
         arrays=(OUT,),
         passes=("write",),
+        tolerance=_POLYNOMIALS,
     ),
 )
 
@@ -348,7 +362,13 @@ class Case:
         """List ridgeline, then the peers but those without."""
         layout = self.layout
         found = [Implementation("ridgeline", self.operation.function)]
-        found += peers(self.operation.name, layout.single, layout.elements, without)
+        found += peers(
+            self.operation.name,
+            self.operation.fair is not None,
+            layout.single,
+            layout.elements,
+            without,
+        )
         if self.overhead:
             found.append(Implementation(FLOOR, _core.nothing, "none"))
         return found

@@ -1,7 +1,7 @@
-"""Whether what a peer drew at random is the same computation.
+"""Whether what an implementation drew at random is the same computation.
 
 Peers draw other numbers than ridgeline. Here is what each operation promises for any of them: which
-values are possible, and sums that lie within 6 standard errors of what they should be. Functions
+values are possible, and sums that lie within some standard errors of what they should be. Functions
 take the arrays that were read, those that came out, and the numbers of the call.
 """
 
@@ -17,16 +17,23 @@ import numpy.typing as npt
 Array = npt.NDArray[Any]
 Fair = Callable[[Sequence[Array], Sequence[Array], Sequence[Any]], bool]
 
-SELU = 1.7580993408473766  # scale times alpha of SELU
+_SELU = 1.7580993408473766  # scale times alpha of SELU
 _ERRORS = 6.0  # standard errors that a sum may be off
-_ROUNDED = {"rtol": 3e-7, "atol": 0.0}  # a scale and a product, each rounded to float32
-_SUMMED = {"rtol": 3e-7, "atol": 2e-6}  # and a sum of numbers up to 10
+_ERRORS_OF_MANY = 8.0  # and the worst of up to 10**6 sums
+_ROUNDED = 3e-7  # relative: a scale and a product, each rounded to float32
+_SUMMED = 2e-6  # and a sum of numbers up to 10
+
+
+def alpha_constants(p: float) -> tuple[float, float, float]:
+    """Return a and A a p, the factor and the shift of what is kept, and A a p - A a."""
+    a = 1 / math.sqrt((_SELU * _SELU * p + 1) * (1 - p))
+    return a, _SELU * a * p, _SELU * a * p - _SELU * a
 
 
 def dropout(read: Sequence[Array], made: Sequence[Array], numbers: Sequence[Any]) -> bool:
     """Elements are 0, or x / (1 - p)."""
     p, kept = float(numbers[0]), made[0] != 0
-    return _chosen(kept, p) and _close(made[0][kept], _scaled(read[0], p)[kept], _ROUNDED)
+    return _is_chosen(kept, p) and _is_close(made[0][kept], _scaled(read[0], p)[kept])
 
 
 def dropout_channels(read: Sequence[Array], made: Sequence[Array], numbers: Sequence[Any]) -> bool:
@@ -35,8 +42,8 @@ def dropout_channels(read: Sequence[Array], made: Sequence[Array], numbers: Sequ
     channels = kept.reshape(kept.shape[0] * kept.shape[1], -1)
     return (
         bool(np.all(channels == channels[:, :1]))
-        and _chosen(channels[:, 0], p)
-        and _close(made[0][kept], _scaled(read[0], p)[kept], _ROUNDED)
+        and _is_chosen(channels[:, 0], p)
+        and _is_close(made[0][kept], _scaled(read[0], p)[kept])
     )
 
 
@@ -57,16 +64,16 @@ def dropout_add(read: Sequence[Array], made: Sequence[Array], numbers: Sequence[
     x, residual = read
     p, kept = float(numbers[0]), made[0] != residual
     wanted = _scaled(x, p) + residual.astype(np.float64)
-    return _chosen(kept, p) and _close(made[0][kept], wanted[kept], _SUMMED)
+    return _is_chosen(kept, p) and _is_close(made[0][kept], wanted[kept], _SUMMED)
 
 
 def alpha_dropout(read: Sequence[Array], made: Sequence[Array], numbers: Sequence[Any]) -> bool:
     """Elements are a x + A a p, or A a p - A a."""
     p = float(numbers[0])
-    a = 1 / math.sqrt((SELU * SELU * p + 1) * (1 - p))
-    kept = np.abs(made[0] - (SELU * a * p - SELU * a)) > _SUMMED["atol"]
-    wanted = a * read[0].astype(np.float64) + SELU * a * p
-    return _chosen(kept, p) and _close(made[0][kept], wanted[kept], _SUMMED)
+    a, shift, dropped = alpha_constants(p)
+    kept = np.abs(made[0] - dropped) > _SUMMED
+    wanted = a * read[0].astype(np.float64) + shift
+    return _is_chosen(kept, p) and _is_close(made[0][kept], wanted[kept], _SUMMED)
 
 
 def gaussian_dropout(read: Sequence[Array], made: Sequence[Array], numbers: Sequence[Any]) -> bool:
@@ -82,9 +89,11 @@ def normal(read: Sequence[Array], made: Sequence[Array], numbers: Sequence[Any])
 
 def uniform(read: Sequence[Array], made: Sequence[Array], numbers: Sequence[Any]) -> bool:
     """Elements are uniform on [0, 1)."""
-    u = made[0].astype(np.float64)
-    return bool(np.all((u >= 0) & (u < 1))) and _moments(
-        u, {1: 1 / 2, 2: 1 / 3, 4: 1 / 5, 8: 1 / 9}
+    u = made[0].astype(np.float64).ravel()
+    return (
+        bool(np.all((u >= 0) & (u < 1)))
+        and _has_moments(u, {k: 1 / (k + 1) for k in range(1, 9)})
+        and _is_uncorrelated((u - 0.5) * math.sqrt(12))
     )
 
 
@@ -92,25 +101,24 @@ def _scaled(x: Array, p: float) -> Array:
     return x.astype(np.float64) / (1 - p)
 
 
-def _close(got: Array, wanted: Array, tolerance: dict[str, float]) -> bool:
-    return bool(np.allclose(got, wanted, **tolerance))
+def _is_close(got: Array, wanted: Array, absolute: float = 0.0) -> bool:
+    return bool(np.allclose(got, wanted, rtol=_ROUNDED, atol=absolute))
 
 
-def _chosen(kept: Array, p: float) -> bool:
-    """Whether choices have probability 1 - p, and neighbours are independent."""
+def _is_chosen(kept: Array, p: float) -> bool:
+    """Whether choices have probability 1 - p and are independent."""
     z = (kept.ravel() - (1 - p)) / math.sqrt(p * (1 - p))
-    return _is_small(z) and _is_small(z[1:] * z[:-1])
+    return _is_small(z) and _is_uncorrelated(z)
 
 
 def _is_normal(z: Array) -> bool:
     z = z.astype(np.float64).ravel()
     # E z^k = (k - 1)!! for even k
-    return _moments(z, {1: 0, 2: 1, 3: 0, 4: 3, 6: 15, 8: 105}) and _is_small(z[1:] * z[:-1])
+    return _has_moments(z, {1: 0, 2: 1, 3: 0, 4: 3, 6: 15, 8: 105}) and _is_uncorrelated(z)
 
 
-def _moments(x: Array, wanted: dict[int, float]) -> bool:
+def _has_moments(x: Array, wanted: dict[int, float]) -> bool:
     """Whether the means of x^k are as wanted, by the wanted means of x^2k."""
-    x = x.ravel()
     return all(
         _is_small((x**k - mean) / math.sqrt(wanted[2 * k] - mean**2))
         for k, mean in wanted.items()
@@ -121,3 +129,15 @@ def _moments(x: Array, wanted: dict[int, float]) -> bool:
 def _is_small(z: Array) -> bool:
     """Whether the sum of uncorrelated numbers of mean 0 and variance 1 is what it may be."""
     return bool(abs(np.sum(z)) <= _ERRORS * math.sqrt(z.size))
+
+
+def _is_uncorrelated(z: Array) -> bool:
+    """Whether numbers of mean 0 and variance 1 are, at all distances up to half of them.
+
+    A repeated row or block correlates at its length. Wiener & Khinchin: the sums of z_i z_(i + d)
+    are the inverse transform of the power spectrum of z and as many zeros.
+    """
+    n = z.size
+    sums = np.fft.irfft(np.abs(np.fft.rfft(z, 2 * n)) ** 2, 2 * n)[1 : n // 2]
+    errors = np.sqrt(n - np.arange(1, n // 2))
+    return bool(np.all(np.abs(sums) <= _ERRORS_OF_MANY * errors))

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from .fairness import SELU
+from .fairness import alpha_constants
 
 L1 = np.float32(1e-5)
 L2 = np.float32(1e-4)
@@ -97,6 +97,8 @@ def _scale(x: Any, factor: Any) -> None:
 
 # Random numbers: a hash of the index, far cheaper than Philox and far weaker.
 
+_alpha_constants = numba.njit(alpha_constants)
+
 
 @numba.njit(inline="always")  # type: ignore[untyped-decorator]
 def _hash(i: Any, seed: Any) -> Any:
@@ -123,8 +125,8 @@ def _unit(bits: Any) -> Any:
 
 
 @numba.njit(inline="always")  # type: ignore[untyped-decorator]
-def _normal(i: Any, seed: Any) -> Any:
-    """Return the numbers i, even, and i + 1 (Box & Muller 1958)."""
+def _normals(i: Any, seed: Any) -> Any:
+    """Return numbers i, which is even, and i + 1 (Box & Muller 1958)."""
     u = _unit(_hash(i, seed)) + np.float32(2**-25)
     angle = np.float32(2 * math.pi) * _unit(_hash(i + 1, seed))
     radius = np.sqrt(np.float32(-2) * np.log(u))
@@ -150,10 +152,9 @@ def _dropout_add(x: Any, residual: Any, out: Any, p: Any, key: Any) -> None:
 
 
 def _alpha_dropout(x: Any, out: Any, p: Any, key: Any) -> None:
-    seed, limit, wide = np.uint32(key), _threshold(p), np.float64(p)
-    factor = 1 / math.sqrt((SELU * SELU * wide + 1) * (1 - wide))
-    a, shift = np.float32(factor), np.float32(SELU * factor * wide)
-    dropped = np.float32(SELU * factor * wide - SELU * factor)
+    seed, limit = np.uint32(key), _threshold(p)
+    factor, added, lowest = _alpha_constants(np.float64(p))
+    a, shift, dropped = np.float32(factor), np.float32(added), np.float32(lowest)
     for i in prange(x.size):
         out[i] = a * x[i] + shift if _hash(i, seed) >= limit else dropped
 
@@ -171,23 +172,23 @@ def _spatial_dropout(x: Any, out: Any, p: Any, key: Any) -> None:
 def _gaussian_dropout(x: Any, out: Any, p: Any, key: Any) -> None:
     seed, wide = np.uint32(key), np.float64(p)
     std = np.float32(math.sqrt(wide / (1 - wide)))
-    for k in prange((x.size + 1) // 2):
-        first, second = _normal(2 * k, seed)
+    for k in prange(x.size // 2):
+        first, second = _normals(2 * k, seed)
         out[2 * k] = x[2 * k] * (ONE + std * first)
-        if 2 * k + 1 < x.size:
-            out[2 * k + 1] = x[2 * k + 1] * (ONE + std * second)
+        out[2 * k + 1] = x[2 * k + 1] * (ONE + std * second)
+    if x.size % 2:
+        out[-1] = x[-1] * (ONE + std * _normals(x.size - 1, seed)[0])
 
 
-def _random_normal(out: Any, key: Any) -> None:
+def _fill_normal(out: Any, key: Any) -> None:
     seed = np.uint32(key)
-    for k in prange((out.size + 1) // 2):
-        first, second = _normal(2 * k, seed)
-        out[2 * k] = first
-        if 2 * k + 1 < out.size:
-            out[2 * k + 1] = second
+    for k in prange(out.size // 2):
+        out[2 * k], out[2 * k + 1] = _normals(2 * k, seed)
+    if out.size % 2:
+        out[-1] = _normals(out.size - 1, seed)[0]
 
 
-def _random_uniform(out: Any, key: Any) -> None:
+def _fill_uniform(out: Any, key: Any) -> None:
     seed = np.uint32(key)
     for i in prange(out.size):
         out[i] = _unit(_hash(i, seed))
@@ -233,7 +234,7 @@ _LINE = 16  # float32 in a cache line
 @numba.extending.intrinsic  # type: ignore[untyped-decorator]
 def _stream_line(context: Any, b: Any, i: Any, a: Any) -> Any:
     """Store a[i : i + 16] to b[i : i + 16], aligned to 64 bytes."""
-    from llvmlite import ir
+    ir: Any = importlib.import_module("llvmlite.ir")
 
     def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         line = ir.VectorType(ir.FloatType(), _LINE)
@@ -294,9 +295,9 @@ class Loops:
         self.alpha_dropout = compiled(_alpha_dropout)
         self.spatial_dropout = compiled(_spatial_dropout)
         self.gaussian_dropout = compiled(_gaussian_dropout)
-        self.normal = compiled(_random_normal)
-        self.uniform = compiled(_random_uniform)
-        self.roof = {
+        self.normal = compiled(_fill_normal)
+        self.uniform = compiled(_fill_uniform)
+        self.roof: dict[str, Callable[..., Any]] = {
             "read": compiled(_read),
             "rewrite": compiled(_rewrite),
             "add": compiled(_add),
@@ -313,7 +314,7 @@ class Loops:
         def stream_write(a: Any, b: Any, zero: Any, passes: int) -> None:
             write_lines(zeros, b[_aligned(b)], passes)
 
-        self.streams = {"copy": stream_copy, "write": stream_write}
+        self.streams: dict[str, Callable[..., Any]] = {"copy": stream_copy, "write": stream_write}
 
 
 serial = Loops(parallel=False)

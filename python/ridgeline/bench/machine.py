@@ -11,13 +11,14 @@ from typing import Any
 import ridgeline as rl
 from ridgeline import _core
 
-_LIBRARIES = ("numpy", "torch", "numba")
+_LIBRARIES = ("numpy", "torch", "jax", "numba")
 _ENVIRONMENT = (
     "NUMBA_NUM_THREADS",
     "OMP_NUM_THREADS",
     "OMP_WAIT_POLICY",
     "RIDGELINE_TARGET",
     "THP_MEM_ALLOC_ENABLE",  # huge pages for what torch allocates
+    "XLA_FLAGS",
 )
 
 

@@ -24,7 +24,6 @@ from .roof import TRAFFIC, Roof
 
 MIN_RUNS = 7
 MAX_RUNS = 201
-_INEXACT = ("gaussian_dropout", "random_normal")  # by polynomials other than the reference's
 _SAMPLE = 500e-6  # seconds that a run takes at least
 
 Flat = npt.NDArray[np.float32]
@@ -257,13 +256,18 @@ class _Outcome:
     returned: Any
     numbers: Numbers
 
+    def written(self, regions: tuple[str, ...]) -> list[Flat]:
+        """Return what was written where results go, or in place."""
+        pairs = zip(self.arrays, regions, strict=True)
+        results = [x[0] for x, name in pairs if name in (OUT, OUT_2)]
+        return results or [self.arrays[0][0]]
+
     def results(self, regions: tuple[str, ...]) -> list[npt.NDArray[Any]]:
-        """Return what was made: returned, or written where results go, or in place."""
-        if self.returned is not None:
-            made = self.returned if isinstance(self.returned, tuple) else (self.returned,)
-            return [np.array(x.detach() if hasattr(x, "detach") else x) for x in made]
-        made = [x for x, name in zip(self.arrays, regions, strict=True) if name in (OUT, OUT_2)]
-        return [x[0] for x in made or self.arrays]
+        """Return what was returned, or else written: peers do one or the other."""
+        if self.returned is None:
+            return [*self.written(regions)]
+        made = self.returned if isinstance(self.returned, tuple) else (self.returned,)
+        return [np.array(x.detach() if hasattr(x, "detach") else x) for x in made]
 
 
 def _outcome(case: Case, memory: Memory, implementation: Implementation) -> _Outcome:
@@ -285,7 +289,6 @@ def _checked(case: Case, without: Container[str]) -> tuple[list[Implementation],
     small = replace(case, layout=case.operation.reduced(case.layout))
     memory = Memory(small.layout.elements)
     wanted = _outcome(small, memory, Implementation("reference", case.operation.reference))
-    same = _same_draw if case.operation.fair else _same
     good: list[Implementation] = []
     left_out: dict[str, str] = {}
     for each in case.implementations(without):
@@ -299,7 +302,7 @@ def _checked(case: Case, without: Container[str]) -> tuple[list[Implementation],
                 raise
             left_out[each.name] = f"{type(error).__name__}: {str(error).splitlines()[0]}"
             continue
-        if same(case, each, got, wanted):
+        if _is_right(small, each.name, got, wanted):
             good.append(each)
         elif each.name == "ridgeline":
             raise WrongResult(f"{case.name}: ridgeline and ridgeline.reference disagree")
@@ -308,36 +311,34 @@ def _checked(case: Case, without: Container[str]) -> tuple[list[Implementation],
     return good, left_out
 
 
-def _same(case: Case, implementation: Implementation, got: _Outcome, wanted: _Outcome) -> bool:
+def _is_right(case: Case, name: str, got: _Outcome, wanted: _Outcome) -> bool:
+    """Whether results are those of the reference; for a peer that draws at random, as good."""
+    operation = case.operation
+    if operation.fair is None:
+        return _is_same(got, wanted)
+    if name == "ridgeline":
+        pairs = zip(got.written(operation.arrays), wanted.results(operation.arrays), strict=True)
+        if not all(
+            np.allclose(x, y.ravel(), rtol=operation.tolerance, atol=operation.tolerance)
+            for x, y in pairs
+        ):
+            return False
+    results = got.results(operation.arrays)
+    if len(results) != len(got.written(operation.arrays)):
+        return False
+    if any(x.dtype != np.float32 or x.size != case.layout.elements for x in results):
+        return False
+    read, made = ([x.reshape(operation.shape) for x in each] for each in (got.read, results))
+    return operation.fair(read, made, got.numbers)
+
+
+def _is_same(got: _Outcome, wanted: _Outcome) -> bool:
     """Whether the first set of arrays and what is returned are those of the reference."""
     pairs = zip(got.arrays[0], wanted.arrays[0], strict=True)
     same = all(np.allclose(x, y, rtol=1e-5, atol=1e-7) for x, y in pairs)
     if wanted.returned is not None:
         same = same and np.allclose(np.ravel(got.returned), np.ravel(wanted.returned), rtol=1e-4)
     return same
-
-
-def _same_draw(case: Case, implementation: Implementation, got: _Outcome, wanted: _Outcome) -> bool:
-    """Whether ridgeline's numbers are those of the reference, and a peer's as good as them."""
-    operation = case.operation
-    results = got.results(operation.arrays)
-    if implementation.name == "ridgeline":
-        expected = wanted.results(operation.arrays)
-        tolerance = 1e-5 if operation.name in _INEXACT else 0.0
-        if not all(
-            np.allclose(x, y.reshape(x.shape), rtol=tolerance, atol=tolerance / 100)
-            for x, y in zip(results, expected, strict=True)
-        ):
-            return False
-        written = dict(zip(operation.arrays, got.arrays, strict=True))
-        into = [written[name] for name in (OUT, OUT_2) if name in written]
-        if not all(np.array_equal(y.ravel(), x[0]) for x, y in zip(into, results, strict=False)):
-            return False
-    if operation.fair is None:
-        return True
-    shape = operation.shape
-    read = [x.reshape(shape) for x in got.read]
-    return operation.fair(read, [x.reshape(shape) for x in results], got.numbers)
 
 
 def _relative_error(norm: float, arrays: list[Flat]) -> float:

@@ -1,7 +1,7 @@
 """The operations as one writes them in NumPy and in PyTorch, and the Numba loops beside them.
 
-Those that draw at random are in `random_peers`. All have the signature of ridgeline's function: arrays first, then the numbers of the case. For many
-arrays the arguments are lists.
+All have the signature of ridgeline's function: arrays first, then the numbers of the case. For many
+arrays the arguments are lists. Those that draw at random are in `random_peers`.
 """
 
 from __future__ import annotations
@@ -47,12 +47,15 @@ def missing(compiled: bool, threads: int) -> dict[str, str]:
 
 
 def peers(
-    operation: str, single: bool, elements: int, without: Container[str]
+    operation: str, draws: bool, single: bool, elements: int, without: Container[str]
 ) -> list[Implementation]:
-    """List the implementations of an operation on one array, or on a list."""
+    """List the implementations of an operation, on one array or on a list.
+
+    Those that draw at random take one array.
+    """
     compiled = "torch.compile" not in without
     libraries: dict[str, Callable[[], dict[str, dict[str, Function]]]]
-    if operation in random_peers.OPERATIONS:
+    if draws:
         libraries = {
             "numpy": random_peers.numpy_tables,
             "torch": lambda: random_peers.torch_tables(compiled),

@@ -1,7 +1,8 @@
 """Random numbers and dropout as one writes them in NumPy, PyTorch and JAX.
 
 All have the signature of the operation: arrays to read, arrays to write, numbers. What cannot write
-into an array returns a new one. The key is ridgeline's: a library has its own generator.
+into an array returns a new one. Ridgeline's key is ignored: each library has a generator or a key
+of its own, made before the clock starts. `numba_table` uses ours, as the seed of its hash.
 """
 
 from __future__ import annotations
@@ -13,28 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from .fairness import SELU
+from .fairness import alpha_constants
 
 Function = Callable[..., Any]
 Table = dict[str, Function]
-
-OPERATIONS = (
-    "alpha_dropout",
-    "dropout",
-    "dropout_add",
-    "dropout_forward_backward",
-    "dropout_in_place",
-    "gaussian_dropout",
-    "random_normal",
-    "random_uniform",
-    "spatial_dropout",
-)
-
-
-def _alpha(p: float) -> tuple[float, float, float]:
-    """Return the factor and the shift of what is kept, and what is dropped."""
-    a = 1 / math.sqrt((SELU * SELU * p + 1) * (1 - p))
-    return a, SELU * a * p, SELU * a * p - SELU * a
 
 
 def numpy_tables() -> dict[str, Table]:
@@ -70,7 +53,7 @@ def _numpy_table(bits: Callable[[int], Any]) -> Table:
         return out
 
     def alpha(x: Any, out: Any, p: float, key: Any) -> Any:
-        a, shift, dropped = _alpha(p)
+        a, shift, dropped = alpha_constants(p)
         rng.random(out=out, dtype=np.float32)
         drop = out < p
         np.multiply(x, a, out=out)
@@ -103,7 +86,7 @@ def _numpy_table(bits: Callable[[int], Any]) -> Table:
 
 
 def torch_tables(compiled: bool) -> dict[str, Table]:
-    """Return torch.nn.functional, native_dropout, and both compiled."""
+    """Return torch.nn.functional, native_dropout which makes a mask, and the former compiled."""
     torch: Any = importlib.import_module("torch")
     functional: Any = importlib.import_module("torch.nn.functional")
 
@@ -139,7 +122,7 @@ def torch_tables(compiled: bool) -> dict[str, Table]:
             ),
         }
 
-    tables = {
+    tables: dict[str, Table] = {
         "torch": {
             **table(functional_dropout),
             "alpha_dropout": _new(alpha_dropout),
@@ -147,8 +130,8 @@ def torch_tables(compiled: bool) -> dict[str, Table]:
                 x, p, training=True, inplace=True
             ),
             "gaussian_dropout": gaussian,
-            "random_normal": lambda out, key: torch.randn(out.shape, out=out),
-            "random_uniform": lambda out, key: torch.rand(out.shape, out=out),
+            "random_normal": lambda out, key: out.normal_(),
+            "random_uniform": lambda out, key: out.uniform_(),
             "spatial_dropout": _new(spatial_dropout),
         },
         "torch native": table(native_dropout),
@@ -202,7 +185,7 @@ def _jax_table(jax: Any, key: Any) -> Table:
         return dropout(key, x, p) + residual
 
     def alpha(key: Any, x: Any, p: float) -> Any:
-        a, shift, dropped = _alpha(p)
+        a, shift, dropped = alpha_constants(p)
         return where(keep(key, x, p), a * x + shift, dropped)
 
     def gaussian(key: Any, x: Any, p: float) -> Any:

@@ -25,9 +25,10 @@ _SAMPLE = 200e-6  # seconds that a sample takes at least
 _SHARED = 2**16  # elements from which threads are worth it
 
 Pass = Callable[[Any, Any, Any, int], Any]
+Passes = dict[str, Pass]
 
 
-def _numpy_passes() -> dict[str, Pass]:
+def _numpy_passes() -> Passes:
     def repeated(one: Callable[[Any, Any, Any], Any]) -> Pass:
         def passes(a: Any, b: Any, zero: Any, count: int) -> None:
             for _ in range(count):
@@ -48,7 +49,7 @@ class Roof:
     """Samples passes over arrays a and b; keeps how many passes make a sample."""
 
     def __init__(self, threads: int) -> None:
-        variants: list[dict[str, Pass]] = []
+        variants: list[Passes] = []
         self.source = "numpy, 1 thread"
         if importlib.util.find_spec("numba") is not None:
             from . import loops
