@@ -1,11 +1,11 @@
 """Regularization kernels for training loops on the CPU.
 
-Penalties, proximal steps, gradient clipping and dropout that work on NumPy arrays, PyTorch CPU
-tensors and anything else with ``__dlpack__``, one array or a whole model in a call. The same bits
-for any number of threads, any instruction set and any memory layout.
+Penalties, proximal steps, gradient clipping, dropout and pruning that work on NumPy arrays, PyTorch
+CPU tensors and anything else with ``__dlpack__``, one array or a whole model in a call. The same
+bits for any number of threads, any instruction set and any memory layout.
 """
 
-from . import clipping, penalties, random, runtime
+from . import clipping, penalties, prune, random, runtime
 from ._core import NonFiniteError, RequiresGradError
 from .clipping import (
     clip_by_global_norm_,
@@ -33,7 +33,7 @@ from .dropout import (
     zoneout,
     zoneout_backward,
 )
-from .masks import Mask
+from .masks import Mask, MaskSet
 from .penalties import L0, L1, L2, MCP, SCAD, ElasticNet, Huber, LHalf, LogSum, Penalty
 from .random import Key
 from .runtime import get_num_threads, set_num_threads, show_config, threads
@@ -52,6 +52,7 @@ __all__ = [
     "LHalf",
     "LogSum",
     "Mask",
+    "MaskSet",
     "NonFiniteError",
     "Penalty",
     "RequiresGradError",
@@ -77,6 +78,7 @@ __all__ = [
     "global_norm",
     "patch_dropout",
     "penalties",
+    "prune",
     "random",
     "runtime",
     "set_num_threads",

@@ -166,3 +166,70 @@ def zoneout_backward(
     dy: ArrayT, p: Any, key: Any, offset: Any, axes: Any, shape: Any, index: Any, /
 ) -> tuple[ArrayT, ArrayT]: ...
 def apply_mask(params: Any, words: Any, /) -> None: ...
+def prune_saliency(w: ArrayT, g: Any, squared: bool, out: ArrayT | None, /) -> ArrayT: ...
+def prune_magnitudes(g: ArrayT, out: ArrayT | None, /) -> ArrayT: ...
+def prune_movement(scores: Any, w: Any, g: Any, lr: float, /) -> None: ...
+def prune_wanda(w: ArrayT, x_norm: Any, out: ArrayT | None, /) -> ArrayT: ...
+def apply_masks(params: Any, words: list[Any], shapes: list[Any], /) -> None: ...
+def random_shrink_(params: Any, strength: Any, key: Any, /) -> None: ...
+def check_arrays(name: str, arrays: Any, /) -> None: ...
+def prune_select(
+    name: str,
+    arrays: Any,
+    count: int | list[int],
+    words: Any,
+    among: Any,
+    factors: list[float] | None,
+    magnitude: bool,
+    /,
+) -> None: ...
+def prune_random(
+    arrays: Any, key: Any, first: int, count: int, words: Any, among: Any, /
+) -> None: ...
+def prune_random_keys(key: Any, first: int, keys: Any, /) -> None: ...
+def prune_histogram(
+    name: str,
+    arrays: Any,
+    among: Any,
+    factors: list[float] | None,
+    magnitude: bool,
+    low: int,
+    shift: int,
+    bins: Any,
+    /,
+) -> int: ...
+def prune_at_key(
+    name: str,
+    arrays: Any,
+    words: Any,
+    among: Any,
+    factors: list[float] | None,
+    magnitude: bool,
+    key: int,
+    ties: int,
+    /,
+) -> None: ...
+def prune_random_histogram(
+    arrays: Any, key: Any, first: int, among: Any, low: int, shift: int, bins: Any, /
+) -> int: ...
+def prune_random_at_key(
+    arrays: Any, key: Any, first: int, words: Any, among: Any, at: int, ties: int, /
+) -> None: ...
+def prune_n_of_m(
+    name: str,
+    x: Any,
+    outer: int,
+    length: int,
+    inner: int,
+    keep: int,
+    size: int,
+    magnitude: bool,
+    among: Any,
+    words: Any,
+    /,
+) -> None: ...
+def prune_block_powers(
+    name: str, x: Any, block: list[int], ord: float, among: Any, scores: Any, /
+) -> None: ...
+def prune_spread(shape: list[int], block: list[int], blocks: Any, words: Any, /) -> None: ...
+def prune_gather(shape: list[int], block: list[int], words: Any, blocks: Any, /) -> None: ...

@@ -1,9 +1,23 @@
-"""Masks of one bit an element."""
+"""Masks of one bit an element, and sets of them that mirror a container of arrays.
+
+A file of masks is a ``.npz`` or a ``.safetensors`` file with an array of uint64 for each mask: bit
+``i % 64`` of word ``i // 64`` says whether element i, in C order, is kept; bits beyond the last
+element are 0. The arrays have the names of `MaskSet.flat`, that of a single mask is ``words``;
+``#3`` where a file cannot hold the name. ``ridgeline`` is a JSON text, as bytes in an array, or in
+the metadata of safetensors: ``{"version": 1, "masks": ...}``. There a mask is
+``{"mask": name of its array, "shape": [...]}``, a list ``{"values": [...]}`` and a dict
+``{"keys": [...], "values": [...]}``.
+"""
 
 from __future__ import annotations
 
+import json
 import math
-from typing import TYPE_CHECKING, Any, NoReturn, cast
+import operator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -12,9 +26,41 @@ from . import _core
 from ._numbering import shape_of
 
 if TYPE_CHECKING:
-    from ._typing import SupportsDLPack
+    from collections.abc import ItemsView, KeysView, ValuesView
 
-__all__ = ["Mask"]
+    from ._typing import SupportsDLPack, Tree
+
+__all__ = ["Mask", "MaskSet"]
+
+Words: TypeAlias = npt.NDArray[np.uint64]
+Keys: TypeAlias = tuple[object, ...]  # the way from a container to one of its arrays
+
+
+def _place(name: str, path: Keys) -> str:
+    """Return what an error calls a part of the argument `name`."""
+    return name + "".join(f"[{key!r}]" for key in path)
+
+
+def _count(words: Words) -> int:
+    """Return how many bits are 1."""
+    if hasattr(np, "bitwise_count"):
+        return int(np.bitwise_count(words).sum(dtype=np.int64))
+    return int(np.unpackbits(words.view(np.uint8)).sum(dtype=np.int64))  # NumPy 1
+
+
+def _sparsity(size: int, count: int) -> float:
+    return (size - count) / size if size else 0.0
+
+
+def _mask_of(array: object, place: str) -> Mask:
+    """Return the mask of an array of bool."""
+    bools = np.asarray(array)
+    if bools.dtype != np.bool_:
+        raise TypeError(f"{place}: got dtype {bools.dtype}, wants bool")
+    words = np.zeros((bools.size + 63) // 64, np.uint64)
+    packed = np.packbits(bools, bitorder="little")
+    words.view(np.uint8)[: packed.size] = packed
+    return Mask._of(bools.shape, words)
 
 
 class Mask:
@@ -40,14 +86,14 @@ class Mask:
     __slots__ = ("_shape", "_words")
     __hash__ = None  # type: ignore[assignment]
     _shape: tuple[int, ...]
-    _words: npt.NDArray[np.uint64]
+    _words: Words
 
     def __init__(self) -> None:
         """Refuse to make a mask of nothing."""
         raise TypeError("a Mask is made by Mask.from_array, dropout_mask or pruning")
 
     @classmethod
-    def _of(cls, shape: tuple[int, ...], words: npt.NDArray[np.uint64]) -> Mask:
+    def _of(cls, shape: tuple[int, ...], words: Words) -> Mask:
         """Return the mask of words whose bits beyond the last element are 0."""
         mask = object.__new__(cls)
         object.__setattr__(mask, "_shape", shape)
@@ -55,8 +101,8 @@ class Mask:
         words.flags.writeable = False
         return mask
 
-    @classmethod
-    def from_array(cls, array: npt.ArrayLike) -> Mask:
+    @staticmethod
+    def from_array(array: npt.ArrayLike) -> Mask:
         """Return the mask of an array of bool.
 
         Parameters
@@ -79,13 +125,7 @@ class Mask:
         >>> rl.Mask.from_array([True, False, True]).sparsity
         0.3333333333333333
         """
-        bools = np.asarray(array)
-        if bools.dtype != np.bool_:
-            raise TypeError(f"array: got dtype {bools.dtype}, wants bool")
-        words = np.zeros((bools.size + 63) // 64, np.uint64)
-        packed = np.packbits(bools, bitorder="little")
-        words.view(np.uint8)[: packed.size] = packed
-        return cls._of(bools.shape, words)
+        return _mask_of(array, "array")
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -98,6 +138,11 @@ class Mask:
         return math.prod(self._shape)
 
     @property
+    def count(self) -> int:
+        """The number of elements that are kept."""
+        return _count(self._words)
+
+    @property
     def nbytes(self) -> int:
         """The bytes of memory that the bits take: an eighth of `size`, in words of 8 bytes."""
         return self._words.nbytes
@@ -105,8 +150,7 @@ class Mask:
     @property
     def sparsity(self) -> float:
         """The fraction of elements that are not kept; 0 for a mask of no elements."""
-        kept = int(np.bitwise_count(self._words).sum(dtype=np.int64))
-        return (self.size - kept) / self.size if self.size else 0.0
+        return _sparsity(self.size, self.count)
 
     def to_array(self) -> npt.NDArray[np.bool_]:
         """Return the mask as an array of bool.
@@ -155,7 +199,68 @@ class Mask:
             raise ValueError(f"params: got shape {shape}, wants {self._shape}, that of the mask")
         _core.apply_mask(params, self._words)
 
-    def _alike(self, other: Mask) -> npt.NDArray[np.uint64]:
+    def save(self, file: str | PathLike[str]) -> None:
+        """Write the mask to a file: one bit an element.
+
+        Parameters
+        ----------
+        file : str or path
+            A name that ends in ``.npz`` or in ``.safetensors``. A file that is there is replaced.
+
+        Raises
+        ------
+        ValueError
+            If the name ends otherwise.
+        ModuleNotFoundError
+            If it ends in ``.safetensors`` and that package is missing.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> import ridgeline as rl
+        >>> mask = rl.Mask.from_array([True, False])
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     mask.save(f"{folder}/mask.npz")
+        ...     rl.Mask.load(f"{folder}/mask.npz") == mask
+        True
+        """
+        _save(file, self)
+
+    @staticmethod
+    def load(file: str | PathLike[str]) -> Mask:
+        """Read a mask that `save` wrote.
+
+        Parameters
+        ----------
+        file : str or path
+            A ``.npz`` or ``.safetensors`` file.
+
+        Returns
+        -------
+        Mask
+
+        Raises
+        ------
+        ValueError
+            If it is no such file, is damaged, of another version, or holds a `MaskSet`.
+        ModuleNotFoundError
+            If it is a ``.safetensors`` file and that package is missing.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> import ridgeline as rl
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     rl.Mask.from_array([True, False]).save(f"{folder}/mask.npz")
+        ...     rl.Mask.load(f"{folder}/mask.npz")
+        Mask(shape=(2,), sparsity=0.5)
+        """
+        mask = _load(file)
+        if not isinstance(mask, Mask):
+            raise ValueError(f"file: got {Path(file).name!r} of a MaskSet, wants one of a Mask")
+        return mask
+
+    def _alike(self, other: Mask) -> Words:
         """Return the words of a mask of the same shape."""
         if other._shape != self._shape:
             raise ValueError(f"mask: got shape {other._shape}, wants {self._shape}")
@@ -188,10 +293,589 @@ class Mask:
     def __repr__(self) -> str:
         return f"Mask(shape={self._shape}, sparsity={self.sparsity:.4g})"
 
-    def __reduce__(self) -> tuple[Any, tuple[tuple[int, ...], npt.NDArray[np.uint64]]]:
+    def __reduce__(self) -> tuple[Any, tuple[tuple[int, ...], Words]]:
         return _restored, (self._shape, self._words)
 
 
-def _restored(shape: object, words: npt.NDArray[np.uint64]) -> Mask:
+def _restored(shape: object, words: Words) -> Mask:
     """Return a mask that was pickled."""
-    return Mask._of(shape_of("shape", shape), cast("npt.NDArray[np.uint64]", words.copy()))
+    return Mask._of(shape_of("shape", shape), words.copy())
+
+
+class MaskSet:
+    """The masks of many arrays, in a container like theirs.
+
+    Of a list or tuple of arrays it is a sequence of masks: ``masks[0]``, ``len(masks)``, iteration,
+    slices; of a dict a mapping: ``masks["w"]``, ``masks.items()``. Containers in containers are
+    MaskSets in a MaskSet. `size`, `count` and `sparsity` are over all elements of all masks;
+    ``&``, ``|`` and ``~`` go mask by mask, dicts by key. Sets are values: they never change, and
+    compare by structure, shapes and bits.
+
+    Pruning makes one of a list or dict of parameters, `of` one of masks, `from_array` one of arrays
+    of bool.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import ridgeline as rl
+    >>> masks = rl.MaskSet.from_array({"w": np.eye(3, dtype=bool), "b": np.ones(3, bool)})
+    >>> masks
+    MaskSet of 2 masks, sparsity=0.5
+      w  (3, 3)  0.6667
+      b  (3,)    0
+    >>> masks["b"]
+    Mask(shape=(3,), sparsity=0)
+    >>> params = {"b": np.ones(3), "w": np.full((3, 3), 7.0)}
+    >>> masks.apply_(params)
+    >>> params["w"]
+    array([[7., 0., 0.],
+           [0., 7., 0.],
+           [0., 0., 7.]])
+    """
+
+    __slots__ = ("_children", "_leaves")
+    __hash__ = None  # type: ignore[assignment]
+    _children: tuple[Mask | MaskSet, ...] | dict[Any, Mask | MaskSet]
+    _leaves: tuple[tuple[Keys, Mask], ...]
+
+    if TYPE_CHECKING:
+        # Of the mapping that a dict makes.
+        def keys(self) -> KeysView[Any]:
+            """Return the keys."""
+
+        def values(self) -> ValuesView[Any]:
+            """Return the masks."""
+
+        def items(self) -> ItemsView[Any, Any]:
+            """Return the keys with the masks."""
+
+    def __init__(self) -> None:
+        """Refuse to make a set of nothing."""
+        raise TypeError("a MaskSet is made by MaskSet.of, MaskSet.from_array or pruning")
+
+    @staticmethod
+    def of(masks: object) -> MaskSet:
+        """Return the set of masks in a container.
+
+        Parameters
+        ----------
+        masks : list, tuple, dict or iterable of Mask
+            Nested as you like; MaskSets may be among them.
+
+        Returns
+        -------
+        MaskSet
+
+        Raises
+        ------
+        TypeError
+            If it is no container, or holds something else.
+
+        Examples
+        --------
+        >>> import ridgeline as rl
+        >>> mask = rl.Mask.from_array([True, False])
+        >>> masks = rl.MaskSet.of([mask, ~mask, {"c": mask | ~mask}])
+        >>> masks
+        MaskSet of 3 masks, sparsity=0.3333
+          0    (2,)  0.5
+          1    (2,)  0.5
+          2/c  (2,)  0
+        >>> len(masks), masks[2]["c"].sparsity
+        (3, 0.0)
+        """
+
+        def leaf(node: object, place: str) -> Mask:
+            if not isinstance(node, Mask):
+                raise TypeError(f"{place}: got {type(node).__name__}, wants a Mask")
+            return node
+
+        return _set_of(masks, "masks", "Masks", leaf)
+
+    @staticmethod
+    def from_array(arrays: object) -> MaskSet:
+        """Return the set of masks of the arrays of bool in a container.
+
+        Parameters
+        ----------
+        arrays : list, tuple, dict or iterable of array of bool
+            True for elements to keep. Nested as you like.
+
+        Returns
+        -------
+        MaskSet
+
+        Raises
+        ------
+        TypeError
+            If it is no container, or holds something else than arrays of bool.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import ridgeline as rl
+        >>> weights = [np.array([3.0, 0.0]), np.array([0.0])]
+        >>> rl.MaskSet.from_array([w != 0 for w in weights]).count
+        1
+        """
+
+        def leaf(node: object, place: str) -> Mask:
+            if not _is_array(node):
+                raise TypeError(f"{place}: got {type(node).__name__}, wants an array of bool")
+            return _mask_of(node, place)
+
+        return _set_of(arrays, "arrays", "arrays of bool", leaf)
+
+    def __len__(self) -> int:
+        return len(self._children)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._children)
+
+    def __getitem__(self, key: Any) -> Any:
+        raise NotImplementedError
+
+    @property
+    def size(self) -> int:
+        """The number of elements of all masks."""
+        return sum(mask.size for _, mask in self._leaves)
+
+    @property
+    def count(self) -> int:
+        """The number of elements that are kept, in all masks."""
+        return sum(mask.count for _, mask in self._leaves)
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes of memory that the bits take."""
+        return sum(mask.nbytes for _, mask in self._leaves)
+
+    @property
+    def sparsity(self) -> float:
+        """The fraction of all elements that are not kept; 0 for no elements."""
+        return _sparsity(self.size, self.count)
+
+    def flat(self) -> list[tuple[str, Mask]]:
+        """Return the masks with their names, depth first.
+
+        Returns
+        -------
+        list of (str, Mask)
+            The keys and indexes that lead to a mask, joined by ``"/"``, are its name.
+
+        Examples
+        --------
+        >>> import ridgeline as rl
+        >>> mask = rl.Mask.from_array([True, False])
+        >>> masks = rl.MaskSet.of({"conv.weight": mask, "block": [mask, mask]})
+        >>> [name for name, _ in masks.flat()]
+        ['conv.weight', 'block/0', 'block/1']
+        """
+        return [("/".join(map(str, path)), mask) for path, mask in self._leaves]
+
+    def to_array(self) -> Any:
+        """Return the masks as arrays of bool, in lists and dicts.
+
+        Returns
+        -------
+        list or dict of ndarray of bool
+
+        Examples
+        --------
+        >>> import ridgeline as rl
+        >>> rl.MaskSet.of({"w": rl.Mask.from_array([True, False])}).to_array()
+        {'w': array([ True, False])}
+        """
+        return _mapped(self, lambda mask: mask.to_array())
+
+    def apply_(self, params: Tree) -> None:
+        """Set elements that are not kept to 0, in place; the others keep every bit.
+
+        One call for all arrays. Nothing is written unless all of them fit. As a parameter update
+        it acts as under ``torch.no_grad()``.
+
+        Parameters
+        ----------
+        params : list, tuple, dict or iterable of arrays
+            Written. Of the set's structure and the masks' shapes; the order of a dict's keys does
+            not matter. A set that mirrors a list fits ``model.parameters()``.
+
+        Raises
+        ------
+        TypeError
+            If something is no array of a supported dtype in CPU memory.
+        ValueError
+            If the structure or a shape is another, or an array is read-only or appears twice.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import ridgeline as rl
+        >>> masks = rl.MaskSet.from_array([np.array([True, False]), np.array([False])])
+        >>> params = [np.array([1.0, np.nan]), np.array([2.0])]
+        >>> masks.apply_(params)
+        >>> params
+        [array([1., 0.]), array([0.])]
+        >>> masks.apply_(params[:1])
+        Traceback (most recent call last):
+        ValueError: params: got a sequence of 1, wants a sequence of 2, as the masks
+        """
+        masks = [mask for _, mask in self._leaves]
+        _core.apply_masks(
+            _aligned(self, params), [mask._words for mask in masks], [mask.shape for mask in masks]
+        )
+
+    def save(self, file: str | PathLike[str]) -> None:
+        """Write the masks to a file, with their names and the structure.
+
+        Parameters
+        ----------
+        file : str or path
+            A name that ends in ``.npz`` or in ``.safetensors``. A file that is there is replaced.
+
+        Raises
+        ------
+        TypeError
+            If a key of a dict is neither a string nor an integer.
+        ValueError
+            If the name ends otherwise.
+        ModuleNotFoundError
+            If it ends in ``.safetensors`` and that package is missing.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> import ridgeline as rl
+        >>> masks = rl.MaskSet.of({"conv.weight": rl.Mask.from_array([[True], [False]])})
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     masks.save(f"{folder}/masks.npz")
+        ...     rl.MaskSet.load(f"{folder}/masks.npz") == masks
+        True
+        """
+        _save(file, self)
+
+    @staticmethod
+    def load(file: str | PathLike[str]) -> MaskSet:
+        """Read a set that `save` wrote: lists stay lists, dicts stay dicts.
+
+        Parameters
+        ----------
+        file : str or path
+            A ``.npz`` or ``.safetensors`` file.
+
+        Returns
+        -------
+        MaskSet
+
+        Raises
+        ------
+        ValueError
+            If it is no such file, is damaged, of another version, or holds a single `Mask`.
+        ModuleNotFoundError
+            If it is a ``.safetensors`` file and that package is missing.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> import ridgeline as rl
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     rl.MaskSet.of([rl.Mask.from_array([True, False])]).save(f"{folder}/masks.npz")
+        ...     rl.MaskSet.load(f"{folder}/masks.npz")
+        MaskSet of 1 mask, sparsity=0.5
+          0  (2,)  0.5
+        """
+        masks = _load(file)
+        if not isinstance(masks, MaskSet):
+            raise ValueError(f"file: got {Path(file).name!r} of a Mask, wants one of a MaskSet")
+        return masks
+
+    def __and__(self, other: MaskSet) -> MaskSet:
+        return self._combined(other, operator.and_)
+
+    def __or__(self, other: MaskSet) -> MaskSet:
+        return self._combined(other, operator.or_)
+
+    def _combined(self, other: MaskSet, op: Callable[[Mask, Mask], Mask]) -> MaskSet:
+        if not isinstance(other, MaskSet):
+            return NotImplemented
+        others = iter(_leaves_of(self, _aligned(self, other, "masks")))
+
+        def leaf(mask: Mask) -> Mask:
+            path, fellow = next(others)
+            if mask.shape != fellow.shape:
+                place = _place("masks", path)
+                raise ValueError(f"{place}: got shape {fellow.shape}, wants {mask.shape}")
+            return op(mask, fellow)
+
+        return MaskSet.of(_mapped(self, leaf))
+
+    def __invert__(self) -> MaskSet:
+        return MaskSet.of(_mapped(self, operator.invert))
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, MaskSet):
+            return NotImplemented
+        return type(self) is type(other) and self._children == other._children
+
+    def __setattr__(self, name: str, value: object) -> NoReturn:
+        raise AttributeError(f"a MaskSet never changes; got a new value for {name!r}")
+
+    def __repr__(self) -> str:
+        rows = [(name, str(mask.shape), f"{mask.sparsity:.4g}") for name, mask in self.flat()]
+        if len(rows) > 20:
+            rows[10:-5] = [("...", "", "")]
+        name_width, shape_width = (max((len(row[i]) for row in rows), default=0) for i in range(2))
+        masks = f"{len(self._leaves)} mask{'s' * (len(self._leaves) != 1)}"
+        return "\n".join(
+            [f"MaskSet of {masks}, sparsity={self.sparsity:.4g}"]
+            + [f"  {n:{name_width}}  {s:{shape_width}}  {p}".rstrip() for n, s, p in rows]
+        )
+
+    def __reduce__(self) -> tuple[Any, tuple[Any]]:
+        return MaskSet.of, (_mapped(self, lambda mask: mask),)
+
+
+class _MaskList(MaskSet):
+    """The masks of a list or tuple."""
+
+    __slots__ = ()
+    _children: tuple[Mask | MaskSet, ...]
+
+    def __getitem__(self, key: Any) -> Any:
+        if isinstance(key, slice):
+            return _made(self._children[key])
+        return self._children[key]
+
+    def index(self, value: object, *bounds: int) -> int:
+        """Return the first index of a mask, as `list.index`."""
+        return self._children.index(cast("Mask", value), *bounds)
+
+
+# Not by inheritance: `count` is the number of elements kept.
+Sequence.register(_MaskList)
+
+
+class _MaskDict(MaskSet, Mapping[Any, Any]):
+    """The masks of a dict."""
+
+    __slots__ = ()
+    __hash__ = None  # type: ignore[assignment]
+    _children: dict[Any, Mask | MaskSet]
+
+    def __getitem__(self, key: Any) -> Any:
+        return self._children[key]
+
+
+def _is_array(node: object) -> bool:
+    return hasattr(node, "__array__") or hasattr(node, "__dlpack__")
+
+
+def _kind(node: object) -> str:
+    """Return what an error calls something found instead of something else."""
+    if isinstance(node, dict | _MaskDict):
+        return f"a dict of {len(node)}"
+    if isinstance(node, list | tuple | _MaskList):
+        return f"a sequence of {len(node)}"
+    if isinstance(node, Mask):
+        return "one array"
+    return "an array" if _is_array(node) else f"a {type(node).__name__}"
+
+
+def _made(children: tuple[Mask | MaskSet, ...] | dict[Any, Mask | MaskSet]) -> MaskSet:
+    """Return the set of masks and sets."""
+    mapping = isinstance(children, dict)
+    masks = object.__new__(_MaskDict if mapping else _MaskList)
+    leaves: list[tuple[Keys, Mask]] = []
+    for key, child in children.items() if isinstance(children, dict) else enumerate(children):
+        if isinstance(child, Mask):
+            leaves.append(((key,), child))
+        else:
+            leaves += [((key, *path), mask) for path, mask in child._leaves]
+    object.__setattr__(masks, "_children", children)
+    object.__setattr__(masks, "_leaves", tuple(leaves))
+    return masks
+
+
+def _set_of(tree: object, name: str, what: str, leaf: Callable[[object, str], Mask]) -> MaskSet:
+    """Return the set of the masks that `leaf` makes of what is in a container."""
+
+    def build(node: object, path: Keys) -> Mask | MaskSet:
+        if isinstance(node, dict):
+            return _made({key: build(child, (*path, key)) for key, child in node.items()})
+        if isinstance(node, list | tuple):
+            return _made(tuple(build(child, (*path, i)) for i, child in enumerate(node)))
+        return leaf(node, _place(name, path))
+
+    plain = _core.reusable_tree(tree)
+    if not isinstance(plain, dict | list | tuple):
+        raise TypeError(f"{name}: got {_kind(tree)}, wants a list, tuple or dict of {what}")
+    return cast("MaskSet", build(plain, ()))
+
+
+def _mapped(masks: Mask | MaskSet, leaf: Callable[[Mask], Any]) -> Any:
+    """Return lists and dicts of what `leaf` makes of the masks, depth first."""
+    if isinstance(masks, Mask):
+        return leaf(masks)
+    if isinstance(masks._children, dict):
+        return {key: _mapped(child, leaf) for key, child in masks._children.items()}
+    return [_mapped(child, leaf) for child in masks._children]
+
+
+def _aligned(masks: Mask | MaskSet, params: object, name: str = "params") -> Any:
+    """Return lists and dicts of the arrays of `params`, in the order of the masks.
+
+    Raises an error that names the place if the structure is not that of the masks.
+    """
+
+    def align(masks: Mask | MaskSet, node: Any, path: Keys) -> Any:
+        if isinstance(masks, Mask):
+            if isinstance(node, list | tuple | dict):
+                raise ValueError(f"{_place(name, path)}: got {_kind(node)}, wants {_kind(masks)}")
+            return node
+        children = masks._children
+        mapping = isinstance(children, dict)
+        if not isinstance(node, dict if mapping else list | tuple) or (
+            not mapping and len(node) != len(children)
+        ):
+            known = isinstance(node, list | tuple | dict | Mask) or _is_array(node)
+            raise (ValueError if known else TypeError)(
+                f"{_place(name, path)}: got {_kind(node)}, wants {_kind(masks)}, as the masks"
+            )
+        if not isinstance(children, dict):
+            pairs = zip(children, node, strict=True)
+            return [align(child, own, (*path, i)) for i, (child, own) in enumerate(pairs)]
+        missing = [key for key in children if key not in node]
+        if missing:
+            place = _place(name, path)
+            raise ValueError(f"{place}: got no key {missing[0]!r}, wants those of the masks")
+        for key in node:
+            if key not in children:
+                place = _place(name, path)
+                raise ValueError(f"{place}: got a key {key!r}, wants those of the masks")
+        return {key: align(child, node[key], (*path, key)) for key, child in children.items()}
+
+    return align(masks, _core.reusable_tree(params), ())
+
+
+def _leaves_of(masks: Mask | MaskSet, tree: Any) -> list[tuple[Keys, Any]]:
+    """List the arrays of what `_aligned` returned, with the way to each."""
+    if isinstance(masks, Mask):
+        return [((), tree)]
+    leaves = []
+    for path, _ in masks._leaves:
+        node = tree
+        for key in path:
+            node = node[key]
+        leaves.append((path, node))
+    return leaves
+
+
+# ---- files
+
+_VERSION = 1
+_SUFFIXES = (".npz", ".safetensors")
+_TAKEN = {"ridgeline", "file", "allow_pickle"}  # the last two are arguments of np.savez
+
+
+def _path(file: str | PathLike[str]) -> Path:
+    """Return the path of a file of masks."""
+    path = Path(file)
+    if path.suffix not in _SUFFIXES:
+        raise ValueError(f"file: got {path.name!r}, wants a name in {' or '.join(_SUFFIXES)}")
+    return path
+
+
+def _safetensors() -> Any:
+    """Import safetensors."""
+    try:
+        import safetensors
+        import safetensors.numpy
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "ridgeline: .safetensors files need another package: pip install safetensors",
+            name="safetensors",
+        ) from error
+    return safetensors
+
+
+def _save(file: str | PathLike[str], masks: Mask | MaskSet) -> None:
+    """Write masks to a file."""
+    path = _path(file)
+    library = _safetensors() if path.suffix == ".safetensors" else None
+    arrays: dict[str, Words] = {}
+
+    def layout(masks: Mask | MaskSet, keys: tuple[str, ...]) -> dict[str, Any]:
+        if isinstance(masks, Mask):
+            name = "/".join(keys) if keys else "words"
+            # What a zip file or NumPy would change or mistake.
+            plain = name.isprintable() and "\\" not in name and 0 < len(name) < 1000
+            plain = plain and not name.startswith(("#", "__")) and not name.endswith(".npy")
+            if not plain or name in arrays or name in _TAKEN:
+                name = f"#{len(arrays)}"
+            arrays[name] = masks._words
+            return {"mask": name, "shape": masks.shape}
+        children = masks._children
+        if not isinstance(children, dict):
+            values = [layout(child, (*keys, str(i))) for i, child in enumerate(children)]
+            return {"values": values}
+        for key in children:
+            if type(key) not in (str, int):
+                raise TypeError(f"masks: got the key {key!r}, wants strings or integers in a file")
+        values = [layout(child, (*keys, str(key))) for key, child in children.items()]
+        return {"keys": list(children), "values": values}
+
+    text = json.dumps({"version": _VERSION, "masks": layout(masks, ())})
+    if library is None:
+        members: dict[str, Any] = {"ridgeline": np.frombuffer(text.encode(), np.uint8), **arrays}
+        with path.open("wb") as stream:
+            np.savez(stream, **members)
+    else:
+        library.numpy.save_file(arrays, path, {"ridgeline": text})
+
+
+def _load(file: str | PathLike[str]) -> Mask | MaskSet:
+    """Read masks from a file."""
+    path = _path(file)
+    library = _safetensors() if path.suffix == ".safetensors" else None
+    with path.open("rb") as stream:
+        try:
+            if library is None:
+                with np.load(stream, allow_pickle=False) as arrays:
+                    text = arrays["ridgeline"].tobytes().decode()
+                    return _read(text, arrays.__getitem__)
+            with library.safe_open(path, framework="np") as tensors:
+                return _read((tensors.metadata() or {})["ridgeline"], tensors.get_tensor)
+        except Exception as error:  # of a damaged file, anything
+            reason = f"no {error}" if isinstance(error, KeyError) else str(error)
+            problem = f"file: got {path.name!r}, wants a file that save wrote"
+            raise ValueError(f"{problem}: {reason or type(error).__name__}") from error
+
+
+def _read(text: str, read: Callable[[str], Any]) -> Mask | MaskSet:
+    """Return the masks that a file's JSON text describes, whose words `read` returns."""
+
+    def build(node: Any) -> Mask | MaskSet:
+        if "mask" in node:
+            name, shape = node["mask"], shape_of("shape", node["shape"])
+            size = math.prod(shape)
+            words = read(name)
+            if words.dtype != np.uint64 or words.shape != ((size + 63) // 64,):
+                raise ValueError(
+                    f"got {words.dtype} words of shape {words.shape} for {name!r}, "
+                    f"wants uint64 words of {size} bits"
+                )
+            if size % 64 and int(words[-1]) >> size % 64:
+                raise ValueError(f"got bits beyond the last element in {name!r}, wants zeros")
+            return Mask._of(shape, words)
+        values = [build(child) for child in node["values"]]
+        if "keys" not in node:
+            return _made(tuple(values))
+        keys = node["keys"]
+        if any(type(key) not in (str, int) for key in keys) or len(set(keys)) < len(keys):
+            raise ValueError("got keys that are not distinct strings or integers")
+        return _made(dict(zip(keys, values, strict=True)))
+
+    described = json.loads(text)
+    if described["version"] != _VERSION:
+        raise ValueError(f"got version {described['version']!r}, wants {_VERSION}")
+    return build(described["masks"])

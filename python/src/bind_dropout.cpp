@@ -158,16 +158,6 @@ void bind_dropout(py::module_& m) {
     o.written();
     return result.finished();
   });
-  m.def("apply_mask", [](py::handle params, py::handle words) {
-    require_array("params", params);
-    const Tensors a("params", params, Access::parameter);
-    const py::buffer_info bits = py::reinterpret_borrow<py::buffer>(words).request();
-    run({&a}, [&] {
-      apply_mask(a.arrays()[0], {static_cast<const std::uint64_t*>(bits.ptr),
-                                 static_cast<std::size_t>(bits.size)});
-    });
-    a.written();
-  });
 }
 
 }  // namespace ridgeline::python

@@ -10,5 +10,6 @@ void bind_penalties(pybind11::module_& m);
 void bind_clipping(pybind11::module_& m);
 void bind_random(pybind11::module_& m);
 void bind_dropout(pybind11::module_& m);
+void bind_pruning(pybind11::module_& m);
 
 }  // namespace ridgeline::python

@@ -9,4 +9,5 @@ PYBIND11_MODULE(_core, m) {
   ridgeline::python::bind_clipping(m);
   ridgeline::python::bind_random(m);
   ridgeline::python::bind_dropout(m);
+  ridgeline::python::bind_pruning(m);
 }

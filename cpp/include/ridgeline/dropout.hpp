@@ -54,7 +54,4 @@ void drop_block(const Array& x, const Array& out, std::int64_t samples, std::int
                 std::span<const std::int64_t> size, std::span<const std::int64_t> block, double p,
                 Key key, BlockEdges edges, bool per_channel, int threads = 0);
 
-/// x = 0 where the bit of an element is 0; other elements keep every bit. Bits as from random_keep.
-void apply_mask(const Array& x, std::span<const std::uint64_t> bits, int threads = 0);
-
 }  // namespace ridgeline

@@ -44,23 +44,9 @@ void affine(const void* x, void* out, std::size_t n, Kept kept, Store how, const
 }
 
 template <class T>
-struct RawOf {
-  using type = lane_int<T>;
-};
-template <>
-struct RawOf<Bfloat16> {
-  using type = Bits16;
-};
-template <>
-struct RawOf<Float16> {
-  using type = Bits16;
-};
-
-/// Integers of the same width, so that every bit of a NaN stays.
-template <class T>
 void pick(const void* a, const void* b, void* out, std::size_t n, Kept kept, Store how,
           const Draw& next) {
-  using Raw = typename RawOf<T>::type;
+  using Raw = raw_t<T>;
   using V = Vec<compute_t<Raw>, map_lanes<Raw>>;
   Raw* to = static_cast<Raw*>(out);
   const auto* first = static_cast<const Raw*>(a);

@@ -399,20 +399,4 @@ void drop_block(const Array& x, const Array& out, std::int64_t samples, std::int
              [&] { return Choices(kept.data(), numbering); });
 }
 
-void apply_mask(const Array& x, std::span<const std::uint64_t> bits, int threads) {
-  check_disjoint("params", {&x, 1});
-  if (static_cast<std::int64_t>(bits.size()) < (x.size + 63) / 64) {
-    bad_value("params", "got " + std::to_string(x.size) + " elements, wants at most " +
-                            std::to_string(bits.size() * 64) + ", the bits of the mask");
-  }
-  const Numbering numbering;
-  const DropoutKernels& kernels = kernels_for(x.dtype);
-  const Operand operands[] = {{&x, Access::update}};
-  with_choices(
-      operands, threads, [&] { return Choices(bits.data(), numbering); },
-      [&](void** at, std::size_t n, Kept kept, const Draw& next) {
-        kernels.pick(at[0], nullptr, at[0], n, kept, Store::plain, next);
-      });
-}
-
 }  // namespace ridgeline

@@ -15,6 +15,7 @@ namespace ridgeline {
   extern const ClippingTable clipping;                                                             \
   extern const DropoutTable dropout;                                                               \
   extern const RandomTable random;                                                                 \
+  extern const PruningTable pruning;                                                               \
   }
 #include "runtime/targets.def"
 #undef RIDGELINE_TARGET
@@ -23,7 +24,7 @@ namespace {
 
 constexpr Tables compiled[] = {
 #define RIDGELINE_TARGET(name)                                                                     \
-  {#name, &name::penalties, &name::clipping, &name::dropout, &name::random},
+  {#name, &name::penalties, &name::clipping, &name::dropout, &name::random, &name::pruning},
 #include "runtime/targets.def"
 #undef RIDGELINE_TARGET
 };

@@ -7,6 +7,7 @@ struct PenaltiesTable;
 struct ClippingTable;
 struct DropoutTable;
 struct RandomTable;
+struct PruningTable;
 
 /// The tables of one target: one row a family.
 struct Tables {
@@ -15,6 +16,7 @@ struct Tables {
   const ClippingTable* clipping;
   const DropoutTable* dropout;
   const RandomTable* random;
+  const PruningTable* pruning;
 };
 
 /// The tables in use. Take them once a call, so that a call runs on one target.

@@ -37,6 +37,22 @@ struct ComputeOf<Bits16> {
 template <class T>
 using compute_t = typename ComputeOf<T>::type;
 
+template <class T>
+struct RawOf {
+  using type = lane_int<T>;
+};
+template <>
+struct RawOf<Bfloat16> {
+  using type = Bits16;
+};
+template <>
+struct RawOf<Float16> {
+  using type = Bits16;
+};
+/// Integers of the same width, for elements that are only moved: every bit of a NaN stays.
+template <class T>
+using raw_t = typename RawOf<T>::type;
+
 template <int N>
 [[gnu::always_inline]] inline Vec<std::int32_t, N> load_16_bits(const void* p) {
   using Wide = Vec<std::int32_t, N>;

@@ -5,8 +5,8 @@
 //   map_into(out, n, f, in...)                out[i] = f(in[i]...)
 //   reduce<Combine>(n, totals, term, in...)   a float64 total of term(in[i]...) for each block
 //   map_reduce(out, n, totals, f, term, x)    both: out[i] = f(out[i], x[i]...), totals of
-//   term(x[i]...) scan(n, state, f, x)                      state = f(state, x[i]) in lanes of no
-//   order
+//                                         term(x[i]...)
+//   scan(n, state, f, x)                  state = f(state, x[i]) in lanes of no order
 #pragma once
 
 #include "simd/choose.hpp"

@@ -282,6 +282,62 @@ inline std::uint64_t bytes_equal(const unsigned char* p, std::uint8_t value) {
 }
 #endif
 
+#if RIDGELINE_REGISTER_BYTES != 0
+/// Bit i: whether lane i of a mask is set.
+template <class R>
+[[gnu::always_inline]] inline std::uint64_t sign_bits(R mask) {
+  constexpr bool narrow = sizeof(mask[0]) == 4;
+#if defined(__x86_64__) && RIDGELINE_REGISTER_BYTES >= 16
+  if constexpr (sizeof mask == 16 && narrow) {
+    return static_cast<std::uint64_t>(_mm_movemask_ps((__m128)mask));
+  } else if constexpr (sizeof mask == 16) {
+    return static_cast<std::uint64_t>(_mm_movemask_pd((__m128d)mask));
+  }
+#if RIDGELINE_REGISTER_BYTES >= 32
+  else if constexpr (sizeof mask == 32 && narrow) {
+    return static_cast<std::uint64_t>(_mm256_movemask_ps((__m256)mask));
+  } else if constexpr (sizeof mask == 32) {
+    return static_cast<std::uint64_t>(_mm256_movemask_pd((__m256d)mask));
+  }
+#endif
+#elif defined(__aarch64__) && RIDGELINE_REGISTER_BYTES >= 16
+  if constexpr (narrow) {
+    constexpr std::uint32_t weight[4] = {1, 2, 4, 8};
+    return vaddvq_u32(vandq_u32((uint32x4_t)mask, vld1q_u32(weight)));
+  } else {
+    constexpr std::uint64_t weight[2] = {1, 2};
+    return vaddvq_u64(vandq_u64((uint64x2_t)mask, vld1q_u64(weight)));
+  }
+#endif
+}
+#endif
+
+/// Bit i: whether lane i of a is greater than that of b.
+template <class I, int N>
+[[gnu::always_inline]] inline std::uint64_t greater_bits(Vec<I, N> a, Vec<I, N> b) {
+  using V = Vec<I, N>;
+  static_assert(N <= 64);
+  std::uint64_t bits = 0;
+  unroll<V::registers>([&](int i) {
+    std::uint64_t own;
+    if constexpr (V::register_lanes == 1) {
+      own = a.r[i] > b.r[i] ? 1 : 0;
+#if RIDGELINE_REGISTER_BYTES >= 64
+    } else if constexpr (sizeof a.r[i] == 64) {
+      own = _mm512_cmpgt_epi32_mask((__m512i)a.r[i], (__m512i)b.r[i]);
+    } else if constexpr (sizeof(I) == 8) {
+      own = _mm256_cmpgt_epi64_mask((__m256i)a.r[i], (__m256i)b.r[i]);
+#endif
+#if RIDGELINE_REGISTER_BYTES != 0
+    } else {
+      own = sign_bits(a.r[i] > b.r[i]);
+#endif
+    }
+    bits |= own << (i * V::register_lanes);
+  });
+  return bits;
+}
+
 /// The same bits as another type of the same width.
 template <class To, class From, int N>
 [[gnu::always_inline]] inline Vec<To, N> bits_as(Vec<From, N> a) {

@@ -1,0 +1,619 @@
+// Ranking elements, 64 at a time, whose bits fill a word; what masks do; scores.
+#include "kernels/pruning.hpp"
+
+#include "simd/loop.hpp"
+#include "simd/math.hpp"
+
+namespace ridgeline::RIDGELINE_TARGET {
+namespace {
+
+inline constexpr std::size_t word_bits = 64;
+inline constexpr int key_lanes = register_bytes == 0 ? 1 : 16;
+
+template <class I>
+struct ScoreOf {
+  using type = float;
+};
+template <>
+struct ScoreOf<std::int64_t> {
+  using type = double;
+};
+
+/// The keys of elements of type T: the bits of a magnitude as an integer are in its order. The
+/// key of a negative number is minus that of its magnitude, so that of -0 is 0; NaN counts as
+/// infinity.
+template <class T, class I>
+class Keys {
+ public:
+  using F = typename ScoreOf<I>::type;
+  using V = Vec<F, key_lanes>;
+  using K = Vec<I, key_lanes>;
+
+  explicit Keys(Ranking ranking)
+      : magnitude_(ranking.magnitude), factor_(static_cast<F>(ranking.factor)) {}
+
+  [[gnu::always_inline]] K operator()(const T* p) const {
+    V v;
+    if constexpr (sizeof(I) == 8) {
+      v = load_double<T, key_lanes>(p);
+    } else {
+      v = load<T, key_lanes>(p);
+    }
+    v = (magnitude_ ? abs(v) : v) * factor_;
+    const K bits = bits_as<I>(select(v == v, v, V(static_cast<F>(__builtin_inf()))));
+    if (magnitude_) return bits;
+    constexpr I value_bits = static_cast<I>(~(std::uint64_t{1} << (8 * sizeof(I) - 1)));
+    return select(bits < K(0), K(0) - (bits & K(value_bits)), bits);
+  }
+
+ private:
+  const bool magnitude_;
+  const V factor_;
+};
+
+[[gnu::always_inline]] inline std::uint64_t first_bits(std::size_t n) {
+  return n >= word_bits ? ~std::uint64_t{0} : (std::uint64_t{1} << n) - 1;
+}
+
+[[gnu::always_inline]] inline int count_bits(std::uint64_t bits) {
+#if RIDGELINE_REGISTER_BYTES == 0
+  // Without the instruction the compiler calls libgcc.
+  bits -= bits >> 1 & 0x5555555555555555;
+  bits = (bits & 0x3333333333333333) + (bits >> 2 & 0x3333333333333333);
+  bits = (bits + (bits >> 4)) & 0x0f0f0f0f0f0f0f0f;
+  return static_cast<int>(bits * 0x0101010101010101 >> 56);
+#else
+  return __builtin_popcountll(bits);
+#endif
+}
+
+/// Calls body(w, p, takes_part) for each word w of elements at p, where those beyond the last are
+/// zeros.
+template <class T, class F>
+[[gnu::always_inline]] inline void for_each_word(const void* x, std::size_t n,
+                                                 const std::uint64_t* among, F body) {
+  const auto* from = static_cast<const T*>(x);
+  const auto part = [&](std::size_t w) { return among == nullptr ? ~std::uint64_t{0} : among[w]; };
+  const std::size_t whole = n / word_bits;
+  for (std::size_t w = 0; w < whole; ++w)
+    body(w, from + w * word_bits, part(w));
+  const std::size_t left = n % word_bits;
+  if (left == 0) return;
+  T last[word_bits] = {};
+  copy_elements(last, from + whole * word_bits, left);
+  body(whole, last, part(whole) & first_bits(left));
+}
+
+/// Bits of the elements of a word whose keys are above the ends of a window, and the keys.
+template <class I>
+struct Sorted {
+  std::uint64_t above_low = 0;
+  std::uint64_t above_high = 0;
+  alignas(64) I key[word_bits];
+};
+
+template <class T, class I>
+[[gnu::always_inline]] inline void sort_word(const T* p, const Keys<T, I>& keys, Window window,
+                                             Sorted<I>& sorted) {
+  using K = typename Keys<T, I>::K;
+  const K low(static_cast<I>(window.low));
+  const K high(static_cast<I>(window.high));
+  std::uint64_t above_low = 0;
+  std::uint64_t above_high = 0;
+  for (std::size_t i = 0; i < word_bits; i += key_lanes) {
+    const K key = keys(p + i);
+    store_lanes(sorted.key + i, key);
+    above_low |= greater_bits(key, low) << i;
+    above_high |= greater_bits(key, high) << i;
+  }
+  sorted.above_low = above_low;
+  sorted.above_high = above_high;
+}
+
+/// Appends the elements of a word that lie in the window: seldom more than one, which is added
+/// without a branch.
+template <class I>
+[[gnu::always_inline]] inline void gather(std::uint64_t inside, const I* key,
+                                          std::uint32_t position, Record<I>* records,
+                                          std::size_t& count) {
+  const auto record = [&] {
+    const auto bit = static_cast<std::uint32_t>(__builtin_ctzll(inside | std::uint64_t{1} << 63));
+    return Record<I>{key[bit], position + bit};
+  };
+  records[count] = record();
+  count += inside != 0 ? 1 : 0;
+  for (inside &= inside - 1; inside != 0; inside &= inside - 1)
+    records[count++] = record();
+}
+
+template <class T, class I>
+void keys(const void* x, std::size_t n, Ranking ranking, std::int64_t* out) {
+  const Keys<T, I> keys_of(ranking);
+  for_each_word<T>(
+      x, n,
+      nullptr, [&](std::size_t w, const T* p, std::uint64_t part) __attribute__((always_inline)) {
+        alignas(64) I key[word_bits];
+        for (std::size_t i = 0; i < word_bits; i += key_lanes)
+          store_lanes(key + i, keys_of(p + i));
+        const auto count = static_cast<std::size_t>(count_bits(part));
+        for (std::size_t i = 0; i < count; ++i)
+          out[w * word_bits + i] = key[i];
+      });
+}
+
+template <class T, class I>
+void split(const void* x, std::size_t n, Ranking ranking, Window window, const std::uint64_t* among,
+           std::uint64_t* words, std::uint32_t position, Gathered& gathered) {
+  const Keys<T, I> keys_of(ranking);
+  auto* records = static_cast<Record<I>*>(gathered.records);
+  std::size_t count = gathered.count;
+  std::int64_t below = 0;
+  bool full = false;
+  for_each_word<T>(
+      x, n,
+      among, [&](std::size_t w, const T* p, std::uint64_t part) __attribute__((always_inline)) {
+        Sorted<I> sorted;
+        sort_word(p, keys_of, window, sorted);
+        words[w] = sorted.above_high & part;
+        below += count_bits(~sorted.above_low & part);
+        if (count + word_bits > gathered.room) {
+          full = true;
+          return;
+        }
+        gather(sorted.above_low & ~sorted.above_high & part, sorted.key,
+               position + static_cast<std::uint32_t>(w * word_bits), records, count);
+      });
+  gathered.count = count;
+  gathered.below += below;
+  gathered.full = gathered.full || full;
+}
+
+/// Adds the elements of a word in the window to their bins.
+template <class I>
+[[gnu::always_inline]] inline void count_in_bins(std::uint64_t inside, const I* key,
+                                                 std::int64_t low, int shift, std::int64_t* bins) {
+  for (; inside != 0; inside &= inside - 1) {
+    const auto above = static_cast<std::uint64_t>(std::int64_t{key[__builtin_ctzll(inside)]}) -
+                       static_cast<std::uint64_t>(low) - 1;
+    ++bins[above >> shift];
+  }
+}
+
+template <class T, class I>
+void histogram(const void* x, std::size_t n, Ranking ranking, Window window, int shift,
+               const std::uint64_t* among, std::int64_t& below, std::int64_t* bins) {
+  const Keys<T, I> keys_of(ranking);
+  std::int64_t lower = 0;
+  for_each_word<T>(
+      x, n, among, [&](std::size_t, const T* p, std::uint64_t part) __attribute__((always_inline)) {
+        Sorted<I> sorted;
+        sort_word(p, keys_of, window, sorted);
+        lower += count_bits(~sorted.above_low & part);
+        count_in_bins(sorted.above_low & ~sorted.above_high & part, sorted.key, window.low, shift,
+                      bins);
+      });
+  below += lower;
+}
+
+/// The first `ties` of the bits set; counts them.
+[[gnu::always_inline]] inline std::uint64_t first_of(std::uint64_t equal, std::int64_t& ties) {
+  const int count = count_bits(equal);
+  if (count > ties) {
+    std::uint64_t later = equal;
+    for (; ties > 0; --ties)
+      later &= later - 1;
+    return equal & ~later;
+  }
+  ties -= count;
+  return equal;
+}
+
+template <class T, class I>
+void at_key(const void* x, std::size_t n, Ranking ranking, std::int64_t key,
+            const std::uint64_t* among, std::uint64_t* words, std::int64_t& ties) {
+  const Keys<T, I> keys_of(ranking);
+  for_each_word<T>(
+      x, n,
+      among, [&](std::size_t w, const T* p, std::uint64_t part) __attribute__((always_inline)) {
+        Sorted<I> sorted;
+        sort_word(p, keys_of, Window{key - 1, key}, sorted);
+        const std::uint64_t equal = sorted.above_low & ~sorted.above_high & part;
+        words[w] = (sorted.above_high & part) | (equal == 0 ? 0 : first_of(equal, ties));
+      });
+}
+
+template <class T, class I>
+constexpr RankKernels rank_kernels() {
+  return {&keys<T, I>, &split<T, I>, &histogram<T, I>, &at_key<T, I>};
+}
+
+// --- random scores ---
+
+/// The score of an element is the 32 bits that decide whether dropout keeps it: a byte of the
+/// stream `choice`, and 24 bits of the stream `tie`. Most elements are decided by the byte alone.
+class RandomScores {
+ public:
+  static constexpr std::size_t block = 4096;
+
+  RandomScores(Key key, std::uint64_t first, std::size_t n, const std::uint64_t* among)
+      : keys_(key), first_(first), n_(n), among_(among) {}
+
+  /// For each word of elements whose byte is less than `low`, more than `high`, or neither:
+  /// word(w, less, more), then uncertain(w, bits, keys) where there are such elements.
+  template <class Word, class Uncertain>
+  [[gnu::always_inline]] void walk(int low, int high, Word word, Uncertain uncertain) {
+    for (std::size_t begin = 0; begin < n_; begin += block) {
+      const std::size_t count = n_ - begin < block ? n_ - begin : block;
+      draw(begin, count);
+      for (std::size_t done = 0; done < count; done += word_bits) {
+        const std::size_t w = (begin + done) / word_bits;
+        const std::uint64_t part =
+            (among_ == nullptr ? ~std::uint64_t{0} : among_[w]) & first_bits(count - done);
+        const unsigned char* p = bytes_ + done;
+        const std::uint64_t at_least =
+            low > 255 ? 0 : bytes_at_least(p, static_cast<std::uint8_t>(low));
+        const std::uint64_t more =
+            high >= 255 ? 0 : bytes_at_least(p, static_cast<std::uint8_t>(high + 1));
+        const std::uint64_t open = at_least & ~more & part;
+        word(w, ~at_least & part, more & part);
+        if (open != 0) {
+          alignas(64) std::int64_t key[word_bits];
+          resolve(begin + done, p, open, key);
+          uncertain(w, open, key);
+        }
+      }
+    }
+  }
+
+ private:
+  static constexpr std::size_t batch = counters_in_flight;
+
+  void draw(std::size_t begin, std::size_t count) {
+    const std::uint64_t index = first_ + begin;
+    const std::size_t skip = index % tile_bytes;
+    fill_words(words_, index / tile_bytes, (skip + count + tile_bytes - 1) / tile_bytes, keys_,
+               Stream::choice);
+    bytes_ = reinterpret_cast<const unsigned char*>(words_) + skip;
+  }
+
+  [[gnu::noinline]] void resolve(std::size_t at, const unsigned char* p, std::uint64_t open,
+                                 std::int64_t* key) const {
+    while (open != 0) {
+      std::uint64_t index[batch] = {};
+      unsigned place[batch];
+      Word low[2 * batch];
+      Word high[2 * batch];
+      std::size_t count = 0;
+      for (; open != 0 && count < batch; open &= open - 1, ++count) {
+        place[count] = static_cast<unsigned>(__builtin_ctzll(open));
+        index[count] = first_ + at + place[count];
+      }
+      bits_at<batch>(index, keys_, Stream::tie, low, high);
+      for (std::size_t i = 0; i < count; ++i)
+        key[place[i]] = std::int64_t{p[place[i]]} << 24 | low[2 * i] >> 8;
+    }
+  }
+
+  const RoundKeys keys_;
+  const std::uint64_t first_;
+  const std::size_t n_;
+  const std::uint64_t* among_;
+  const unsigned char* bytes_ = nullptr;
+  alignas(64) Word words_[(block / tile_bytes + 1) * tile_words + 16];
+};
+
+/// The byte of the lowest key in a window, and that of the highest.
+int low_byte(Window window) { return static_cast<int>((window.low + 1) >> 24); }
+int high_byte(Window window) { return static_cast<int>(window.high >> 24); }
+
+void random_keys(Key key, std::uint64_t first, std::size_t n, std::int64_t* out) {
+  RandomScores(key, first, n, nullptr)
+      .walk(
+          0, 255, [](std::size_t, std::uint64_t, std::uint64_t) {},
+          [&](std::size_t w, std::uint64_t open, const std::int64_t* k) {
+            for (int i = 0; i < count_bits(open); ++i)
+              out[w * word_bits + static_cast<std::size_t>(i)] = k[i];
+          });
+}
+
+/// Calls each(bit, key) for the elements of a word whose byte does not decide.
+template <class F>
+[[gnu::always_inline]] inline void for_each_open(std::uint64_t open, const std::int64_t* key,
+                                                 F each) {
+  for (; open != 0; open &= open - 1)
+    each(open & (0 - open), key[__builtin_ctzll(open)]);
+}
+
+void random_split(Key key, std::uint64_t first, std::size_t n, Window window,
+                  const std::uint64_t* among, std::uint64_t* words, std::uint32_t position,
+                  Gathered& gathered) {
+  auto* records = static_cast<Record<std::int64_t>*>(gathered.records);
+  RandomScores(key, first, n, among)
+      .walk(
+          low_byte(window), high_byte(window),
+          [&](std::size_t w, std::uint64_t less, std::uint64_t more) {
+            gathered.below += count_bits(less);
+            words[w] = more;
+          },
+          [&](std::size_t w, std::uint64_t open, const std::int64_t* k) {
+            std::uint64_t inside = 0;
+            for_each_open(open, k, [&](std::uint64_t bit, std::int64_t value) {
+              if (value > window.high) {
+                words[w] |= bit;
+              } else if (value > window.low) {
+                inside |= bit;
+              } else {
+                ++gathered.below;
+              }
+            });
+            gathered.full = gathered.full || gathered.count + word_bits > gathered.room;
+            if (gathered.full || inside == 0) return;
+            gather(inside, k, position + static_cast<std::uint32_t>(w * word_bits), records,
+                   gathered.count);
+          });
+}
+
+void random_histogram(Key key, std::uint64_t first, std::size_t n, Window window, int shift,
+                      const std::uint64_t* among, std::int64_t& below, std::int64_t* bins) {
+  RandomScores(key, first, n, among)
+      .walk(
+          low_byte(window), high_byte(window),
+          [&](std::size_t, std::uint64_t less, std::uint64_t) { below += count_bits(less); },
+          [&](std::size_t, std::uint64_t open, const std::int64_t* k) {
+            for_each_open(open, k, [&](std::uint64_t, std::int64_t value) {
+              if (value > window.high) return;
+              if (value > window.low) {
+                ++bins[static_cast<std::uint64_t>(value - window.low - 1) >> shift];
+              } else {
+                ++below;
+              }
+            });
+          });
+}
+
+void random_at_key(Key key, std::uint64_t first, std::size_t n, std::int64_t at,
+                   const std::uint64_t* among, std::uint64_t* words, std::int64_t& ties) {
+  const int byte = static_cast<int>(at >> 24);
+  RandomScores(key, first, n, among)
+      .walk(
+          byte, byte, [&](std::size_t w, std::uint64_t, std::uint64_t more) { words[w] = more; },
+          [&](std::size_t w, std::uint64_t open, const std::int64_t* k) {
+            for_each_open(open, k, [&](std::uint64_t bit, std::int64_t value) {
+              if (value > at || (value == at && ties-- > 0)) words[w] |= bit;
+            });
+          });
+}
+
+// --- n of m ---
+
+template <int Turn, class R, int... I>
+[[gnu::always_inline]] inline R turned(R a, std::integer_sequence<int, I...>) {
+  return __builtin_shufflevector(a, a, ((I & ~3) | ((I + Turn) & 3))...);
+}
+
+/// Bit i: whether lane i loses against the one `Turn` further on in its group of 4. Where that one
+/// lies before it, it wins a tie.
+template <int Turn, class K>
+[[gnu::always_inline]] inline std::uint64_t loses(K key) {
+  using I = typename K::value_type;
+  const K wraps = (iota<I, K::lanes>() & K(3)) > K(3 - Turn);
+  K other;
+  unroll<K::registers>([&](int r) {
+    if constexpr (K::register_lanes >= 4) {
+      other.r[r] = turned<Turn>(key.r[r], std::make_integer_sequence<int, K::register_lanes>{});
+    } else {
+      other.r[r] = key.r[(r & ~3) | ((r + Turn) & 3)];
+    }
+  });
+  return greater_bits(other - wraps, key);
+}
+
+template <class T>
+void keep_of_4(const void* x, std::size_t n, Ranking ranking, int keep, const std::uint64_t* among,
+               std::uint64_t* words) {
+  using I = std::int32_t;
+  constexpr int N = 16;
+  using K = Vec<I, N>;
+  const Keys<T, I> keys_of(ranking);
+  for_each_word<T>(
+      x, n,
+      among, [&](std::size_t w, const T* p, std::uint64_t part) __attribute__((always_inline)) {
+        std::uint64_t kept = 0;
+        for (std::size_t i = 0; i < word_bits; i += N) {
+          alignas(64) I key[N];
+          for (std::size_t k = 0; k < N; k += key_lanes)
+            store_lanes(key + k, keys_of(p + i + k));
+          K all = load_lanes<I, N>(key);
+          if (among != nullptr) all = select(part >> i, all, K(-0x7fffffff));
+          const std::uint64_t a = loses<1>(all);
+          const std::uint64_t b = loses<2>(all);
+          const std::uint64_t c = loses<3>(all);
+          const std::uint64_t out = keep == 1   ? a | b | c
+                                    : keep == 2 ? (a & b) | (a & c) | (b & c)
+                                                : a & b & c;
+          kept |= (~out & 0xffff) << i;
+        }
+        words[w] = kept & part;
+      });
+}
+
+void keep_of_columns(const std::int64_t* keys, int m, int keep, std::uint64_t* bits) {
+  using K = Vec<std::int64_t, key_lanes>;
+  for (int j = 0; j < m; ++j)
+    bits[j] = 0;
+  for (std::size_t c = 0; c < word_bits; c += key_lanes) {
+    for (int j = 0; j < m; ++j) {
+      const auto own = load_lanes<std::int64_t, key_lanes>(keys + j * 64 + c);
+      K losses(0);  // a lost comparison adds -1
+      for (int k = 0; k < m; ++k) {
+        const auto other = load_lanes<std::int64_t, key_lanes>(keys + k * 64 + c);
+        losses = losses + (k < j ? other >= own : other > own);
+      }
+      bits[j] |= greater_bits(losses, K(-keep)) << c;
+    }
+  }
+}
+
+// --- blocks ---
+
+/// Pieces shorter than this are added one element after the other.
+inline constexpr std::size_t short_piece = 64;
+
+template <class Combine, class T, class F>
+[[gnu::always_inline]] inline void add_pieces(const T* x, std::size_t n, std::size_t piece,
+                                              double* out, F term) {
+  using One = Vec<double, 1>;
+  const auto combine = [](double a, double b) { return Combine{}(One(a), One(b)).r[0]; };
+  if (piece >= short_piece) {
+    for (std::size_t done = 0; done < n; done += piece, ++out) {
+      const std::size_t end = n - done < piece ? n : done + piece;
+      for (std::size_t i = done; i < end; i += block_size) {
+        double total;
+        reduce<Combine>(end - i < block_size ? end - i : block_size, &total, term, x + i);
+        *out = combine(*out, total);
+      }
+    }
+    return;
+  }
+  constexpr int N = reduce_lanes;
+  alignas(64) double terms[block_size];
+  const std::size_t step = block_size / piece * piece;
+  for (std::size_t done = 0; done < n; done += step) {
+    const T* from = x + done;
+    const std::size_t count = n - done < step ? n - done : step;
+    std::size_t i = 0;
+    for (; i + N <= count; i += N)
+      store_lanes(terms + i, term(load_double<T, N>(from + i)));
+    if (i < count) {
+      store_first<double, N>(terms + i, term(Remainder<T, N>(from + i, count - i).doubles()),
+                             count - i);
+    }
+    for (std::size_t begin = 0; begin < count; begin += piece, ++out) {
+      const std::size_t end = count - begin < piece ? count : begin + piece;
+      double sum = *out;
+      for (std::size_t k = begin; k < end; ++k)
+        sum = combine(sum, terms[k]);
+      *out = sum;
+    }
+  }
+}
+
+template <class T>
+void add_powers(const void* x, std::size_t n, std::size_t piece, double ord, double* out) {
+  using V = Vec<double, reduce_lanes>;
+  const auto* from = static_cast<const T*>(x);
+  if (ord == 1) return add_pieces<Add>(from, n, piece, out, [](V v) { return abs(v); });
+  if (ord == 2) return add_pieces<Add>(from, n, piece, out, [](V v) { return v * v; });
+  if (ord == __builtin_inf())
+    return add_pieces<Larger>(from, n, piece, out, [](V v) { return abs(v); });
+  add_pieces<Add>(from, n, piece, out, [=](V v) { return power(abs(v), V(ord)); });
+}
+
+// --- masks ---
+
+/// A line of the cache is written only if an element to go is not 0 yet.
+template <class T>
+void apply(void* x, std::size_t n, const std::uint64_t* words) {
+  using Raw = raw_t<T>;
+  using C = compute_t<Raw>;
+  constexpr int N = 64 / sizeof(T);
+  using V = Vec<C, N>;
+  const auto line = [](Raw * to, std::uint64_t bits) __attribute__((always_inline)) {
+    const V v = load<Raw, N>(to);
+    const std::uint64_t goes = ~bits & (N == 64 ? ~std::uint64_t{0} : first_bits(N));
+    if (((greater_bits(v, V(0)) | greater_bits(V(0), v)) & goes) != 0)
+      store<Raw, N>(to, select(bits, v, V(0)));
+  };
+  auto* to = static_cast<Raw*>(x);
+  std::size_t i = 0;
+  for (; i + word_bits <= n; i += word_bits) {
+    const std::uint64_t bits = words[i / word_bits];
+    if (bits == ~std::uint64_t{0}) continue;
+    for (std::size_t k = 0; k < word_bits; k += N)
+      line(to + i + k, bits >> k);
+  }
+  for (; i < n; ++i) {
+    const Raw zero{};
+    if ((words[i / word_bits] >> i % word_bits & 1) == 0) copy_elements(to + i, &zero, 1);
+  }
+}
+
+// --- arithmetic on weights ---
+
+template <class T>
+void shrink(void* x, std::size_t n, double strength, const void* u) {
+  using F = compute_t<T>;
+  using V = Vec<F, map_lanes<T>>;
+  const V s(static_cast<F>(strength));
+  map_into(
+      static_cast<T*>(x), n, [&](V v, V draw) { return v - s * draw * v; },
+      static_cast<const T*>(x), static_cast<const F*>(u));
+}
+
+template <class T>
+void saliency(const void* a, const void* b, void* out, std::size_t n, bool squared) {
+  using V = Vec<compute_t<T>, map_lanes<T>>;
+  const auto* x = static_cast<const T*>(a);
+  const auto* y = static_cast<const T*>(b);
+  if (squared) {
+    map_into(
+        static_cast<T*>(out), n, [](V v, V w) { return v * w * (v * w); }, x, y);
+  } else {
+    map_into(
+        static_cast<T*>(out), n, [](V v, V w) { return abs(v * w); }, x, y);
+  }
+}
+
+template <class T>
+void magnitudes(const void* x, void* out, std::size_t n) {
+  using V = Vec<compute_t<T>, map_lanes<T>>;
+  map_into(
+      static_cast<T*>(out), n, [](V v) { return abs(v); }, static_cast<const T*>(x));
+}
+
+template <class T>
+void weighted(const void* x, const void* factor, void* out, std::size_t n) {
+  using F = compute_t<T>;
+  using V = Vec<F, map_lanes<T>>;
+  map_into(
+      static_cast<T*>(out), n, [](V v, V f) { return abs(v) * f; }, static_cast<const T*>(x),
+      static_cast<const F*>(factor));
+}
+
+template <class T>
+void movement(void* out, const void* g, const void* w, std::size_t n, double rate) {
+  using F = compute_t<T>;
+  using V = Vec<F, map_lanes<T>>;
+  const V r(static_cast<F>(rate));
+  map_into(
+      static_cast<T*>(out), n, [&](V s, V a, V b) { return s - r * (a * b); },
+      static_cast<const T*>(out), static_cast<const T*>(g), static_cast<const T*>(w));
+}
+
+template <class T>
+constexpr PruningKernels kernels_of() {
+  PruningKernels k{};
+  k.wide = rank_kernels<T, std::int64_t>();
+  if constexpr (!__is_same(T, double)) {
+    k.narrow = rank_kernels<T, std::int32_t>();
+    k.keep_of_4 = &keep_of_4<T>;
+  }
+  k.add_powers = &add_powers<T>;
+  k.apply = &apply<T>;
+  k.shrink = &shrink<T>;
+  k.saliency = &saliency<T>;
+  k.magnitudes = &magnitudes<T>;
+  k.weighted = &weighted<T>;
+  k.movement = &movement<T>;
+  return k;
+}
+
+}  // namespace
+
+extern constinit const PruningTable pruning;
+constinit const PruningTable pruning = {
+    {kernels_of<float>(), kernels_of<double>(), kernels_of<Bfloat16>(), kernels_of<Float16>()},
+    {&random_keys, &random_split, &random_histogram, &random_at_key},
+    &keep_of_columns};
+
+}  // namespace ridgeline::RIDGELINE_TARGET

@@ -1,0 +1,666 @@
+// The k-th lowest key of a list of arrays, exactly, without sorting or joining them.
+//
+// A sample gives a window of keys that holds the k-th one almost surely. One pass over the arrays
+// writes the bits of all elements above the window and gathers the few inside. Those are counted in
+// 2,048 bins, the right bin is counted again, until a bin is one key; bits of the gathered elements
+// are then filled in. If there is no room for them (many equal keys, 16-bit types), or the k-th key
+// was not in the window after all, the passes that count go over the arrays, each dividing the
+// window by 2,048: at most 1 + 3 + 1 readings for 32-bit keys, 1 + 6 + 1 for 64-bit keys, whatever
+// the data.
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <memory>
+#include <numeric>
+
+#include "kernels/pruning.hpp"
+#include "ops/checks.hpp"
+#include "ops/work.hpp"
+#include "ridgeline/pruning.hpp"
+#include "runtime/dispatch.hpp"
+
+namespace ridgeline {
+namespace {
+
+constexpr std::int64_t sample_size = 32768;
+constexpr int bin_bits = std::countr_zero(bin_count);
+
+/// What is ranked: keys of elements, or random bits. Kernels run on runs of one array.
+class ArraySource {
+ public:
+  ArraySource(Arrays arrays, const Selection& selection, bool wide)
+      : arrays_(arrays), selection_(selection), wide_(wide), table_(*tables().pruning) {}
+
+  Arrays arrays() const { return arrays_; }
+  std::size_t record_size() const {
+    return wide_ ? sizeof(Record<std::int64_t>) : sizeof(Record<std::int32_t>);
+  }
+  bool wide() const { return wide_; }
+  /// Keys are multiples of 2^unit.
+  int unit() const {
+    const auto coarse = [&](std::size_t k) {
+      return arrays_[k].dtype == DType::bfloat16 && selection_.rankings[k].factor == 1;
+    };
+    for (std::size_t k = 0; k < arrays_.size(); ++k) {
+      if (wide_ || !coarse(k)) return 0;
+    }
+    return 16;
+  }
+  Window everything() const {
+    if (wide_) return {std::numeric_limits<std::int64_t>::min(), 0x7ff0000000000000};
+    return {std::numeric_limits<std::int32_t>::min(), 0x7f800000};
+  }
+
+  void keys(std::size_t k, std::int64_t begin, std::int64_t n, std::int64_t* out) const {
+    over(k, begin, n, [&](const void* x, std::int64_t first, std::size_t count) {
+      kernels(k).keys(x, count, ranking(k), out + first);
+    });
+  }
+
+  /// The keys of elements at increasing places.
+  void keys_at(std::size_t k, std::span<const std::int64_t> places, std::int64_t* out) const {
+    const Array& array = arrays_[k];
+    const std::size_t item = item_size(array.dtype);
+    const auto together = std::make_unique_for_overwrite<std::byte[]>(places.size() * item);
+    for (std::size_t i = 0; i < places.size(); ++i)
+      std::memcpy(together.get() + i * item, address(array, places[i]), item);
+    kernels(k).keys(together.get(), places.size(), ranking(k), out);
+  }
+
+  void split(const Run& run, Window window, std::uint32_t position, Gathered& gathered) const {
+    over(run.array, run.begin, run.count, [&](const void* x, std::int64_t first, std::size_t n) {
+      const std::int64_t word = (run.begin + first) / 64;
+      kernels(run.array).split(x, n, ranking(run.array), window, among(run.array, word),
+                               selection_.words[run.array] + word,
+                               position + static_cast<std::uint32_t>(first), gathered);
+    });
+  }
+
+  void histogram(const Run& run, Window window, int shift, std::int64_t& below,
+                 std::int64_t* bins) const {
+    over(run.array, run.begin, run.count, [&](const void* x, std::int64_t first, std::size_t n) {
+      kernels(run.array).histogram(x, n, ranking(run.array), window, shift,
+                                   among(run.array, (run.begin + first) / 64), below, bins);
+    });
+  }
+
+  void at_key(const Run& run, std::int64_t key, std::int64_t& ties) const {
+    over(run.array, run.begin, run.count, [&](const void* x, std::int64_t first, std::size_t n) {
+      const std::int64_t word = (run.begin + first) / 64;
+      kernels(run.array).at_key(x, n, ranking(run.array), key, among(run.array, word),
+                                selection_.words[run.array] + word, ties);
+    });
+  }
+
+ private:
+  const RankKernels& kernels(std::size_t k) const {
+    const PruningKernels& all = table_.kernels[static_cast<std::size_t>(arrays_[k].dtype)];
+    return wide_ ? all.wide : all.narrow;
+  }
+  Ranking ranking(std::size_t k) const { return selection_.rankings[k]; }
+  const std::uint64_t* among(std::size_t k, std::int64_t word) const {
+    const bool all = selection_.among.empty() || selection_.among[k] == nullptr;
+    return all ? nullptr : selection_.among[k] + word;
+  }
+
+  static const char* address(const Array& array, std::int64_t place) {
+    const auto* data = static_cast<const char*>(array.data);
+    if (array.contiguous()) {
+      return data + place * static_cast<std::int64_t>(item_size(array.dtype));
+    }
+    for (std::size_t axis = array.dims.size(); axis-- > 0;) {
+      data += place % array.dims[axis].extent * array.dims[axis].stride;
+      place /= array.dims[axis].extent;
+    }
+    return data;
+  }
+
+  template <class F>
+  void over(std::size_t k, std::int64_t begin, std::int64_t n, F f) const {
+    const Operand operands[] = {{&arrays_[k], Access::read}};
+    on_memory(operands, begin, n,
+              [&](void** at, std::int64_t first, std::size_t count) { f(at[0], first, count); });
+  }
+
+  Arrays arrays_;
+  const Selection& selection_;
+  bool wide_;
+  const PruningTable& table_;
+};
+
+class RandomSource {
+ public:
+  RandomSource(Arrays arrays, const Selection& selection, Key key, std::int64_t first)
+      : arrays_(arrays), selection_(selection), key_(key), first_(arrays.size()),
+        kernels_(tables().pruning->random) {
+    for (std::size_t k = 0; k < arrays.size(); ++k) {
+      first_[k] = static_cast<std::uint64_t>(first);
+      first += arrays[k].size;
+    }
+  }
+
+  Arrays arrays() const { return arrays_; }
+  std::size_t record_size() const { return sizeof(Record<std::int64_t>); }
+  bool wide() const { return true; }
+  int unit() const { return 0; }
+  Window everything() const { return {-1, 0xffffffff}; }
+
+  void keys(std::size_t k, std::int64_t begin, std::int64_t n, std::int64_t* out) const {
+    kernels_.keys(key_, index(k, begin), static_cast<std::size_t>(n), out);
+  }
+  void split(const Run& run, Window window, std::uint32_t position, Gathered& gathered) const {
+    kernels_.split(key_, index(run.array, run.begin), static_cast<std::size_t>(run.count), window,
+                   among(run), words(run), position, gathered);
+  }
+  void histogram(const Run& run, Window window, int shift, std::int64_t& below,
+                 std::int64_t* bins) const {
+    kernels_.histogram(key_, index(run.array, run.begin), static_cast<std::size_t>(run.count),
+                       window, shift, among(run), below, bins);
+  }
+  void at_key(const Run& run, std::int64_t key, std::int64_t& ties) const {
+    kernels_.at_key(key_, index(run.array, run.begin), static_cast<std::size_t>(run.count), key,
+                    among(run), words(run), ties);
+  }
+
+ private:
+  std::uint64_t index(std::size_t k, std::int64_t begin) const {
+    return first_[k] + static_cast<std::uint64_t>(begin);
+  }
+  const std::uint64_t* among(const Run& run) const {
+    const bool all = selection_.among.empty() || selection_.among[run.array] == nullptr;
+    return all ? nullptr : selection_.among[run.array] + run.begin / 64;
+  }
+  std::uint64_t* words(const Run& run) const {
+    return selection_.words[run.array] + run.begin / 64;
+  }
+
+  Arrays arrays_;
+  const Selection& selection_;
+  Key key_;
+  std::vector<std::uint64_t> first_;
+  const RandomRankKernels& kernels_;
+};
+
+std::int64_t count_bits(const std::uint64_t* words, std::int64_t size) {
+  std::int64_t count = 0;
+  for (std::int64_t w = 0; w < mask_words(size); ++w)
+    count += std::popcount(words[w]);
+  return count;
+}
+
+/// The elements that take part.
+std::int64_t ranked(Arrays arrays, const Selection& selection) {
+  std::int64_t count = 0;
+  for (std::size_t k = 0; k < arrays.size(); ++k) {
+    const bool all = selection.among.empty() || selection.among[k] == nullptr;
+    count += all ? arrays[k].size : count_bits(selection.among[k], arrays[k].size);
+  }
+  return count;
+}
+
+/// Keeps all that take part, or none.
+void keep(Arrays arrays, const Selection& selection, bool all) {
+  for (std::size_t k = 0; k < arrays.size(); ++k) {
+    const std::int64_t size = arrays[k].size;
+    std::uint64_t* words = selection.words[k];
+    if (!all) {
+      std::fill_n(words, mask_words(size), 0);
+    } else if (!selection.among.empty() && selection.among[k] != nullptr) {
+      std::copy_n(selection.among[k], mask_words(size), words);
+    } else {
+      std::fill_n(words, mask_words(size), ~std::uint64_t{0});
+      if (size % 64 != 0) words[size / 64] = (std::uint64_t{1} << size % 64) - 1;
+    }
+  }
+}
+
+/// One search: prunes the `count` elements of lowest key, 0 < count < total.
+template <class Source>
+class Search {
+ public:
+  Search(const Source& source, const Selection& selection, std::int64_t count, std::int64_t total)
+      : source_(source), selection_(selection), work_(source.arrays()), count_(count),
+        total_(total), window_(source.everything()) {}
+
+  /// Few elements: all their keys at once.
+  void run_small(std::vector<std::int64_t>& keys) {
+    collect_all(keys);
+    const auto kth = keys.begin() + (count_ - 1);
+    std::nth_element(keys.begin(), kth, keys.end());
+    const std::int64_t key = *kth;
+    const auto less = std::count_if(keys.begin(), kth, [=](std::int64_t k) { return k < key; });
+    const auto equal = std::count(keys.begin(), keys.end(), key);
+    std::int64_t ties = equal - (count_ - less);
+    work_.forward(Team{0, 1}, [&](const Run& run) { source_.at_key(run, key, ties); });
+  }
+
+  void run(int threads) {
+    parallel(work_.elements(), threads, [&](Team team) {
+      if (team.rank == 0) prepare(team.size);
+      team.barrier();
+      Part& part = parts_[static_cast<std::size_t>(team.rank)];
+      sample(team, part);
+      team.barrier();
+      if (team.rank == 0) choose_window();
+      team.barrier();
+      bool gathered = use_records_;
+      if (gathered) {
+        split(team, part);
+        team.barrier();
+        gathered = std::none_of(parts_.begin(), parts_.end(),
+                                [](const Part& p) { return p.gathered.full; });
+        gathered = gathered &&
+                   narrow(team, part, [&](std::int64_t& below) { count_records(part, below); });
+      }
+      if (!gathered) {
+        const auto pass = [&](std::int64_t& below) {
+          work_.forward(team, [&](const Run& run) {
+            source_.histogram(run, window_, shift_, below, part.bins);
+          });
+        };
+        // Where the sample misled, the search starts from everything.
+        if (use_records_ || !narrow(team, part, pass)) {
+          team.barrier();
+          if (team.rank == 0) window_ = source_.everything();
+          team.barrier();
+          narrow(team, part, pass);
+        }
+      }
+      finish(team, part, gathered);
+    });
+  }
+
+ private:
+  struct Start {
+    std::uint32_t position;
+    std::uint64_t* words;
+  };
+  /// What belongs to one thread.
+  struct Part {
+    std::vector<std::int64_t> sample;
+    std::vector<Start> starts;  ///< of its runs
+    std::unique_ptr<std::byte[]> records;
+    Gathered gathered;
+    std::int64_t below = 0;
+    std::int64_t bins[bin_count];
+    std::int64_t equal = 0;
+  };
+
+  void prepare(int threads) {
+    parts_ = std::vector<Part>(static_cast<std::size_t>(threads));
+    std::int64_t bytes = 0;
+    std::int64_t masks = 0;
+    for (const Array& array : source_.arrays()) {
+      bytes += array.size * static_cast<std::int64_t>(item_size(array.dtype));
+      masks += 8 * mask_words(array.size);
+    }
+    // With the masks, 8 % of what the weights take.
+    const auto item = static_cast<std::int64_t>(source_.record_size());
+    room_ = std::max<std::int64_t>((bytes / 100 * 8 - masks) / item / threads, 0);
+  }
+
+  void collect_all(std::vector<std::int64_t>& keys) const {
+    keys.clear();
+    for (std::size_t k = 0; k < source_.arrays().size(); ++k) {
+      const std::int64_t size = source_.arrays()[k].size;
+      const std::size_t begin = keys.size();
+      keys.resize(begin + static_cast<std::size_t>(size));
+      source_.keys(k, 0, size, keys.data() + begin);
+      if (selection_.among.empty() || selection_.among[k] == nullptr) continue;
+      std::size_t end = begin;
+      for (std::int64_t i = 0; i < size; ++i) {
+        if ((selection_.among[k][i / 64] >> i % 64 & 1) != 0)
+          keys[end++] = keys[begin + static_cast<std::size_t>(i)];
+      }
+      keys.resize(end);
+    }
+  }
+
+  /// One element of each of sample_size stretches.
+  void sample(Team team, Part& part) const {
+    if constexpr (requires { &Source::keys_at; }) {
+      const std::int64_t elements = work_.elements();
+      const std::int64_t from = sample_size * team.rank / team.size;
+      const std::int64_t to = sample_size * (team.rank + 1) / team.size;
+      std::vector<std::int64_t> places;
+      std::int64_t before = 0;
+      std::int64_t s = from;
+      for (std::size_t k = 0; k < source_.arrays().size() && s < to; ++k) {
+        const std::int64_t size = source_.arrays()[k].size;
+        places.clear();
+        for (; s < to; ++s) {
+          const std::int64_t place = place_of(s, elements) - before;
+          if (place >= size) break;
+          if (!takes_part(k, place)) continue;
+          places.push_back(place);
+        }
+        before += size;
+        if (places.empty()) continue;
+        const std::size_t begin = part.sample.size();
+        part.sample.resize(begin + places.size());
+        source_.keys_at(k, places, part.sample.data() + begin);
+      }
+    }
+  }
+
+  /// Any function that has nothing to do with the data will do: results do not depend on it.
+  static std::int64_t place_of(std::int64_t s, std::int64_t elements) {
+    const auto n = static_cast<std::uint64_t>(elements);
+    const auto i = static_cast<std::uint64_t>(s);
+    const std::uint64_t begin = n / sample_size * i + n % sample_size * i / sample_size;
+    std::uint64_t mixed = (i + 1) * 0x9e3779b97f4a7c15;
+    mixed = (mixed ^ mixed >> 31) * 0xbf58476d1ce4e5b9;
+    return static_cast<std::int64_t>(begin + (mixed >> 33) % (n / sample_size));
+  }
+
+  bool takes_part(std::size_t k, std::int64_t place) const {
+    return selection_.among.empty() || selection_.among[k] == nullptr ||
+           (selection_.among[k][place / 64] >> place % 64 & 1) != 0;
+  }
+
+  void choose_window() {
+    const double p = static_cast<double>(count_) / static_cast<double>(total_);
+    double inside = 0;  // the share of elements in the window
+    if constexpr (requires { &Source::keys_at; }) {
+      std::vector<std::int64_t> keys;
+      for (Part& part : parts_)
+        keys.insert(keys.end(), part.sample.begin(), part.sample.end());
+      const auto n = static_cast<double>(keys.size());
+      const double margin = 4 * std::sqrt(n * p * (1 - p)) + 4;
+      const double low = std::floor(n * p - margin);
+      const double high = std::ceil(n * p + margin);
+      auto lowest = keys.begin();
+      if (low >= 0 && low < n) {
+        lowest += static_cast<std::ptrdiff_t>(low);
+        std::nth_element(keys.begin(), lowest, keys.end());
+        window_.low = *lowest - 1;
+      }
+      if (high >= 0 && high < n) {
+        const auto highest = keys.begin() + static_cast<std::ptrdiff_t>(high);
+        std::nth_element(lowest, highest, keys.end());
+        window_.high = *highest;
+      }
+      const auto in_window = [&](std::int64_t k) { return k > window_.low && k <= window_.high; };
+      inside = keys.empty()
+                   ? 1
+                   : static_cast<double>(std::count_if(keys.begin(), keys.end(), in_window)) / n;
+    } else {
+      const double margin = 6 * std::sqrt(p * (1 - p) / static_cast<double>(total_));
+      const auto key = [](double share) {
+        return static_cast<std::int64_t>(std::clamp(share, 0.0, 1.0) * 0x1p32) - 1;
+      };
+      window_ = {key(p - margin), key(p + margin)};
+      inside = 2 * margin;
+    }
+    const double expected = inside * static_cast<double>(total_);
+    use_records_ =
+        expected * 1.1 + 1024 < static_cast<double>(room_) * static_cast<double>(parts_.size());
+    if (!use_records_) return;
+    for (Part& part : parts_) {
+      const auto room = static_cast<std::size_t>(room_);
+      part.records = std::make_unique_for_overwrite<std::byte[]>(room * source_.record_size());
+      part.gathered = {.records = part.records.get(), .room = room};
+    }
+  }
+
+  void split(Team team, Part& part) {
+    std::int64_t position = 0;
+    work_.forward(team, [&](const Run& run) {
+      part.starts.push_back(
+          {static_cast<std::uint32_t>(position), selection_.words[run.array] + run.begin / 64});
+      source_.split(run, window_, static_cast<std::uint32_t>(position), part.gathered);
+      position += 64 * mask_words(run.count);
+      if (position >= std::int64_t{1} << 32) part.gathered.full = true;
+    });
+  }
+
+  /// Divides the window until it is one key; `pass` counts. False if the key is not in the window.
+  template <class Pass>
+  bool narrow(Team team, Part& part, Pass pass) {
+    for (;;) {
+      team.barrier();
+      if (team.rank == 0) {
+        const auto width =
+            static_cast<std::uint64_t>(window_.high) - static_cast<std::uint64_t>(window_.low) - 1;
+        shift_ = std::max(static_cast<int>(std::bit_width(width)) - bin_bits, 0);
+      }
+      team.barrier();
+      std::fill_n(part.bins, bin_count, 0);
+      part.below = 0;
+      pass(part.below);
+      team.barrier();
+      if (team.rank == 0) state_ = choose_bin();
+      team.barrier();
+      if (state_ == State::missed) return false;
+      if (state_ == State::found) return true;
+    }
+  }
+
+  enum class State : std::uint8_t { missed, narrower, found };
+
+  State choose_bin() {
+    std::int64_t less = 0;
+    for (const Part& part : parts_)
+      less += part.below;
+    if (less >= count_) return State::missed;
+    std::size_t bin = 0;
+    for (;; ++bin) {
+      if (bin == bin_count) return State::missed;
+      std::int64_t in_bin = 0;
+      for (const Part& part : parts_)
+        in_bin += part.bins[bin];
+      if (less + in_bin >= count_) break;
+      less += in_bin;
+    }
+    const auto low = static_cast<std::uint64_t>(window_.low) + (std::uint64_t{bin} << shift_);
+    window_.high =
+        std::min(window_.high, static_cast<std::int64_t>(low + (std::uint64_t{1} << shift_)));
+    window_.low = static_cast<std::int64_t>(low);
+    if (shift_ > source_.unit()) return State::narrower;
+    key_ = window_.high >> source_.unit() << source_.unit();
+    std::int64_t equal = 0;
+    for (Part& part : parts_) {
+      part.equal = part.bins[bin];
+      equal += part.equal;
+    }
+    ties_ = equal - (count_ - less);
+    return State::found;
+  }
+
+  template <class F>
+  void for_each_record(const Part& part, F f) const {
+    const auto walk = [&]<class Key>(Key) {
+      const auto* records = reinterpret_cast<const Record<Key>*>(part.gathered.records);
+      for (std::size_t i = 0; i < part.gathered.count; ++i)
+        f(std::int64_t{records[i].key}, records[i].position);
+    };
+    source_.wide() ? walk(std::int64_t{}) : walk(std::int32_t{});
+  }
+
+  void count_records(Part& part, std::int64_t& below) const {
+    below = part.gathered.below;
+    for_each_record(part, [&](std::int64_t key, std::uint32_t) {
+      if (key <= window_.low) {
+        ++below;
+      } else if (key <= window_.high) {
+        ++part.bins[static_cast<std::uint64_t>(key - window_.low - 1) >> shift_];
+      }
+    });
+  }
+
+  void finish(Team team, Part& part, bool gathered) {
+    std::int64_t ties = ties_;
+    for (int t = 0; t < team.rank; ++t)
+      ties -= parts_[static_cast<std::size_t>(t)].equal;
+    ties = std::max<std::int64_t>(ties, 0);
+    if (!gathered) {
+      work_.forward(team, [&](const Run& run) { source_.at_key(run, key_, ties); });
+      return;
+    }
+    auto start = part.starts.begin();
+    for_each_record(part, [&](std::int64_t key, std::uint32_t position) {
+      while (start + 1 != part.starts.end() && (start + 1)->position <= position)
+        ++start;
+      if (key > key_ || (key == key_ && ties-- > 0)) {
+        const std::uint32_t at = position - start->position;
+        start->words[at / 64] |= std::uint64_t{1} << at % 64;
+      }
+    });
+  }
+
+  const Source& source_;
+  const Selection& selection_;
+  const WorkList work_;
+  const std::int64_t count_;
+  const std::int64_t total_;
+  Window window_;
+  std::vector<Part> parts_;
+  std::int64_t room_ = 0;  ///< records of one thread
+  bool use_records_ = false;
+  int shift_ = 0;
+  State state_ = State::narrower;
+  std::int64_t key_ = 0;
+  std::int64_t ties_ = 0;  ///< elements of that key that stay
+};
+
+template <class Source>
+void search(const Source& source, const Selection& selection, std::int64_t count, int threads) {
+  const std::int64_t total = ranked(source.arrays(), selection);
+  if (count <= 0 || count >= total) return keep(source.arrays(), selection, count <= 0);
+  Search<Source> found(source, selection, count, total);
+  const WorkList work(source.arrays());
+  if (work.elements() <= sample_size) {
+    std::vector<std::int64_t> keys;
+    found.run_small(keys);
+  } else {
+    found.run(threads);
+  }
+}
+
+bool any_double(Arrays arrays) {
+  return std::ranges::any_of(arrays, [](const Array& a) { return a.dtype == DType::float64; });
+}
+
+Selection part_of(const Selection& all, std::size_t k) {
+  return {all.rankings.subspan(k, 1), all.among.empty() ? all.among : all.among.subspan(k, 1),
+          all.words.subspan(k, 1)};
+}
+
+}  // namespace
+
+void prune_lowest(Arrays arrays, const Selection& selection, std::int64_t count, int threads) {
+  search(ArraySource(arrays, selection, any_double(arrays)), selection, count, threads);
+}
+
+void prune_each_lowest(Arrays arrays, const Selection& selection,
+                       std::span<const std::int64_t> counts, int threads) {
+  std::int64_t small = 0;
+  for (std::size_t k = 0; k < arrays.size(); ++k) {
+    if (arrays[k].size <= sample_size) {
+      small += 4 * arrays[k].size;  // about as much work as so many elements read
+    } else {
+      prune_lowest(arrays.subspan(k, 1), part_of(selection, k), counts[k], threads);
+    }
+  }
+  parallel(small, threads, [&](Team team) {
+    std::vector<std::int64_t> keys;
+    for (auto k = static_cast<std::size_t>(team.rank); k < arrays.size();
+         k += static_cast<std::size_t>(team.size)) {
+      if (arrays[k].size > sample_size) continue;
+      const Arrays one = arrays.subspan(k, 1);
+      const Selection own = part_of(selection, k);
+      const std::int64_t total = ranked(one, own);
+      if (counts[k] <= 0 || counts[k] >= total) {
+        keep(one, own, counts[k] <= 0);
+      } else {
+        const ArraySource source(one, own, any_double(one));
+        Search<ArraySource>(source, own, counts[k], total).run_small(keys);
+      }
+    }
+  });
+}
+
+void prune_random(Arrays arrays, const Selection& selection, Key key, std::int64_t first,
+                  std::int64_t count, int threads) {
+  search(RandomSource(arrays, selection, key, first), selection, count, threads);
+}
+
+namespace {
+
+template <class Source>
+void histogram(const Source& source, std::int64_t low, int shift, std::int64_t& below,
+               std::span<std::int64_t> bins, int threads) {
+  if (bins.size() != bin_count) {
+    bad_value("bins",
+              "got " + std::to_string(bins.size()) + ", wants " + std::to_string(bin_count));
+  }
+  const WorkList work(source.arrays());
+  const std::int64_t highest = source.everything().high;
+  const auto range = static_cast<std::uint64_t>(highest) - static_cast<std::uint64_t>(low);
+  const bool all = shift + bin_bits >= 64 || std::uint64_t{bin_count} << shift >= range;
+  const auto end = static_cast<std::uint64_t>(low) + (std::uint64_t{bin_count} << shift);
+  const Window window{low, all ? highest : static_cast<std::int64_t>(end)};
+  std::vector<std::vector<std::int64_t>> counted;
+  parallel(work.elements(), threads, [&](Team team) {
+    if (team.rank == 0) {
+      counted.assign(static_cast<std::size_t>(team.size),
+                     std::vector<std::int64_t>(bin_count + 1, 0));
+    }
+    team.barrier();
+    std::vector<std::int64_t>& own = counted[static_cast<std::size_t>(team.rank)];
+    work.forward(team, [&](const Run& run) {
+      source.histogram(run, window, shift, own[bin_count], own.data());
+    });
+  });
+  for (const auto& part : counted) {
+    below += part[bin_count];
+    for (std::size_t b = 0; b < bin_count; ++b)
+      bins[b] += part[b];
+  }
+}
+
+template <class Source>
+void at_key(const Source& source, std::int64_t key, std::int64_t ties, int threads) {
+  const WorkList work(source.arrays());
+  std::vector<std::int64_t> equal;
+  parallel(work.elements(), threads, [&](Team team) {
+    if (team.rank == 0) equal.assign(static_cast<std::size_t>(team.size), 0);
+    team.barrier();
+    std::int64_t below = 0;
+    work.forward(team, [&](const Run& run) {
+      source.histogram(run, {key - 1, key}, 0, below, &equal[static_cast<std::size_t>(team.rank)]);
+    });
+    team.barrier();
+    std::int64_t own = ties;
+    for (int t = 0; t < team.rank; ++t)
+      own -= equal[static_cast<std::size_t>(t)];
+    own = std::max<std::int64_t>(own, 0);
+    work.forward(team, [&](const Run& run) { source.at_key(run, key, own); });
+  });
+}
+
+}  // namespace
+
+void random_keys(std::span<std::int64_t> keys, Key key, std::int64_t first) {
+  tables().pruning->random.keys(key, static_cast<std::uint64_t>(first), keys.size(), keys.data());
+}
+
+void rank_histogram(Arrays arrays, const Selection& selection, std::int64_t low, int shift,
+                    std::int64_t& below, std::span<std::int64_t> bins, int threads) {
+  histogram(ArraySource(arrays, selection, true), low, shift, below, bins, threads);
+}
+void prune_at_key(Arrays arrays, const Selection& selection, std::int64_t key, std::int64_t ties,
+                  int threads) {
+  at_key(ArraySource(arrays, selection, true), key, ties, threads);
+}
+void random_histogram(Arrays arrays, const Selection& selection, Key key, std::int64_t first,
+                      std::int64_t low, int shift, std::int64_t& below,
+                      std::span<std::int64_t> bins, int threads) {
+  histogram(RandomSource(arrays, selection, key, first), low, shift, below, bins, threads);
+}
+void prune_random_at_key(Arrays arrays, const Selection& selection, Key key, std::int64_t first,
+                         std::int64_t at, std::int64_t ties, int threads) {
+  at_key(RandomSource(arrays, selection, key, first), at, ties, threads);
+}
+
+}  // namespace ridgeline

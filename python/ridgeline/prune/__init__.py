@@ -1,0 +1,39 @@
+"""Pruning: which weights go, exactly so many, and masks of one bit an element.
+
+`magnitude`, `by_score` and `random` make masks; `NM`, `Block` and `Channels` say what goes as a
+whole. A schedule is called with a step and returns a sparsity; `budget` shares a sparsity out among
+arrays; `scores` has what to rank by instead of the magnitude.
+"""
+
+from . import budget, export, scores
+from ._select import by_score, magnitude, random, random_shrink_
+from .report import Report, plot, report
+from .schedules import ConstantSchedule, CubicSchedule, LinearSchedule, OneShotSchedule
+from .structures import NM, Block, Channels, columns, rows
+from .training import SET, Pruner, PruneReport, RigL
+
+__all__ = [
+    "NM",
+    "SET",
+    "Block",
+    "Channels",
+    "ConstantSchedule",
+    "CubicSchedule",
+    "LinearSchedule",
+    "OneShotSchedule",
+    "PruneReport",
+    "Pruner",
+    "Report",
+    "RigL",
+    "budget",
+    "by_score",
+    "columns",
+    "export",
+    "magnitude",
+    "plot",
+    "random",
+    "random_shrink_",
+    "report",
+    "rows",
+    "scores",
+]

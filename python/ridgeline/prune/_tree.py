@@ -1,0 +1,127 @@
+"""Containers of arrays: their names, what they are like, and which of them are left out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeAlias
+
+# A name or index, several of them, or a function of a name and an array.
+Exclude: TypeAlias = "str | int | Iterable[str | int] | Callable[[str, Any], bool] | None"
+
+
+def is_array(value: object) -> bool:
+    """Return whether it is an array, and not a container."""
+    return hasattr(value, "__dlpack__") and hasattr(value, "shape")
+
+
+def located(name: str, tree: Any) -> list[tuple[str, str, Any]]:
+    """List the arrays of a container, depth first, with their places and names.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> located("w", {"block": [np.zeros(1), np.ones(1)]})
+    [("w['block'][0]", 'block/0', array([0.])), ("w['block'][1]", 'block/1', array([1.]))]
+    """
+    found: list[tuple[str, str, Any]] = []
+
+    def visit(at: str, path: tuple[str, ...], node: Any) -> None:
+        if is_array(node):
+            found.append((at, "/".join(path), node))
+            return
+        for key, value in _items(at, node):
+            visit(f"{at}[{key!r}]", (*path, str(key)), value)
+
+    visit(name, (), tree)
+    return found
+
+
+def leaves(name: str, tree: Any) -> list[tuple[str, Any]]:
+    """List the arrays of a container, depth first, with their names: keys joined by "/".
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> leaves("params", {"block": [np.zeros(1), np.ones(1)], "head": np.ones(0)})
+    [('block/0', array([0.])), ('block/1', array([1.])), ('head', array([], dtype=float64))]
+    """
+    return [(key, array) for _, key, array in located(name, tree)]
+
+
+def _items(at: str, node: Any) -> Iterable[tuple[Any, Any]]:
+    if isinstance(node, Mapping):
+        return node.items()
+    if isinstance(node, Iterable) and not isinstance(node, str | bytes):
+        return enumerate(node)
+    raise TypeError(
+        f"{at}: got {type(node).__name__}, wants an array, or a list, tuple or dict of arrays"
+    )
+
+
+def fixed(tree: Any) -> Any:
+    """Return a container that can be read twice: iterables become lists."""
+    if is_array(tree) or isinstance(tree, str | bytes) or not isinstance(tree, Iterable):
+        return tree
+    if isinstance(tree, Mapping):
+        return {key: fixed(value) for key, value in tree.items()}
+    values = [fixed(value) for value in tree]
+    if isinstance(tree, tuple):
+        return type(tree)(*values) if hasattr(tree, "_fields") else tuple(values)
+    return values
+
+
+def like(tree: Any, values: Iterable[Any]) -> Any:
+    """Return a container of the structure of `tree`, which is `fixed`, with other leaves.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> like({"w": [np.zeros(1)], "b": np.ones(1)}, [1, 2])
+    {'w': [1], 'b': 2}
+    """
+    rest = iter(values)
+
+    def built(node: Any) -> Any:
+        if is_array(node):
+            return next(rest)
+        if isinstance(node, Mapping):
+            return {key: built(value) for key, value in node.items()}
+        if hasattr(node, "_fields"):
+            return type(node)(*map(built, node))
+        return type(node)(map(built, node))
+
+    return built(tree)
+
+
+def excluded(exclude: Exclude, named: list[tuple[str, Any]]) -> list[bool]:
+    """Return of each named array whether it is excluded, by its own name or that of a container.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> named = [("block/0", np.zeros(1)), ("block/1", np.zeros((1, 1))), ("head", np.zeros(1))]
+    >>> excluded("block", named), excluded(["block/1", "head"], named)
+    ([True, True, False], [False, True, True])
+    >>> excluded(lambda name, array: array.ndim < 2, named)
+    [True, False, True]
+    """
+    if exclude is None:
+        return [False] * len(named)
+    if callable(exclude):
+        return [bool(exclude(name, array)) for name, array in named]
+    if isinstance(exclude, bytes) or not isinstance(exclude, str | int | Iterable):
+        raise TypeError(
+            f"exclude: got {type(exclude).__name__}, wants names, indices or a function"
+        )
+    entries = [exclude] if isinstance(exclude, str | int) else list(exclude)
+    result = [False] * len(named)
+    for entry in entries:
+        if isinstance(entry, bool) or not isinstance(entry, str | int):
+            raise TypeError(f"exclude: got {type(entry).__name__}, wants names or indices")
+        hits = [name == str(entry) or name.startswith(f"{entry}/") for name, _ in named]
+        if not any(hits):
+            names = ", ".join(repr(name) for name, _ in named[:8])
+            more = ", ..." if len(named) > 8 else ""
+            raise ValueError(f"exclude: got {entry!r}, wants one of {names}{more}")
+        result = [a or b for a, b in zip(result, hits, strict=True)]
+    return result

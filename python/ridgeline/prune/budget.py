@@ -1,0 +1,136 @@
+r"""How one sparsity is shared out among the arrays of a model.
+
+A budget is a container of fractions like the parameters, to be passed as ``sparsity=``::
+
+    masks = rl.prune.magnitude(params, rl.prune.budget.erk(params, 0.9))
+
+``params`` are one array or a list, tuple, dict (nested) or iterable of them; only their shapes are
+looked at.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from .. import _core
+from ._tree import excluded, fixed, leaves, like
+from .schedules import fraction_of
+
+if TYPE_CHECKING:
+    from .._typing import Tree
+    from ._tree import Exclude
+
+__all__ = ["erk", "uniform"]
+
+
+def uniform(params: Tree, sparsity: float, exclude: Exclude = None) -> Any:
+    """Give every array the same sparsity, and those excluded 0.
+
+    Parameters
+    ----------
+    params : array or tree of arrays
+        Only their shapes are read.
+    sparsity : float
+        In [0, 1].
+    exclude : str, int, iterable of them, or callable, optional
+        Arrays that stay dense: their names or indices, with "/" between those of nested containers
+        ("block/0"; "block" for all in it), or a function of name and array.
+
+    Returns
+    -------
+    float or tree of float
+        The sparsity of each array, in the containers of `params`.
+
+    Raises
+    ------
+    TypeError
+        If something is no array, `sparsity` no number, or `exclude` none of these.
+    ValueError
+        If `sparsity` is not in [0, 1], or `exclude` has a name that no array has.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from ridgeline.prune import budget
+    >>> budget.uniform({"w": np.ones((4, 4)), "b": np.ones(4)}, 0.5, exclude="b")
+    {'w': 0.5, 'b': 0.0}
+    """
+    fraction, tree = fraction_of("sparsity", sparsity), fixed(params)
+    return like(
+        tree, [0.0 if out else fraction for out in excluded(exclude, leaves("params", tree))]
+    )
+
+
+def erk(params: Tree, sparsity: float, exclude: Exclude = None, power: float = 1.0) -> Any:
+    r"""Give large arrays more of a total sparsity: Erdős-Rényi-kernel (Evci et al. 2020).
+
+    The density of array l is
+
+    .. math:: \epsilon \left( \frac{\sum_i n_i}{\prod_i n_i} \right)^{\text{power}}
+
+    for its extents :math:`n_i`, with the :math:`\epsilon` that makes the fraction of all elements
+    pruned the `sparsity`; arrays for which this is above 1 are dense, and :math:`\epsilon` makes up
+    for them. Of a matrix (out, in) that is proportional to (out + in) / (out in), the random graphs
+    of SET (Mocanu et al. 2018).
+
+    Parameters
+    ----------
+    params : array or tree of arrays
+        Only their shapes are read. One of no axes is taken as one of one element.
+    sparsity : float
+        Of all elements together, in [0, 1], without those excluded.
+    exclude : str, int, iterable of them, or callable, optional
+        Arrays that stay dense and are not counted, as for `uniform`.
+    power : float, default 1
+        At least 0: 0 is uniform, more makes small arrays denser.
+
+    Returns
+    -------
+    float or tree of float
+        The sparsity of each array, in the containers of `params`; 0 for those excluded.
+
+    Raises
+    ------
+    TypeError
+        If something is no array, `sparsity` or `power` no number, or `exclude` none of these.
+    ValueError
+        If `sparsity` is not in [0, 1], `power` is not a finite number of at least 0, or `exclude`
+        has a name that no array has.
+
+    Notes
+    -----
+    Rounded to whole elements, array by array, the total is right to half an element for each. The
+    original rounds down.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from ridgeline.prune import budget
+    >>> params = {"conv": np.ones((16, 8, 3, 3)), "head": np.ones((10, 16)), "bias": np.ones(10)}
+    >>> {name: round(s, 3) for name, s in budget.erk(params, 0.8, exclude="bias").items()}
+    {'conv': 0.878, 'head': 0.239, 'bias': 0.0}
+    """
+    fraction, tree = fraction_of("sparsity", sparsity), fixed(params)
+    exponent = _core.number("power", power)
+    if not 0 <= exponent < math.inf:
+        raise ValueError(f"power: got {exponent}, wants a finite number of at least 0")
+    named = leaves("params", tree)
+    shapes = [tuple(array.shape) for _, array in named]
+    out = excluded(exclude, named)
+    size = [math.prod(shape) for shape in shapes]
+    sparse = {i for i in range(len(shapes)) if size[i] and not out[i]}
+    ratio = {i: sum(shapes[i] or (1,)) / size[i] for i in sparse}
+    left = (1 - fraction) * sum(size[i] for i in sparse)
+    density = dict.fromkeys(range(len(shapes)), 1.0)
+    while sparse:
+        top = max(ratio[i] for i in sparse)
+        raw = {i: (ratio[i] / top) ** exponent for i in sparse}
+        epsilon = left / math.fsum(raw[i] * size[i] for i in sparse)
+        dense = {i for i in sparse if epsilon * raw[i] > 1}
+        if not dense:
+            density.update({i: epsilon * raw[i] for i in sparse})
+            break
+        left -= sum(size[i] for i in dense)
+        sparse -= dense
+    return like(tree, [1.0 - density[i] for i in range(len(shapes))])

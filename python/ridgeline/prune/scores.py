@@ -1,0 +1,417 @@
+r"""What to rank weights by instead of their magnitude.
+
+Scores are arrays like the weights, to be passed to ``by_score``, which prunes the lowest::
+
+    masks = rl.prune.by_score(rl.prune.scores.taylor(params, grads), 0.5)
+
+Every function takes one array, or a list, tuple, dict (nested) or iterable of them and returns the
+same containers: NumPy arrays, PyTorch CPU tensors or JAX arrays; float32, float64, bfloat16 or
+float16; of any strides. Elements of the half types and of float32 are computed in float32, those of
+float64 in float64, and rounded once to the dtype of the weights. NaN gives NaN, which ranks
+highest. Results are not part of an autograd graph.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from .. import _core
+from .._typing import Tree
+from ._tree import fixed, is_array, like, located
+
+__all__ = ["gradient", "lamp", "movement_", "snip", "taylor", "wanda"]
+
+TreeT = TypeVar("TreeT", bound=Tree)
+
+
+def _check_structure(name: str, node: Any, model_name: str, model: Any) -> None:
+    """Raise unless a container, or an array, has the structure of another."""
+    if is_array(model) or is_array(node):
+        if is_array(model) and is_array(node):
+            return
+        got, wants = ("an array" if is_array(x) else "a container" for x in (node, model))
+        raise ValueError(f"{name}: got {got}, wants {wants} as in {model_name}")
+    if isinstance(model, Mapping) != isinstance(node, Mapping):
+        got, wants = ("a dict" if isinstance(x, Mapping) else "a sequence" for x in (node, model))
+        raise ValueError(f"{name}: got {got}, wants {wants} as in {model_name}")
+    if isinstance(model, Mapping):
+        if list(node) != list(model) and set(node) != set(model):
+            raise ValueError(
+                f"{name}: got keys {list(node)}, wants {list(model)} as in {model_name}"
+            )
+        for key, value in model.items():
+            _check_structure(f"{name}[{key!r}]", node[key], f"{model_name}[{key!r}]", value)
+        return
+    if len(node) != len(model):
+        raise ValueError(
+            f"{name}: got a sequence of {len(node)}, wants one of {len(model)} as in {model_name}"
+        )
+    for i, (value, other) in enumerate(zip(node, model, strict=True)):
+        _check_structure(f"{name}[{i}]", value, f"{model_name}[{i}]", other)
+
+
+def _ordered(node: Any, model: Any) -> list[Any]:
+    """List the arrays of a container in the order of another of the same structure."""
+    if is_array(model):
+        return [node]
+    pairs = (
+        ((node[key], value) for key, value in model.items())
+        if isinstance(model, Mapping)
+        else zip(node, model, strict=True)
+    )
+    return [leaf for value, other in pairs for leaf in _ordered(value, other)]
+
+
+def _mapped(function: Callable[..., Any], out: Any, **arguments: Any) -> Any:
+    """Call a function of arrays, and of where to write, with the arrays of containers one by one.
+
+    Everything is checked before the first call.
+    """
+    (name, first), *rest = arguments.items()
+    if is_array(first):
+        return function(*arguments.values(), out)
+    first = fixed(first)
+    places = located(name, first)
+    columns = [[array for _, _, array in places]]
+    for key, argument in [*rest, *([] if out is None else [("out", out)])]:
+        tree = fixed(argument)
+        located(key, tree)  # raises if there is something that is no array
+        _check_structure(key, tree, name, first)
+        columns.append(_ordered(tree, first))
+        for (at, _, model), array in zip(places, columns[-1], strict=True):
+            _check_like(key, array, at, model, name)
+    if out is None:
+        columns.append([None] * len(places))
+    results = [function(*row) for row in zip(*columns, strict=True)]
+    return out if out is not None else like(first, results)
+
+
+def _check_like(key: str, array: Any, at: str, model: Any, name: str) -> None:
+    """Raise unless an array of an argument fits that of the first one."""
+    place = key + at[len(name) :]
+    shape, wanted = tuple(array.shape), tuple(model.shape)
+    if key == "x_norm":
+        inputs = wanted[-1:] or (1,)
+        if shape != inputs:
+            raise ValueError(f"{place}: got shape {shape}, wants {inputs}, the inputs of {at}")
+        return
+    if shape != wanted:
+        raise ValueError(f"{place}: got shape {shape}, wants {wanted} as in {at}")
+    got, wants = (str(x.dtype).removeprefix("torch.") for x in (array, model))
+    if got != wants:
+        raise TypeError(f"{place}: got dtype {got}, wants {wants} as in {at}")
+    if key == "out" and isinstance(array, np.ndarray) and not array.flags.writeable:
+        raise ValueError(f"{place}: got a read-only array, wants one that can be written")
+
+
+def taylor(w: TreeT, g: Tree, *, squared: bool = False, out: Any = None) -> TreeT:
+    r"""Score weights by what the loss changes, to first order, if they go.
+
+    .. math:: |g_i w_i| \qquad \text{or} \qquad (g_i w_i)^2
+
+    Molchanov, Tyree, Karras, Aila & Kautz (2017), and squared Molchanov, Mallya, Tyree, Frosio &
+    Kautz (2019), who take means over batches: add up the scores of several.
+
+    Parameters
+    ----------
+    w : array or tree of arrays
+        The weights. Only read.
+    g : array or tree of arrays
+        Their gradients, of the same structure, shapes and dtypes. Only read.
+    squared : bool, default False
+        Whether to square. Of float16, squares below 6e-8 are 0.
+    out : array or tree of arrays, optional
+        Where to write, like `w`; may be `w` or `g`.
+
+    Returns
+    -------
+    array or tree of arrays
+        `out`, or new arrays in the containers of `w`.
+
+    Raises
+    ------
+    TypeError
+        If something is no array of a supported dtype in CPU memory, or dtypes differ.
+    ValueError
+        If structures or shapes differ, or an array of `out` is read-only.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from ridgeline.prune import scores
+    >>> w, g = np.array([2.0, -1.0, 3.0]), np.array([0.5, 3.0, 0.0])
+    >>> scores.taylor(w, g)
+    array([1., 3., 0.])
+    >>> scores.taylor({"w": w}, {"w": g}, squared=True)
+    {'w': array([1., 9., 0.])}
+    """
+
+    def saliency(weights: Any, grads: Any, result: Any) -> Any:
+        return _core.prune_saliency(weights, grads, bool(squared), result)
+
+    return cast("TreeT", _mapped(saliency, out, w=w, g=g))
+
+
+def snip(w: TreeT, g: Tree, *, normalize: bool = False, out: Any = None) -> TreeT:
+    r"""Score connections by their sensitivity at initialization: SNIP (Lee, Ajanthan & Torr 2019).
+
+    .. math:: |g_i w_i| \qquad \text{or} \qquad \frac{|g_i w_i|}{\sum_j |g_j w_j|}
+
+    with the sum, in float64, over all arrays. It does not change the ranks.
+
+    Parameters
+    ----------
+    w : array or tree of arrays
+        The weights. Only read.
+    g : array or tree of arrays
+        Their gradients on a batch, of the same structure, shapes and dtypes. Only read.
+    normalize : bool, default False
+        Whether to divide by the sum, unless it is 0: rounds a second time.
+    out : array or tree of arrays, optional
+        Where to write, like `w`; may be `w` or `g`.
+
+    Returns
+    -------
+    array or tree of arrays
+        `out`, or new arrays in the containers of `w`.
+
+    Raises
+    ------
+    TypeError
+        If something is no array of a supported dtype in CPU memory, or dtypes differ.
+    ValueError
+        If structures or shapes differ, or an array of `out` is read-only.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from ridgeline.prune import scores
+    >>> w, g = [np.array([2.0]), np.array([-1.0])], [np.array([0.5]), np.array([3.0])]
+    >>> scores.snip(w, g, normalize=True)
+    [array([0.25]), array([0.75])]
+    """
+    result = taylor(w, g, out=out)
+    if not normalize:
+        return result
+    total = _core.global_norm(result, 1)
+    if total == 0:
+        return result
+    factors = []
+    while math.isfinite(total) and not 1e-30 < total < 1e30:  # so that 1 / total is a float32
+        factors.append(2.0**100 if total < 1 else 2.0**-100)
+        total *= factors[-1]
+    factors.append(1 / total)
+    arrays = [array for _, _, array in located("w", result)]
+    if any(_is_jax(array) for array in arrays):
+        for factor in factors:
+            arrays = [array * factor for array in arrays]
+        return cast("TreeT", like(result, arrays))
+    for factor in factors:
+        _core.scale_(arrays, factor)
+    return result
+
+
+def _is_jax(array: Any) -> bool:
+    return type(array).__module__.partition(".")[0] in ("jax", "jaxlib")
+
+
+def gradient(g: TreeT, out: Any = None) -> TreeT:
+    r"""Score weights by the magnitude of their gradients, :math:`|g_i|`, as RigL grows by.
+
+    Parameters
+    ----------
+    g : array or tree of arrays
+        Only read.
+    out : array or tree of arrays, optional
+        Where to write, like `g`; may be `g`.
+
+    Returns
+    -------
+    array or tree of arrays
+        `out`, or new arrays in the containers of `g`.
+
+    Raises
+    ------
+    TypeError
+        If something is no array of a supported dtype in CPU memory, or dtypes differ.
+    ValueError
+        If structures or shapes differ, or an array of `out` is read-only.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from ridgeline.prune import scores
+    >>> scores.gradient([np.array([-2.0, 1.0])])
+    [array([2., 1.])]
+    """
+    return cast("TreeT", _mapped(_core.prune_magnitudes, out, g=g))
+
+
+def movement_(scores: Tree, w: Tree, g: Tree, lr: float = 1.0) -> None:
+    r"""Add a step to movement scores, in place (Sanh, Wolf & Rush 2020).
+
+    .. math:: s_i \leftarrow s_i - \eta \, g_i w_i
+
+    They are signed: weights that move towards 0 fall, and go first.
+
+    Parameters
+    ----------
+    scores : array or tree of arrays
+        Written. Zeros before the first step.
+    w, g : array or tree of arrays
+        Weights and their gradients, of the structure, shapes and dtypes of `scores`. Only read.
+    lr : float, default 1
+        :math:`\eta`.
+
+    Raises
+    ------
+    TypeError
+        If something is no array of a supported dtype in CPU memory, dtypes differ, or `lr` is no
+        number.
+    ValueError
+        If structures or shapes differ, `lr` is not finite, an array of `scores` is read-only or
+        appears twice, or memory overlaps.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from ridgeline.prune.scores import movement_
+    >>> total, w, g = np.zeros(2), np.array([1.0, -1.0]), np.array([2.0, 2.0])
+    >>> movement_(total, w, g, lr=0.5)
+    >>> movement_(total, w, g, lr=0.5)
+    >>> total
+    array([-2.,  2.])
+    """
+    rate = _core.number("lr", lr)
+    if not math.isfinite(rate):
+        raise ValueError(f"lr: got {rate}, wants a finite number")
+    _core.prune_movement(scores, w, g, rate)
+
+
+def wanda(w: TreeT, x_norm: Any, out: Any = None) -> TreeT:
+    r"""Score weights by magnitude times the norm of their input (Sun, Liu, Bair & Kolter 2024).
+
+    .. math:: |w_{ij}| \, \lVert x_j \rVert_2
+
+    Wanda compares the weights of an output with each other: ``by_score(scores, sparsity,
+    per_row=True)``.
+
+    Parameters
+    ----------
+    w : array or tree of arrays
+        The weights (out, ..., in). Only read.
+    x_norm : array or tree of arrays
+        For each array of `w` one float32 or float64 array (in,): the norms, or root mean squares,
+        of the inputs over the tokens of a calibration set. Only read.
+    out : array or tree of arrays, optional
+        Where to write, like `w`; may be `w`.
+
+    Returns
+    -------
+    array or tree of arrays
+        `out`, or new arrays in the containers of `w`.
+
+    Raises
+    ------
+    TypeError
+        If something is no array of a supported dtype in CPU memory, or dtypes differ.
+    ValueError
+        If structures or shapes differ, or an array of `out` is read-only.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from ridgeline.prune import scores
+    >>> x = np.array([[3.0, 0.0], [4.0, 1.0]])  # two tokens
+    >>> scores.wanda(np.array([[1.0, -2.0], [0.5, 4.0]]), np.linalg.norm(x, axis=0))
+    array([[5. , 2. ],
+           [2.5, 4. ]])
+    """
+    return cast("TreeT", _mapped(_core.prune_wanda, out, w=w, x_norm=x_norm))
+
+
+def lamp(w: TreeT, out: Any = None) -> TreeT:
+    r"""Score weights by their share of what is left: LAMP (Lee, Park, Mo, Ahn & Shin 2021).
+
+    .. math:: \frac{w_u^2}{\sum_{v \ge u} w_v^2}
+
+    with each array's weights in ascending order of magnitude, of equal ones the lower index first.
+    Within an array they rank as magnitudes do. The largest of each array scores 1, so that with
+    ``scope="global"`` none is pruned as a whole while others have more than one weight left.
+    0 scores 0.
+
+    Parameters
+    ----------
+    w : array or tree of arrays
+        The weights. Only read.
+    out : array or tree of arrays, optional
+        Where to write, like `w`; may be `w`.
+
+    Returns
+    -------
+    array or tree of arrays
+        `out`, or new arrays in the containers of `w`.
+
+    Raises
+    ------
+    TypeError
+        If something is no array of a supported dtype in CPU memory, or dtypes differ.
+    ValueError
+        If structures or shapes differ, or an array of `out` is read-only.
+
+    Notes
+    -----
+    Squares and sums are float64, rounded to the dtype of `w` once; float16 has no scores below
+    6e-8, as large arrays need them: give it ``w`` in float32. Sorting takes about 40 bytes of
+    memory per element of the largest array.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from ridgeline.prune import scores
+    >>> scores.lamp([np.array([2.0, 1.0, 0.0]), np.array([1.0])])
+    [array([1. , 0.2, 0. ]), array([1.])]
+    """
+    return cast("TreeT", _mapped(_lamp, out, w=w))
+
+
+def _lamp(w: Any, out: Any) -> Any:
+    result = _core.prune_magnitudes(w, out)  # of the library and dtype of w
+    size = _numpy(result)
+    flat = size.astype(np.float64).ravel()
+    order = np.argsort(flat, kind="stable")
+    top = flat[order[-1]] if flat.size else 0.0
+    if 0 < top < np.inf:
+        np.ldexp(flat, 1 - math.frexp(top)[1], out=flat)  # so that squares stay in range
+    with np.errstate(all="ignore"):
+        share = np.square(flat[order])
+        tail = np.cumsum(share[::-1])[::-1]
+        np.divide(share, tail, out=share, where=share != 0)
+        flat[order] = share
+        values = flat.reshape(size.shape).astype(size.dtype)
+    if _is_jax(result):
+        return sys.modules["jax.numpy"].asarray(values)
+    size[...] = values
+    return result
+
+
+def _numpy(array: Any) -> npt.NDArray[Any]:
+    """Return a view of the memory of an array; of a JAX array a copy that is not for writing."""
+    if isinstance(array, np.ndarray):
+        return array
+    torch: Any = sys.modules.get("torch")
+    if torch is not None and isinstance(array, torch.Tensor):
+        tensor = array.detach()
+        if tensor.dtype != torch.bfloat16:
+            return cast("npt.NDArray[Any]", tensor.numpy())
+        import ml_dtypes
+
+        view = tensor.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
+        return cast("npt.NDArray[Any]", view)
+    return np.asarray(array) if _is_jax(array) else np.from_dlpack(array)

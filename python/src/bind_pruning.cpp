@@ -1,0 +1,257 @@
+#include "ridgeline/pruning.hpp"
+
+#include <pybind11/stl.h>
+
+#include "bind_random.hpp"
+#include "bindings.hpp"
+#include "tensor_view.hpp"
+
+namespace ridgeline::python {
+namespace {
+
+/// The memory of C-contiguous arrays of the package; a null pointer for None.
+template <class T>
+class Buffers {
+ public:
+  Buffers(py::handle list, bool write) {
+    for (const py::handle item : py::reinterpret_borrow<py::sequence>(list)) {
+      if (item.is_none()) {
+        pointers_.push_back(nullptr);
+        continue;
+      }
+      infos_.push_back(py::reinterpret_borrow<py::buffer>(item).request(write));
+      pointers_.push_back(static_cast<T*>(infos_.back().ptr));
+    }
+  }
+  std::span<T* const> all() const { return pointers_; }
+
+ private:
+  std::vector<py::buffer_info> infos_;
+  std::vector<T*> pointers_;
+};
+
+/// What a selection is about, taken apart.
+struct Selected {
+  Selected(std::size_t size, py::handle factors, bool magnitude, py::handle among, py::handle words)
+      : among_(among, false), words_(words, true) {
+    rankings_.assign(size, Ranking{magnitude, 1});
+    if (factors.is_none()) return;
+    const auto values = factors.cast<std::vector<double>>();
+    for (std::size_t k = 0; k < size; ++k)
+      rankings_[k].factor = values[k];
+  }
+  Selection selection() const { return {rankings_, among_.all(), words_.all()}; }
+
+ private:
+  std::vector<Ranking> rankings_;
+  Buffers<const std::uint64_t> among_;
+  Buffers<std::uint64_t> words_;
+};
+
+std::string shape_text(py::handle shape) { return py::repr(shape).cast<std::string>(); }
+
+template <class F>
+py::object mapped(const char* name, py::handle x, const char* other_name, py::handle other,
+                  py::handle out, F&& f) {
+  require_array(name, x);
+  const Tensors a(name, x, Access::read);
+  std::optional<Tensors> b;
+  if (other_name != nullptr) b.emplace(other_name, other, Access::read, &a);
+  const Result result(name, x, out);
+  const Tensors o("out", result.array(), Access::write, &a);
+  const auto call = [&] {
+    f(a.arrays()[0], b ? b->arrays()[0] : Array(), o.arrays()[0], a.shape(0));
+  };
+  b ? run({&a, &*b, &o}, call) : run({&a, &o}, call);
+  o.written();
+  return result.finished();
+}
+
+}  // namespace
+
+void bind_pruning(py::module_& m) {
+  m.def("prune_select", [](const char* name, py::handle arrays, py::handle count, py::handle words,
+                           py::handle among, py::handle factors, bool magnitude) {
+    const Tensors a(name, arrays, Access::read);
+    const Selected selected(a.size(), factors, magnitude, among, words);
+    if (PyLong_Check(count.ptr())) {
+      const auto all = count.cast<std::int64_t>();
+      run({&a}, [&] { prune_lowest(a.arrays(), selected.selection(), all); });
+    } else {
+      const auto counts = count.cast<std::vector<std::int64_t>>();
+      run({&a}, [&] { prune_each_lowest(a.arrays(), selected.selection(), counts); });
+    }
+  });
+  m.def("prune_random", [](py::handle arrays, py::handle key, std::int64_t first,
+                           std::int64_t count, py::handle words, py::handle among) {
+    const Key k = key_of(key);
+    const Tensors a("params", arrays, Access::read);
+    const Selected selected(a.size(), py::none(), true, among, words);
+    run({&a}, [&] { prune_random(a.arrays(), selected.selection(), k, first, count); });
+  });
+  m.def("prune_random_keys", [](py::handle key, std::int64_t first, py::handle keys) {
+    const Key k = key_of(key);
+    const py::buffer_info out = py::reinterpret_borrow<py::buffer>(keys).request(true);
+    without_gil(out.size, [&] {
+      random_keys({static_cast<std::int64_t*>(out.ptr), static_cast<std::size_t>(out.size)}, k,
+                  first);
+    });
+  });
+  m.def("prune_histogram",
+        [](const char* name, py::handle arrays, py::handle among, py::handle factors,
+           bool magnitude, std::int64_t low, int shift, py::handle bins) {
+          const Tensors a(name, arrays, Access::read);
+          const Selected selected(a.size(), factors, magnitude, among, py::list());
+          const py::buffer_info counts = py::reinterpret_borrow<py::buffer>(bins).request(true);
+          std::int64_t below = 0;
+          run({&a}, [&] {
+            rank_histogram(
+                a.arrays(), selected.selection(), low, shift, below,
+                {static_cast<std::int64_t*>(counts.ptr), static_cast<std::size_t>(counts.size)});
+          });
+          return below;
+        });
+  m.def("prune_at_key",
+        [](const char* name, py::handle arrays, py::handle words, py::handle among,
+           py::handle factors, bool magnitude, std::int64_t key, std::int64_t ties) {
+          const Tensors a(name, arrays, Access::read);
+          const Selected selected(a.size(), factors, magnitude, among, words);
+          run({&a}, [&] { prune_at_key(a.arrays(), selected.selection(), key, ties); });
+        });
+  m.def("prune_random_histogram",
+        [](py::handle arrays, py::handle key, std::int64_t first, py::handle among,
+           std::int64_t low, int shift, py::handle bins) {
+          const Key k = key_of(key);
+          const Tensors a("params", arrays, Access::read);
+          const Selected selected(a.size(), py::none(), true, among, py::list());
+          const py::buffer_info counts = py::reinterpret_borrow<py::buffer>(bins).request(true);
+          std::int64_t below = 0;
+          run({&a}, [&] {
+            random_histogram(
+                a.arrays(), selected.selection(), k, first, low, shift, below,
+                {static_cast<std::int64_t*>(counts.ptr), static_cast<std::size_t>(counts.size)});
+          });
+          return below;
+        });
+  m.def("prune_random_at_key", [](py::handle arrays, py::handle key, std::int64_t first,
+                                  py::handle words, py::handle among, std::int64_t at,
+                                  std::int64_t ties) {
+    const Key k = key_of(key);
+    const Tensors a("params", arrays, Access::read);
+    const Selected selected(a.size(), py::none(), true, among, words);
+    run({&a}, [&] { prune_random_at_key(a.arrays(), selected.selection(), k, first, at, ties); });
+  });
+  m.def("check_arrays", [](const char* name, py::handle arrays) {
+    const Tensors checked(name, arrays, Access::read);
+  });
+  m.def("prune_n_of_m", [](const char* name, py::handle x, std::int64_t outer, std::int64_t length,
+                           std::int64_t inner, int keep, int size, bool magnitude, py::handle among,
+                           py::handle words) {
+    require_array(name, x);
+    const Tensors a(name, x, Access::read);
+    const Selected selected(1, py::none(), magnitude, py::make_tuple(among), py::make_tuple(words));
+    const Selection selection = selected.selection();
+    run({&a}, [&] {
+      prune_n_of_m(a.arrays()[0], outer, length, inner, keep, size, selection.rankings[0],
+                   selection.among[0], selection.words[0]);
+    });
+  });
+  m.def("prune_block_powers",
+        [](const char* name, py::handle x, const std::vector<std::int64_t>& block, double ord,
+           py::handle among, py::handle scores) {
+          require_array(name, x);
+          const Tensors a(name, x, Access::read);
+          const auto shape = a.shape(0);
+          const std::vector<std::int64_t> extents(shape.begin(), shape.end());
+          const py::buffer_info out = py::reinterpret_borrow<py::buffer>(scores).request(true);
+          const Buffers<const std::uint64_t> part(py::make_tuple(among), false);
+          run({&a}, [&] {
+            block_powers(a.arrays()[0], extents, block, ord, part.all()[0],
+                         {static_cast<double*>(out.ptr), static_cast<std::size_t>(out.size)});
+          });
+        });
+  const auto bind_blocks = [&m](const char* name, auto function) {
+    m.def(name, [=](const std::vector<std::int64_t>& shape, const std::vector<std::int64_t>& block,
+                    py::handle from, py::handle to) {
+      const Buffers<const std::uint64_t> read(py::make_tuple(from), false);
+      const Buffers<std::uint64_t> written(py::make_tuple(to), true);
+      std::int64_t size = 1;
+      for (const std::int64_t extent : shape)
+        size *= extent;
+      without_gil(size, [&] { function(shape, block, read.all()[0], written.all()[0], 0); });
+    });
+  };
+  bind_blocks("prune_spread", &spread_blocks);
+  bind_blocks("prune_gather", &gather_blocks);
+  m.def("apply_mask", [](py::handle params, py::handle words) {
+    require_array("params", params);
+    const Tensors a("params", params, Access::parameter);
+    const py::buffer_info bits = py::reinterpret_borrow<py::buffer>(words).request();
+    const auto* const own = static_cast<const std::uint64_t*>(bits.ptr);
+    run({&a}, [&] { apply_masks(a.arrays(), {&own, 1}); });
+    a.written();
+  });
+  m.def("apply_masks", [](py::handle params, py::handle words, py::list shapes) {
+    const Tensors a("params", params, Access::parameter);
+    if (a.size() != shapes.size()) {
+      throw py::value_error("params: got " + std::to_string(a.size()) + " arrays, wants " +
+                            std::to_string(shapes.size()) + ", as many as masks");
+    }
+    for (std::size_t k = 0; k < a.size(); ++k) {
+      const auto own = a.shape(k);
+      const py::tuple wants = shapes[k];
+      py::tuple got(own.size());
+      for (std::size_t i = 0; i < own.size(); ++i)
+        got[i] = own[i];
+      if (!got.equal(wants)) {
+        throw py::value_error(a.path(k) + ": got shape " + shape_text(got) + ", wants " +
+                              shape_text(wants) + ", that of the mask");
+      }
+    }
+    const Buffers<const std::uint64_t> bits(words, false);
+    run({&a}, [&] { apply_masks(a.arrays(), bits.all()); });
+    a.written();
+  });
+  m.def("random_shrink_", [](py::handle params, py::handle strength, py::handle key) {
+    const double s = number("strength", strength);
+    const Key k = key_of(key);
+    const Tensors a("params", params, Access::parameter);
+    run({&a}, [&] { random_shrink(a.arrays(), s, k); });
+    a.written();
+  });
+  m.def("prune_saliency", [](py::handle w, py::handle g, bool squared, py::handle out) {
+    return mapped("w", w, "g", g, out, [&](const Array& a, const Array& b, const Array& o, auto) {
+      saliency(a, b, o, squared);
+    });
+  });
+  m.def("prune_magnitudes", [](py::handle g, py::handle out) {
+    return mapped("g", g, nullptr, g, out,
+                  [&](const Array& a, const Array&, const Array& o, auto) { magnitudes(a, o); });
+  });
+  m.def("prune_wanda", [](py::handle w, py::handle x_norm, py::handle out) {
+    require_array("x_norm", x_norm);
+    const Tensors norm("x_norm", x_norm, Access::read);
+    return mapped(
+        "w", w, nullptr, w, out,
+        [&](const Array& a, const Array&, const Array& o, std::span<const std::int64_t> shape) {
+          const std::int64_t length = shape.empty() ? 1 : shape.back();
+          const auto own = norm.shape(0);
+          if (own.size() != 1 || own[0] != length) {
+            throw py::value_error("x_norm: got " + std::to_string(norm.elements()) +
+                                  " numbers, wants an array of " + std::to_string(length) +
+                                  ", one for each input of w");
+          }
+          wanda(a, norm.arrays()[0], o);
+        });
+  });
+  m.def("prune_movement", [](py::handle scores, py::handle w, py::handle g, py::handle lr) {
+    const double rate = number("lr", lr);
+    const Tensors s("scores", scores, Access::write);
+    const Tensors a("w", w, Access::read, &s);
+    const Tensors b("g", g, Access::read, &s);
+    run({&s, &a, &b}, [&] { movement(s.arrays(), a.arrays(), b.arrays(), rate); });
+    s.written();
+  });
+}
+
+}  // namespace ridgeline::python
