@@ -44,7 +44,7 @@ def demo_installed():
 
 def rows(table):
     """Return the cells of a row by the name of its method."""
-    pattern = r"^ ([a-zL][\w ,]*?)  +(\d.*%.*)$"
+    pattern = r"^ ([\w][\w ,:%]*?)  +(-?\d.*%.*)$"
     cells = re.findall(pattern, table, re.MULTILINE)
     return {name: re.sub(r" ± [\d.]+|%", "", row).split() for name, row in cells}
 
@@ -129,11 +129,44 @@ def test_info_needs_no_optional_package(ridgeline):
 def test_demo(ridgeline, tmp_path, demo_installed):
     done = ridgeline("demo", "--quick", "--output", "new/place")
     assert done.returncode == 0, done.stderr
-    picture = tmp_path / "new" / "place" / "ridgeline-demo.png"
-    assert str(picture.resolve()) in done.stdout
-    assert picture.read_bytes().startswith(PNG)
+    for name in ("ridgeline-demo.png", "ridgeline-demo-pruning.png"):
+        picture = tmp_path / "new" / "place" / name
+        assert str(picture.resolve()) in done.stdout
+        assert picture.read_bytes().startswith(PNG)
+    regularized, pruned = done.stdout.split("Pruned:")
+    check_regularized(rows(regularized))
+    check_pruned(rows(pruned))
 
-    table = rows(done.stdout)
+
+def check_pruned(table):
+    sparse = ["90%, gradual", "90%, at once"]
+    assert list(table) == ["dense", *sparse, "2:4, retrained"]
+    columns = ("sparsity", "test", "loss", "bytes", "part", "ms")
+    table = {
+        name: dict(zip(columns, (float(cell.replace(",", "")) for cell in cells), strict=True))
+        for name, cells in table.items()
+    }
+    dense, gradual, at_once, two_of_four = table.values()
+    weights, biases = 64 * 128 + 128 * 10, 128 + 10
+    assert dense["bytes"] == 4 * (weights + biases)
+    for row in (gradual, at_once):
+        assert row["sparsity"] == 90
+        kept = weights - round(0.9 * weights)
+        assert row["bytes"] == 4 * (2 * kept + 129 + 11 + biases)
+        assert row["part"] == 23
+    assert two_of_four["sparsity"] == 50
+    assert two_of_four["bytes"] == 2 * weights + weights // 8 + 4 * biases
+    assert dense["loss"] == dense["sparsity"] == dense["ms"] == 0
+    assert dense["test"] > 96
+    assert gradual["loss"] < 2
+    assert two_of_four["loss"] < 1
+    assert at_once["loss"] > 5
+    for row in (gradual, at_once, two_of_four):
+        assert row["loss"] == pytest.approx(dense["test"] - row["test"], abs=0.11)
+        assert row["ms"] > 0
+
+
+def check_regularized(table):
     dropping = ["dropout", "dropout, L1", "dropout, L2"]
     penalties = ["L1", "L1, proximal", "L2", "elastic net"]
     assert list(table) == ["none", *penalties, "clipping", *dropping]
@@ -183,6 +216,26 @@ def test_demo_drops_the_same_in_both_passes(demo_installed):
                 moved[name][at] += step
                 sides.append(loss(moved))
             assert grad[at] == pytest.approx((sides[0] - sides[1]) / 2e-6, abs=1e-8)
+
+
+def test_demo_prunes_while_training(demo_installed):
+    """Sparsity follows the schedules, and what is stored is what was learned."""
+    from ridgeline import demo
+
+    task = demo.Task.of_seed(0, 0.0)
+    assert not task.wrong.any()
+    runs = {method.name: demo.train(method, task, 0, 10) for method in demo.PRUNING}
+    assert runs["dense"].sparsity == [0] * 10
+    gradual = runs["90%, gradual"].sparsity
+    assert gradual == sorted(gradual)
+    assert gradual[1] == 0
+    assert 0 < gradual[3] < gradual[5] < gradual[7] == gradual[-1] == pytest.approx(0.9, abs=1e-4)
+    assert runs["90%, at once"].sparsity[:-1] == [0] * 9
+    assert runs["2:4, retrained"].sparsity == [0] * 5 + [0.5] * 5
+    # Until it is pruned the network is the dense one.
+    assert runs["90%, at once"].test_accuracy[:-1] == runs["dense"].test_accuracy[:-1]
+    assert runs["2:4, retrained"].train_loss[:5] == runs["dense"].train_loss[:5]
+    assert runs["90%, gradual"].zeros == pytest.approx(0.9, abs=1e-4)
 
 
 def test_demo_repeats(demo_installed):

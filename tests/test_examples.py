@@ -165,6 +165,53 @@ def test_pytorch_dropout(run):
     assert number(r"checkpoint: largest difference (\S+)", text) == 0
 
 
+def test_pruning_gradual(run):
+    pytest.importorskip("sklearn")
+    text = run("pruning_gradual.py")
+    dense = number(r"dense: ([\d.]+) ±", text)
+    rows = dict(re.findall(r"^(\w[\w ]*?)  +(\d.* ± .*)$", text, re.MULTILINE))
+    assert list(rows) == ["after training", "half way", "gradual", "SET", "RigL"]
+    weights = {name: int(row.split()[-1].replace(",", "")) for name, row in rows.items()}
+    means = {name: [float(x) for x in re.findall(r"([\d.]+) ±", row)] for name, row in rows.items()}
+    for row in means.values():
+        assert row == sorted(row, reverse=True)
+        assert row[0] < dense
+    assert means["after training"][0] < dense - 10
+    assert means["gradual"][0] > dense - 2
+    assert all(a >= b for row in means.values() for a, b in zip(means["gradual"], row, strict=True))
+    assert means["RigL"][2] > means["half way"][2] + 3
+    assert means["RigL"][2] > means["SET"][2] + 3
+    left = 9472 - round(0.9 * 9472)
+    for name, most in weights.items():
+        assert (most <= left) == (name in ("SET", "RigL"))
+        assert most <= 9472
+    better = re.findall(r"better than .* for (\d) of 5", text)
+    assert len(better) == 3
+    assert min(map(int, better)) >= 4
+
+
+def test_pruning_pytorch(run):
+    for package in ("torch", "sklearn", "scipy", "rich"):
+        pytest.importorskip(package)
+    text = run("pruning_pytorch.py")
+    dense, sparse, packed = (float(x) for x in re.findall(r"accuracy ([\d.]+)%", text))
+    assert dense > 94
+    assert sparse > dense - 3
+    assert packed > dense - 2
+    assert re.search(r"^total +26,122 +2,852 +89.08% +23,270$", text, re.MULTILINE)
+    weights, kept, rows = 25_856, 2_586, 128 + 128 + 10
+    assert f"rows {8 * kept + 4 * (rows + 3):,} bytes, dense {4 * weights:,}" in text
+    assert f"packed {2 * weights + weights // 8:,} bytes" in text
+    assert text.count("round trip equal") == 2
+
+
+DOCUMENTS = sorted(
+    path.name
+    for path in (ROOT / "docs").glob("*.md")
+    if "```python" in path.read_text(encoding="utf-8")
+)
+
+
 def blocks(document):
     """Return the Python blocks of a document, blank lines before to keep their line numbers."""
     text = (ROOT / "docs" / document).read_text(encoding="utf-8")
@@ -172,15 +219,21 @@ def blocks(document):
         yield "\n" * text.count("\n", 0, match.start(1)) + match[1]
 
 
-def test_blocks_of_the_dropout_page(tmp_path):
-    found = list(blocks("dropout.md"))
-    assert len(found) == (ROOT / "docs" / "dropout.md").read_text(encoding="utf-8").count("```") / 2
+def test_the_documents_are_found():
+    assert {"dropout.md", "pruning.md"} <= set(DOCUMENTS)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_blocks_of_the_documents(document, tmp_path):
+    found = list(blocks(document))
+    text = (ROOT / "docs" / document).read_text(encoding="utf-8")
+    assert len(found) == text.count("```") / 2
     assert sum("assert " in block for block in found) >= 10
     script = "done = {'__name__': '__main__'}\n"
     for block in found:
-        needs = re.findall(r"^import (torch|jax)$", block, re.MULTILINE)
+        needs = re.findall(r"^import (torch|jax|scipy)\b", block, re.MULTILINE)
         if all(importlib.util.find_spec(package) for package in needs):
-            script += f"exec(compile({block!r}, 'dropout.md', 'exec'), done)\n"
+            script += f"exec(compile({block!r}, {document!r}, 'exec'), done)\n"
     done = subprocess.run(
         [sys.executable, "-c", script],
         cwd=tmp_path,

@@ -8,6 +8,9 @@ a row of the table: add one to `METHODS` to see it here.
 For one seed all methods see the same split, wrong labels, first weights and batches, and those with
 dropout the same random bits. The strengths were chosen on seeds from 100 on, which are not among
 those reported; those of L1 and L2 for each row on its own, so that they are weaker beside dropout.
+
+Then the network is pruned, with the right labels: a row of the second table is a `Method` of
+`PRUNING`, trained by the same function.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 import numpy.typing as npt
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import MultipleLocator, PercentFormatter
 from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -31,12 +34,35 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from threadpoolctl import threadpool_limits
 
-from . import L1, L2, ElasticNet, Key, Penalty, clip_by_global_norm_, dropout, global_norm
+from . import (
+    L1,
+    L2,
+    ElasticNet,
+    Key,
+    Mask,
+    Penalty,
+    clip_by_global_norm_,
+    dropout,
+    global_norm,
+    prune,
+)
+from .prune import NM, CubicSchedule, OneShotSchedule, Pruner
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["METHODS", "Method", "Run", "Task", "clipping", "gradient", "proximal", "run", "train"]
+__all__ = [
+    "METHODS",
+    "PRUNING",
+    "Method",
+    "Run",
+    "Task",
+    "clipping",
+    "gradient",
+    "proximal",
+    "run",
+    "train",
+]
 
 Array: TypeAlias = npt.NDArray[np.float32]
 Labels: TypeAlias = npt.NDArray[np.int64]
@@ -49,6 +75,8 @@ LEARNING_RATE = 0.5  # falls to 0 in a straight line
 WRONG = 0.2  # of the training labels
 DROPOUT = (0.1, 0.5)  # of the inputs, of the hidden units
 SMOOTH = 5  # epochs that a point of a drawn curve is the mean of
+SPARSITY = 0.9  # of the weights that are pruned one by one
+RAMP = (0.2, 0.7)  # of training: where gradual pruning begins and ends
 
 
 @dataclass(frozen=True)
@@ -68,6 +96,10 @@ class Method:
         ``after_step(params, lr)`` changes the parameters in place after the step.
     dropout : pair of float
         The probability of dropping an input, and a hidden unit.
+    pruner : callable
+        ``pruner(weights, steps)`` makes what prunes the weights in so many steps.
+    stored : callable
+        ``stored(w, mask)`` returns the bytes in which weights are stored after training.
     """
 
     name: str
@@ -76,6 +108,8 @@ class Method:
     regularize: Callable[[Params, Params], float] | None = None
     after_step: Callable[[Params, float], None] | None = None
     dropout: tuple[float, float] = (0.0, 0.0)
+    pruner: Callable[[list[Array], int], Pruner] | None = None
+    stored: Callable[[Array, Mask], int] | None = None
 
 
 def gradient(penalty: Penalty) -> Callable[[Params, Params], float]:
@@ -117,6 +151,47 @@ METHODS = (
 BESIDE_DROPOUT = ("none", "L1", "L2")  # drawn once more, to compare with
 
 
+def gradual(params: list[Array], steps: int) -> Pruner:
+    """Prune the least weights of the network, more and more of them."""
+    begin, end = (round(part * steps) for part in RAMP)
+    schedule = CubicSchedule(SPARSITY, begin, end, every=max((end - begin) // 50, 1))
+    return Pruner(params, schedule, scope="global")
+
+
+def at_once(params: list[Array], steps: int) -> Pruner:
+    """Prune the least weights of the network after training."""
+    return Pruner(params, OneShotSchedule(SPARSITY, steps - 1), scope="global")
+
+
+def two_of_four(params: list[Array], steps: int) -> Pruner:
+    """Keep two of four inputs of a unit from half of training on; axis 0 is that of the inputs."""
+    return Pruner(params, OneShotSchedule(0.5, steps // 2), structure=NM(2, 4, axis=0))
+
+
+def transposed(mask: Mask) -> Mask:
+    """Return the mask of the transpose."""
+    return Mask.from_array(mask.to_array().T)
+
+
+def sparse_bytes(w: Array, mask: Mask) -> int:
+    """Return the bytes of compressed sparse rows: values, their columns, and where rows begin."""
+    rows = prune.export.to_csr(w.T, transposed(mask))
+    return int(rows.data.nbytes + rows.indices.nbytes + rows.indptr.nbytes)
+
+
+def packed_bytes(w: Array, mask: Mask) -> int:
+    """Return the bytes of packed 2:4: values, and 2 bits each that tell where in four they are."""
+    return prune.export.pack_nm(w.T, transposed(mask)).nbytes
+
+
+PRUNING = (
+    Method("dense", "#000000"),
+    Method("90%, gradual", "#0072B2", pruner=gradual, stored=sparse_bytes),
+    Method("90%, at once", "#D55E00", "--", pruner=at_once, stored=sparse_bytes),
+    Method("2:4, retrained", "#009E73", pruner=two_of_four, stored=packed_bytes),
+)
+
+
 @dataclass(frozen=True)
 class Task:
     """The images of one seed; ``wrong`` marks the training labels that were replaced."""
@@ -128,7 +203,7 @@ class Task:
     y_test: Labels
 
     @classmethod
-    def of_seed(cls, seed: int) -> Task:
+    def of_seed(cls, seed: int, share: float = WRONG) -> Task:
         """Split the digits and replace a share of the training labels."""
         images, digits = load_digits(return_X_y=True)
         x, x_test, y, y_test = train_test_split(
@@ -139,7 +214,7 @@ class Task:
             random_state=seed,
         )
         rng = np.random.default_rng([seed, 0])
-        wrong = rng.random(len(y)) < WRONG
+        wrong = rng.random(len(y)) < share
         y = np.where(wrong, (y + rng.integers(1, 10, len(y))) % 10, y)
         return cls(x, y, wrong, x_test, y_test)
 
@@ -150,10 +225,12 @@ class Run:
 
     test_accuracy: list[float] = field(default_factory=list)
     train_loss: list[float] = field(default_factory=list)
+    sparsity: list[float] = field(default_factory=list)
     train_accuracy: float = 0.0
     learned_wrong: float = 0.0
     zeros: float = 0.0
     norm: float = 0.0
+    nbytes: int = 0
     seconds: float = 0.0
     seconds_regularizing: float = 0.0
 
@@ -225,6 +302,8 @@ def train(
         return values
 
     dropping = drop if any(method.dropout) else keep
+    steps = epochs * -(-len(task.x) // BATCH)
+    pruner = None if method.pruner is None else method.pruner(weights(params), steps)
     for epoch in range(epochs):
         lr = LEARNING_RATE * (1 - epoch / epochs)
         begin = perf_counter()
@@ -242,6 +321,10 @@ def train(
                 start = perf_counter()
                 method.after_step(params, lr)
                 run.seconds_regularizing += perf_counter() - start
+            if pruner is not None:
+                start = perf_counter()
+                pruner.step()
+                run.seconds_regularizing += perf_counter() - start
             step += 1
         run.seconds += perf_counter() - begin
 
@@ -250,18 +333,25 @@ def train(
         chance = np.maximum(odds[np.arange(len(odds)), task.y], 1e-12)
         run.test_accuracy.append(float(np.mean(test == task.y_test)))
         run.train_loss.append(float(-np.log(chance).mean()))
+        run.sparsity.append(0.0 if pruner is None else pruner.sparsity)
         tick()
 
     right = odds.argmax(axis=1) == task.y
     run.train_accuracy = float(right.mean())
-    run.learned_wrong = float(right[task.wrong].mean())
+    run.learned_wrong = float(right[task.wrong].mean()) if task.wrong.any() else 0.0
     run.zeros = float(np.mean(np.concatenate([w.ravel() for w in weights(params)]) == 0))
     run.norm = global_norm(weights(params))
+    run.nbytes = sum(param.nbytes for param in params.values())
+    if pruner is not None and method.stored is not None:
+        for w, mask in zip(weights(params), pruner.masks, strict=True):
+            run.nbytes += method.stored(w, mask) - w.nbytes
     return run
 
 
-def run(quick: bool = False, seeds: int | None = None, output: str | Path = ".") -> Path:
-    """Train by every method and seed, print the table and draw the curves.
+def run(
+    quick: bool = False, seeds: int | None = None, output: str | Path = "."
+) -> tuple[Path, Path]:
+    """Train by every method and seed, print the tables and draw the curves.
 
     Parameters
     ----------
@@ -270,12 +360,13 @@ def run(quick: bool = False, seeds: int | None = None, output: str | Path = ".")
     seeds : int, optional
         How many seeds; the first is 0.
     output : path, default "."
-        The directory for ``ridgeline-demo.png``. It is made if it is not there.
+        The directory for ``ridgeline-demo.png`` and ``ridgeline-demo-pruning.png``. It is made if
+        it is not there.
 
     Returns
     -------
-    Path
-        The picture.
+    pair of Path
+        The pictures.
     """
     epochs = 100 if quick else 200
     seeds = seeds or (2 if quick else 5)
@@ -290,25 +381,33 @@ def run(quick: bool = False, seeds: int | None = None, output: str | Path = ".")
         f"64-{HIDDEN}-10 network in NumPy, regularized by ridgeline: {epochs} epochs, "
         f"{seeds} seed{'s' * (seeds > 1)}."
     )
-    runs: dict[str, list[Run]] = {method.name: [] for method in METHODS}
-    columns = (TextColumn("{task.description:<12}"), BarColumn(None), TimeRemainingColumn())
+    runs: dict[str, list[Run]] = {method.name: [] for method in (*METHODS, *PRUNING)}
+    clean = [Task.of_seed(seed, 0.0) for seed in range(seeds)]
+    columns = (TextColumn("{task.description:<14}"), BarColumn(None), TimeRemainingColumn())
     with (
         threadpool_limits(1),  # the products are too small to gain from more threads
         Progress(*columns, console=Console(stderr=True), transient=True) as progress,
     ):
-        bar = progress.add_task("", total=len(METHODS) * seeds * epochs)
-        for seed, task in enumerate(tasks):
-            for method in METHODS:
-                progress.update(bar, description=method.name)
-                runs[method.name].append(
-                    train(method, task, seed, epochs, lambda: progress.advance(bar))
-                )
+        bar = progress.add_task("", total=len(runs) * seeds * epochs)
+        for methods, over in ((METHODS, tasks), (PRUNING, clean)):
+            for seed, task in enumerate(over):
+                for method in methods:
+                    progress.update(bar, description=method.name)
+                    runs[method.name].append(
+                        train(method, task, seed, epochs, lambda: progress.advance(bar))
+                    )
 
-    console.print(_table(runs))
+    console.print(_table({method.name: runs[method.name] for method in METHODS}))
     path = (output / "ridgeline-demo.png").resolve()
     _figure(runs).savefig(path, dpi=150)
-    console.print(f"Curves: {path}", soft_wrap=True)
-    return path
+    console.print(f"Curves: {path}\n", soft_wrap=True)
+
+    console.print("Pruned: the same network and images, all labels right.")
+    console.print(_pruning_table({method.name: runs[method.name] for method in PRUNING}))
+    pruning = (output / "ridgeline-demo-pruning.png").resolve()
+    _pruning_figure(runs).savefig(pruning, dpi=150)
+    console.print(f"Curves: {pruning}", soft_wrap=True)
+    return path, pruning
 
 
 def _table(runs: dict[str, list[Run]]) -> Table:
@@ -355,6 +454,39 @@ def _table(runs: dict[str, list[Run]]) -> Table:
     return table
 
 
+def _pruning_table(runs: dict[str, list[Run]]) -> Table:
+    """Lay out what pruning costs and saves, mean and standard deviation over the seeds."""
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        caption="Accuracy in %, mean ± standard deviation over the seeds. Loss: of accuracy, "
+        "against dense with the same seed, in points. Bytes: biases and weights as stored, dense "
+        "in float32, 90% in compressed sparse rows with 4-byte indices, 2:4 packed with 2-bit "
+        f"indices. Time: spent pruning, per epoch. Gradual: from {RAMP[0]:.0%} to {RAMP[1]:.0%} of "
+        "training; at once: after training; 2:4: in the middle of it.",
+        caption_justify="left",
+    )
+    table.add_column("\nmethod", no_wrap=True)
+    for header in ("\nsparsity", "test\naccuracy", "\nloss", "\nbytes", "of\ndense", "time\nms"):
+        table.add_column(header, justify="right", no_wrap=True)
+    dense = runs["dense"]
+    against = np.array([row.test_accuracy[-1] for row in dense])
+    for name, rows in runs.items():
+        accuracy = np.array([row.test_accuracy[-1] for row in rows])
+        epochs = sum(len(row.sparsity) for row in rows)
+        table.add_row(
+            name,
+            f"{np.mean([row.sparsity[-1] for row in rows]):.1%}",
+            f"{100 * accuracy.mean():.1f}"
+            + (f" ± {100 * _deviation(accuracy):.1f}" if len(rows) > 1 else ""),
+            f"{100 * np.mean(against - accuracy):.1f}",
+            f"{np.mean([row.nbytes for row in rows]):,.0f}",
+            f"{sum(row.nbytes for row in rows) / sum(row.nbytes for row in dense):.0%}",
+            f"{1e3 * sum(row.seconds_regularizing for row in rows) / epochs:.2f}",
+        )
+    return table
+
+
 def _deviation(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Return the standard deviation over the first axis, the seeds; 0 for one seed."""
     deviation: npt.NDArray[np.float64] = values.std(axis=0, ddof=min(1, len(values) - 1))
@@ -393,9 +525,56 @@ def _figure(runs: dict[str, list[Run]]) -> Figure:
     return figure
 
 
-def _curve(axes: Axes, method: Method, curves: list[list[float]]) -> None:
+def _pruning_figure(runs: dict[str, list[Run]]) -> Figure:
+    """Draw held-out accuracy and sparsity over the epochs, and accuracy against size."""
+    figure = Figure(figsize=(11, 6.5), layout="constrained")
+    seeds = len(runs["dense"])
+    bands = ", mean and deviation" if seeds > 1 else ""
+    figure.suptitle(
+        f"A 64-{HIDDEN}-10 network on digits, pruned ({seeds} seed{'s' * (seeds > 1)}{bands})"
+    )
+    axes = figure.subplot_mosaic([["accuracy", "size"], ["sparsity", "size"]])
+    accuracy, sparsity, size = axes["accuracy"], axes["sparsity"], axes["size"]
+    for method in PRUNING:
+        rows = runs[method.name]
+        _curve(accuracy, method, [row.test_accuracy for row in rows], smooth=1)
+        _curve(sparsity, method, [row.sparsity for row in rows], smooth=1)
+        last = np.array([row.test_accuracy[-1] for row in rows])
+        size.errorbar(
+            np.mean([row.nbytes for row in rows]) / 1000,
+            last.mean(),
+            float(_deviation(last)),
+            fmt="o",
+            color=method.color,
+            markerfacecolor="white" if method.line == "--" else method.color,
+            markersize=8,
+            capsize=4,
+            label=method.name,
+        )
+    accuracy.set_title("Accuracy on held-out digits", loc="left")
+    accuracy.set_ylim(0.9, 1)
+    accuracy.set_xlabel("epoch")
+    sparsity.set_title("Weights that are pruned", loc="left")
+    sparsity.set_ylim(-0.03, 1)
+    sparsity.set_xlabel("epoch")
+    sparsity.legend(loc="upper left")
+    size.set_title("Accuracy after training against size", loc="left")
+    size.set_xlim(0)
+    size.yaxis.set_major_locator(MultipleLocator(0.05))
+    size.set_xlabel("weights and biases as stored (kB)")
+    size.legend(loc="lower right")
+    for panel in (accuracy, sparsity, size):
+        panel.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        panel.grid(alpha=0.3)
+        panel.spines[["top", "right"]].set_visible(False)
+    for panel in (accuracy, sparsity):
+        panel.margins(x=0.01)
+    return figure
+
+
+def _curve(axes: Axes, method: Method, curves: list[list[float]], smooth: int = SMOOTH) -> None:
     """Draw the mean over the seeds and a band of one standard deviation."""
-    window = np.ones(SMOOTH)
+    window = np.ones(smooth)
     values = np.array([np.convolve(curve, window, "same") for curve in curves])
     values /= np.convolve(np.ones(values.shape[1]), window, "same")
     mean, deviation = values.mean(axis=0), _deviation(values)

@@ -8,7 +8,11 @@ namespace ridgeline::RIDGELINE_TARGET {
 namespace {
 
 inline constexpr std::size_t word_bits = 64;
-inline constexpr int key_lanes = register_bytes == 0 ? 1 : 16;
+/// Elements whose keys are worked out at once.
+template <class I>
+inline constexpr int key_lanes = register_bytes == 0                      ? 1
+                                 : register_bytes == 64 && sizeof(I) == 4 ? 64
+                                                                          : 16;
 
 template <class I>
 struct ScoreOf {
@@ -22,34 +26,46 @@ struct ScoreOf<std::int64_t> {
 /// The keys of elements of type T: the bits of a magnitude as an integer are in its order. The
 /// key of a negative number is minus that of its magnitude, so that of -0 is 0; NaN counts as
 /// infinity.
-template <class T, class I>
+template <class T, class I, bool Magnitude>
 class Keys {
  public:
   using F = typename ScoreOf<I>::type;
-  using V = Vec<F, key_lanes>;
-  using K = Vec<I, key_lanes>;
+  using V = Vec<F, key_lanes<I>>;
+  using K = Vec<I, key_lanes<I>>;
 
-  explicit Keys(Ranking ranking)
-      : magnitude_(ranking.magnitude), factor_(static_cast<F>(ranking.factor)) {}
+  explicit Keys(Ranking ranking) : factor_(static_cast<F>(ranking.factor)) {}
 
   [[gnu::always_inline]] K operator()(const T* p) const {
     V v;
     if constexpr (sizeof(I) == 8) {
-      v = load_double<T, key_lanes>(p);
+      v = load_double<T, key_lanes<I>>(p);
     } else {
-      v = load<T, key_lanes>(p);
+      v = load<T, key_lanes<I>>(p);
     }
-    v = (magnitude_ ? abs(v) : v) * factor_;
-    const K bits = bits_as<I>(select(v == v, v, V(static_cast<F>(__builtin_inf()))));
-    if (magnitude_) return bits;
-    constexpr I value_bits = static_cast<I>(~(std::uint64_t{1} << (8 * sizeof(I) - 1)));
-    return select(bits < K(0), K(0) - (bits & K(value_bits)), bits);
+    const K bits = bits_as<I>(v * factor_);
+    const K size = bits & K(static_cast<I>(~(std::uint64_t{1} << (8 * sizeof(I) - 1))));
+    const K top(__builtin_bit_cast(I, static_cast<F>(__builtin_inf())));
+    const K clamped = lesser(size, top);
+    if constexpr (Magnitude) {
+      return clamped;
+    } else {
+      return select((bits < K(0)) & (size <= top), K(0) - size, clamped);
+    }
   }
 
  private:
-  const bool magnitude_;
   const V factor_;
 };
+
+/// Calls body(keys of the ranking).
+template <class T, class I, class F>
+[[gnu::always_inline]] inline void with_keys(Ranking ranking, F body) {
+  if (ranking.magnitude) {
+    body(Keys<T, I, true>(ranking));
+  } else {
+    body(Keys<T, I, false>(ranking));
+  }
+}
 
 [[gnu::always_inline]] inline std::uint64_t first_bits(std::size_t n) {
   return n >= word_bits ? ~std::uint64_t{0} : (std::uint64_t{1} << n) - 1;
@@ -92,15 +108,15 @@ struct Sorted {
   alignas(64) I key[word_bits];
 };
 
-template <class T, class I>
-[[gnu::always_inline]] inline void sort_word(const T* p, const Keys<T, I>& keys, Window window,
-                                             Sorted<I>& sorted) {
-  using K = typename Keys<T, I>::K;
+template <class T, class I, bool Magnitude>
+[[gnu::always_inline]] inline void sort_word(const T* p, const Keys<T, I, Magnitude>& keys,
+                                             Window window, Sorted<I>& sorted) {
+  using K = typename Keys<T, I, Magnitude>::K;
   const K low(static_cast<I>(window.low));
   const K high(static_cast<I>(window.high));
   std::uint64_t above_low = 0;
   std::uint64_t above_high = 0;
-  for (std::size_t i = 0; i < word_bits; i += key_lanes) {
+  for (std::size_t i = 0; i < word_bits; i += key_lanes<I>) {
     const K key = keys(p + i);
     store_lanes(sorted.key + i, key);
     above_low |= greater_bits(key, low) << i;
@@ -110,62 +126,95 @@ template <class T, class I>
   sorted.above_high = above_high;
 }
 
-/// Appends the elements of a word that lie in the window: seldom more than one, which is added
-/// without a branch.
-template <class I>
-[[gnu::always_inline]] inline void gather(std::uint64_t inside, const I* key,
-                                          std::uint32_t position, Record<I>* records,
-                                          std::size_t& count) {
-  const auto record = [&] {
-    const auto bit = static_cast<std::uint32_t>(__builtin_ctzll(inside | std::uint64_t{1} << 63));
-    return Record<I>{key[bit], position + bit};
+/// Appends the places of the bits set: seldom more than two, which are added without a branch.
+[[gnu::always_inline]] inline void append_places(std::uint64_t bits, std::uint32_t first,
+                                                 std::uint32_t* places, std::size_t& count) {
+  const auto place = [&] {
+    return first + static_cast<std::uint32_t>(__builtin_ctzll(bits | std::uint64_t{1} << 63));
   };
-  records[count] = record();
-  count += inside != 0 ? 1 : 0;
-  for (inside &= inside - 1; inside != 0; inside &= inside - 1)
-    records[count++] = record();
+  for (int i = 0; i < 2; ++i) {
+    places[count] = place();
+    count += bits != 0 ? 1 : 0;
+    bits &= bits - 1;
+  }
+  for (; bits != 0; bits &= bits - 1)
+    places[count++] = place();
 }
 
 template <class T, class I>
 void keys(const void* x, std::size_t n, Ranking ranking, std::int64_t* out) {
-  const Keys<T, I> keys_of(ranking);
-  for_each_word<T>(
-      x, n,
-      nullptr, [&](std::size_t w, const T* p, std::uint64_t part) __attribute__((always_inline)) {
-        alignas(64) I key[word_bits];
-        for (std::size_t i = 0; i < word_bits; i += key_lanes)
-          store_lanes(key + i, keys_of(p + i));
-        const auto count = static_cast<std::size_t>(count_bits(part));
-        for (std::size_t i = 0; i < count; ++i)
-          out[w * word_bits + i] = key[i];
+  with_keys<T, I>(
+      ranking, [&](const auto keys_of) __attribute__((always_inline)) {
+        for_each_word<T>(
+            x, n, nullptr,
+            [&](std::size_t w, const T* p, std::uint64_t part) __attribute__((always_inline)) {
+              alignas(64) I key[word_bits];
+              for (std::size_t i = 0; i < word_bits; i += key_lanes<I>)
+                store_lanes(key + i, keys_of(p + i));
+              const auto count = static_cast<std::size_t>(count_bits(part));
+              for (std::size_t i = 0; i < count; ++i)
+                out[w * word_bits + i] = key[i];
+            });
       });
+}
+
+/// Appends records of elements at some places of x.
+template <class T, class I, bool Magnitude>
+void append_records(const T* x, const Keys<T, I, Magnitude>& keys_of, const std::uint32_t* places,
+                    std::size_t count, std::uint32_t position, Gathered& gathered) {
+  auto* records = static_cast<Record<I>*>(gathered.records) + gathered.count;
+  gathered.count += count;
+  for (std::size_t done = 0; done < count; done += word_bits) {
+    const std::size_t n = count - done < word_bits ? count - done : word_bits;
+    T elements[word_bits] = {};
+    alignas(64) I key[word_bits];
+    for (std::size_t i = 0; i < n; ++i)
+      copy_elements(elements + i, x + places[done + i], 1);
+    for (std::size_t i = 0; i < n; i += key_lanes<I>)
+      store_lanes(key + i, keys_of(elements + i));
+    for (std::size_t i = 0; i < n; ++i)
+      records[done + i] = {key[i], position + places[done + i]};
+  }
 }
 
 template <class T, class I>
 void split(const void* x, std::size_t n, Ranking ranking, Window window, const std::uint64_t* among,
            std::uint64_t* words, std::uint32_t position, Gathered& gathered) {
-  const Keys<T, I> keys_of(ranking);
-  auto* records = static_cast<Record<I>*>(gathered.records);
-  std::size_t count = gathered.count;
-  std::int64_t below = 0;
-  bool full = false;
-  for_each_word<T>(
-      x, n,
-      among, [&](std::size_t w, const T* p, std::uint64_t part) __attribute__((always_inline)) {
-        Sorted<I> sorted;
-        sort_word(p, keys_of, window, sorted);
-        words[w] = sorted.above_high & part;
-        below += count_bits(~sorted.above_low & part);
-        if (count + word_bits > gathered.room) {
-          full = true;
-          return;
+  with_keys<T, I>(
+      ranking, [&](const auto keys_of) __attribute__((always_inline)) {
+        using K = Vec<I, key_lanes<I>>;
+        constexpr std::size_t chunk = block_size;  // still in the first cache when records are made
+        const K low(static_cast<I>(window.low));
+        const K high(static_cast<I>(window.high));
+        const auto* from = static_cast<const T*>(x);
+        std::uint32_t places[chunk + 1];
+        std::int64_t below = 0;
+        for (std::size_t begin = 0; begin < n; begin += chunk) {
+          std::size_t count = 0;
+          std::uint64_t* out = words + begin / word_bits;
+          for_each_word<T>(
+              from + begin, n - begin < chunk ? n - begin : chunk,
+              among == nullptr ? nullptr : among + begin / word_bits,
+              [&](std::size_t w, const T* p, std::uint64_t part) __attribute__((always_inline)) {
+                std::uint64_t above_low = 0;
+                std::uint64_t above_high = 0;
+                for (std::size_t i = 0; i < word_bits; i += key_lanes<I>) {
+                  const K key = keys_of(p + i);
+                  above_low |= greater_bits(key, low) << i;
+                  above_high |= greater_bits(key, high) << i;
+                }
+                out[w] = above_high & part;
+                below += count_bits(~above_low & part);
+                append_places(above_low & ~above_high & part,
+                              static_cast<std::uint32_t>(w * word_bits), places, count);
+              });
+          gathered.full = gathered.full || gathered.count + count > gathered.room;
+          if (gathered.full) continue;
+          append_records(from + begin, keys_of, places, count,
+                         position + static_cast<std::uint32_t>(begin), gathered);
         }
-        gather(sorted.above_low & ~sorted.above_high & part, sorted.key,
-               position + static_cast<std::uint32_t>(w * word_bits), records, count);
+        gathered.below += below;
       });
-  gathered.count = count;
-  gathered.below += below;
-  gathered.full = gathered.full || full;
 }
 
 /// Adds the elements of a word in the window to their bins.
@@ -182,17 +231,24 @@ template <class I>
 template <class T, class I>
 void histogram(const void* x, std::size_t n, Ranking ranking, Window window, int shift,
                const std::uint64_t* among, std::int64_t& below, std::int64_t* bins) {
-  const Keys<T, I> keys_of(ranking);
-  std::int64_t lower = 0;
-  for_each_word<T>(
-      x, n, among, [&](std::size_t, const T* p, std::uint64_t part) __attribute__((always_inline)) {
-        Sorted<I> sorted;
-        sort_word(p, keys_of, window, sorted);
-        lower += count_bits(~sorted.above_low & part);
-        count_in_bins(sorted.above_low & ~sorted.above_high & part, sorted.key, window.low, shift,
-                      bins);
+  with_keys<T, I>(
+      ranking, [&](const auto keys_of) __attribute__((always_inline)) {
+        std::int64_t lower = 0;
+        for_each_word<T>(
+            x, n,
+            among, [&](std::size_t, const T* p, std::uint64_t part) __attribute__((always_inline)) {
+              Sorted<I> sorted;
+              sort_word(p, keys_of, window, sorted);
+              lower += count_bits(~sorted.above_low & part);
+              if (window.high - window.low == 1) {
+                bins[0] += count_bits(sorted.above_low & ~sorted.above_high & part);
+                return;
+              }
+              count_in_bins(sorted.above_low & ~sorted.above_high & part, sorted.key, window.low,
+                            shift, bins);
+            });
+        below += lower;
       });
-  below += lower;
 }
 
 /// The first `ties` of the bits set; counts them.
@@ -211,14 +267,16 @@ void histogram(const void* x, std::size_t n, Ranking ranking, Window window, int
 template <class T, class I>
 void at_key(const void* x, std::size_t n, Ranking ranking, std::int64_t key,
             const std::uint64_t* among, std::uint64_t* words, std::int64_t& ties) {
-  const Keys<T, I> keys_of(ranking);
-  for_each_word<T>(
-      x, n,
-      among, [&](std::size_t w, const T* p, std::uint64_t part) __attribute__((always_inline)) {
-        Sorted<I> sorted;
-        sort_word(p, keys_of, Window{key - 1, key}, sorted);
-        const std::uint64_t equal = sorted.above_low & ~sorted.above_high & part;
-        words[w] = (sorted.above_high & part) | (equal == 0 ? 0 : first_of(equal, ties));
+  with_keys<T, I>(
+      ranking, [&](const auto keys_of) __attribute__((always_inline)) {
+        for_each_word<T>(
+            x, n, among,
+            [&](std::size_t w, const T* p, std::uint64_t part) __attribute__((always_inline)) {
+              Sorted<I> sorted;
+              sort_word(p, keys_of, Window{key - 1, key}, sorted);
+              const std::uint64_t equal = sorted.above_low & ~sorted.above_high & part;
+              words[w] = (sorted.above_high & part) | (equal == 0 ? 0 : first_of(equal, ties));
+            });
       });
 }
 
@@ -336,20 +394,19 @@ void random_split(Key key, std::uint64_t first, std::size_t n, Window window,
             words[w] = more;
           },
           [&](std::size_t w, std::uint64_t open, const std::int64_t* k) {
-            std::uint64_t inside = 0;
             for_each_open(open, k, [&](std::uint64_t bit, std::int64_t value) {
               if (value > window.high) {
                 words[w] |= bit;
-              } else if (value > window.low) {
-                inside |= bit;
-              } else {
+              } else if (value <= window.low) {
                 ++gathered.below;
+              } else if (gathered.count < gathered.room) {
+                const std::size_t place =
+                    w * word_bits + static_cast<unsigned>(__builtin_ctzll(bit));
+                records[gathered.count++] = {value, position + static_cast<std::uint32_t>(place)};
+              } else {
+                gathered.full = true;
               }
             });
-            gathered.full = gathered.full || gathered.count + word_bits > gathered.room;
-            if (gathered.full || inside == 0) return;
-            gather(inside, k, position + static_cast<std::uint32_t>(w * word_bits), records,
-                   gathered.count);
           });
 }
 
@@ -411,42 +468,44 @@ template <int Turn, class K>
 template <class T>
 void keep_of_4(const void* x, std::size_t n, Ranking ranking, int keep, const std::uint64_t* among,
                std::uint64_t* words) {
-  using I = std::int32_t;
-  constexpr int N = 16;
-  using K = Vec<I, N>;
-  const Keys<T, I> keys_of(ranking);
-  for_each_word<T>(
-      x, n,
-      among, [&](std::size_t w, const T* p, std::uint64_t part) __attribute__((always_inline)) {
-        std::uint64_t kept = 0;
-        for (std::size_t i = 0; i < word_bits; i += N) {
-          alignas(64) I key[N];
-          for (std::size_t k = 0; k < N; k += key_lanes)
-            store_lanes(key + k, keys_of(p + i + k));
-          K all = load_lanes<I, N>(key);
-          if (among != nullptr) all = select(part >> i, all, K(-0x7fffffff));
-          const std::uint64_t a = loses<1>(all);
-          const std::uint64_t b = loses<2>(all);
-          const std::uint64_t c = loses<3>(all);
-          const std::uint64_t out = keep == 1   ? a | b | c
-                                    : keep == 2 ? (a & b) | (a & c) | (b & c)
-                                                : a & b & c;
-          kept |= (~out & 0xffff) << i;
-        }
-        words[w] = kept & part;
+  with_keys<T, std::int32_t>(
+      ranking, [&](const auto keys_of) __attribute__((always_inline)) {
+        using I = std::int32_t;
+        constexpr int N = 16;
+        using K = Vec<I, N>;
+        for_each_word<T>(
+            x, n, among,
+            [&](std::size_t w, const T* p, std::uint64_t part) __attribute__((always_inline)) {
+              std::uint64_t kept = 0;
+              alignas(64) I key[word_bits];
+              for (std::size_t i = 0; i < word_bits; i += key_lanes<I>)
+                store_lanes(key + i, keys_of(p + i));
+              for (std::size_t i = 0; i < word_bits; i += N) {
+                K all = load_lanes<I, N>(key + i);
+                if (among != nullptr) all = select(part >> i, all, K(-0x7fffffff));
+                const std::uint64_t a = loses<1>(all);
+                const std::uint64_t b = loses<2>(all);
+                const std::uint64_t c = loses<3>(all);
+                const std::uint64_t out = keep == 1   ? a | b | c
+                                          : keep == 2 ? (a & b) | (a & c) | (b & c)
+                                                      : a & b & c;
+                kept |= (~out & 0xffff) << i;
+              }
+              words[w] = kept & part;
+            });
       });
 }
 
 void keep_of_columns(const std::int64_t* keys, int m, int keep, std::uint64_t* bits) {
-  using K = Vec<std::int64_t, key_lanes>;
+  using K = Vec<std::int64_t, key_lanes<std::int64_t>>;
   for (int j = 0; j < m; ++j)
     bits[j] = 0;
-  for (std::size_t c = 0; c < word_bits; c += key_lanes) {
+  for (std::size_t c = 0; c < word_bits; c += key_lanes<std::int64_t>) {
     for (int j = 0; j < m; ++j) {
-      const auto own = load_lanes<std::int64_t, key_lanes>(keys + j * 64 + c);
+      const auto own = load_lanes<std::int64_t, key_lanes<std::int64_t>>(keys + j * 64 + c);
       K losses(0);  // a lost comparison adds -1
       for (int k = 0; k < m; ++k) {
-        const auto other = load_lanes<std::int64_t, key_lanes>(keys + k * 64 + c);
+        const auto other = load_lanes<std::int64_t, key_lanes<std::int64_t>>(keys + k * 64 + c);
         losses = losses + (k < j ? other >= own : other > own);
       }
       bits[j] |= greater_bits(losses, K(-keep)) << c;
@@ -476,6 +535,20 @@ template <class Combine, class T, class F>
     return;
   }
   constexpr int N = reduce_lanes;
+  if (piece == 1) {
+    using V = Vec<double, N>;
+    std::size_t i = 0;
+    for (; i + N <= n; i += N) {
+      const V sum = load_lanes<double, N>(out + i);
+      store_lanes(out + i, Combine{}(sum, term(load_double<T, N>(x + i))));
+    }
+    for (; i < n; i += N) {
+      const V sum = Remainder<double, N>(out + i, n - i).lanes();
+      const V last = term(Remainder<T, N>(x + i, n - i).doubles());
+      store_first<double, N>(out + i, Combine{}(sum, last), n - i);
+    }
+    return;
+  }
   alignas(64) double terms[block_size];
   const std::size_t step = block_size / piece * piece;
   for (std::size_t done = 0; done < n; done += step) {

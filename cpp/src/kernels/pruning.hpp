@@ -23,7 +23,7 @@ struct Record {
   std::uint32_t position;
 };
 
-/// What a pass gathers. Records are appended while there is room for 64 more.
+/// What a pass gathers. Records are appended while there is room.
 struct Gathered {
   std::int64_t below = 0;  ///< elements whose key is at most the window's low end
   void* records = nullptr;

@@ -22,7 +22,10 @@
 namespace ridgeline {
 namespace {
 
-constexpr std::int64_t sample_size = 32768;
+/// Up to here all keys are looked at.
+constexpr std::int64_t few = 1024;
+/// Arrays of fewer elements are searched by one thread each.
+constexpr std::int64_t shared = 262144;
 constexpr int bin_bits = std::countr_zero(bin_count);
 
 /// What is ranked: keys of elements, or random bits. Kernels run on runs of one array.
@@ -62,8 +65,13 @@ class ArraySource {
     const Array& array = arrays_[k];
     const std::size_t item = item_size(array.dtype);
     const auto together = std::make_unique_for_overwrite<std::byte[]>(places.size() * item);
-    for (std::size_t i = 0; i < places.size(); ++i)
-      std::memcpy(together.get() + i * item, address(array, places[i]), item);
+    const auto copy = [&](auto size) {
+      for (std::size_t i = 0; i < places.size(); ++i)
+        std::memcpy(together.get() + i * size(), address(array, places[i]), size());
+    };
+    item == 2   ? copy(std::integral_constant<std::size_t, 2>{})
+    : item == 4 ? copy(std::integral_constant<std::size_t, 4>{})
+                : copy(std::integral_constant<std::size_t, 8>{});
     kernels(k).keys(together.get(), places.size(), ranking(k), out);
   }
 
@@ -220,7 +228,8 @@ class Search {
  public:
   Search(const Source& source, const Selection& selection, std::int64_t count, std::int64_t total)
       : source_(source), selection_(selection), work_(source.arrays()), count_(count),
-        total_(total), window_(source.everything()) {}
+        total_(total), sample_size_(std::clamp<std::int64_t>(work_.elements() / 32, 1024, 32768)),
+        window_(source.everything()) {}
 
   /// Few elements: all their keys at once.
   void run_small(std::vector<std::int64_t>& keys) {
@@ -234,40 +243,36 @@ class Search {
     work_.forward(Team{0, 1}, [&](const Run& run) { source_.at_key(run, key, ties); });
   }
 
-  void run(int threads) {
-    parallel(work_.elements(), threads, [&](Team team) {
-      if (team.rank == 0) prepare(team.size);
+  /// What each thread of a team does.
+  void run(Team team) {
+    if (team.rank == 0) prepare(team.size);
+    team.barrier();
+    Part& part = parts_[static_cast<std::size_t>(team.rank)];
+    sample(team, part);
+    team.barrier();
+    choose_window(team, part);
+    bool gathered = use_records_;
+    if (gathered) {
+      split(team, part);
       team.barrier();
-      Part& part = parts_[static_cast<std::size_t>(team.rank)];
-      sample(team, part);
-      team.barrier();
-      if (team.rank == 0) choose_window();
-      team.barrier();
-      bool gathered = use_records_;
-      if (gathered) {
-        split(team, part);
-        team.barrier();
-        gathered = std::none_of(parts_.begin(), parts_.end(),
-                                [](const Part& p) { return p.gathered.full; });
-        gathered = gathered &&
-                   narrow(team, part, [&](std::int64_t& below) { count_records(part, below); });
+      gathered =
+          std::none_of(parts_.begin(), parts_.end(), [](const Part& p) { return p.gathered.full; });
+      gathered = gathered && narrow(team, part, count_,
+                                    [&](std::int64_t& below) { count_records(part, below); });
+    }
+    if (!gathered) {
+      const auto pass = [&](std::int64_t& below) {
+        work_.forward(team, [&](const Run& run) {
+          source_.histogram(run, window_, shift_, below, part.bins);
+        });
+      };
+      // Where the sample misled, the search starts from everything.
+      if (use_records_ || !narrow(team, part, count_, pass)) {
+        start_again(team);
+        narrow(team, part, count_, pass);
       }
-      if (!gathered) {
-        const auto pass = [&](std::int64_t& below) {
-          work_.forward(team, [&](const Run& run) {
-            source_.histogram(run, window_, shift_, below, part.bins);
-          });
-        };
-        // Where the sample misled, the search starts from everything.
-        if (use_records_ || !narrow(team, part, pass)) {
-          team.barrier();
-          if (team.rank == 0) window_ = source_.everything();
-          team.barrier();
-          narrow(team, part, pass);
-        }
-      }
-      finish(team, part, gathered);
-    });
+    }
+    finish(team, part, gathered);
   }
 
  private:
@@ -286,6 +291,27 @@ class Search {
     std::int64_t equal = 0;
   };
 
+  /// Counts keys in the bins of a thread.
+  class Bins {
+   public:
+    Bins(Part& part, Window window, int shift)
+        : bins_(part.bins), low_(window.low),
+          width_(static_cast<std::uint64_t>(window.high) - static_cast<std::uint64_t>(window.low)),
+          shift_(shift) {}
+
+    void add(std::int64_t key, std::int64_t& below) const {
+      below += key <= low_ ? 1 : 0;
+      const auto above = static_cast<std::uint64_t>(key) - static_cast<std::uint64_t>(low_) - 1;
+      if (above < width_) ++bins_[above >> shift_];  // one branch: each half of it would be a guess
+    }
+
+   private:
+    std::int64_t* bins_;
+    const std::int64_t low_;
+    const std::uint64_t width_;
+    const int shift_;
+  };
+
   void prepare(int threads) {
     parts_ = std::vector<Part>(static_cast<std::size_t>(threads));
     std::int64_t bytes = 0;
@@ -294,9 +320,9 @@ class Search {
       bytes += array.size * static_cast<std::int64_t>(item_size(array.dtype));
       masks += 8 * mask_words(array.size);
     }
-    // With the masks, 8 % of what the weights take.
+    // With the masks, 8 % of what the weights take, but room for some in any case.
     const auto item = static_cast<std::int64_t>(source_.record_size());
-    room_ = std::max<std::int64_t>((bytes / 100 * 8 - masks) / item / threads, 0);
+    room_ = std::max<std::int64_t>((bytes / 100 * 8 - masks) / item, 8192) / threads;
   }
 
   void collect_all(std::vector<std::int64_t>& keys) const {
@@ -316,12 +342,13 @@ class Search {
     }
   }
 
-  /// One element of each of sample_size stretches.
+  /// One element of each of sample_size_ stretches.
   void sample(Team team, Part& part) const {
     if constexpr (requires { &Source::keys_at; }) {
-      const std::int64_t elements = work_.elements();
-      const std::int64_t from = sample_size * team.rank / team.size;
-      const std::int64_t to = sample_size * (team.rank + 1) / team.size;
+      const double stretch =
+          static_cast<double>(work_.elements()) / static_cast<double>(sample_size_);
+      const std::int64_t from = sample_size_ * team.rank / team.size;
+      const std::int64_t to = sample_size_ * (team.rank + 1) / team.size;
       std::vector<std::int64_t> places;
       std::int64_t before = 0;
       std::int64_t s = from;
@@ -329,7 +356,7 @@ class Search {
         const std::int64_t size = source_.arrays()[k].size;
         places.clear();
         for (; s < to; ++s) {
-          const std::int64_t place = place_of(s, elements) - before;
+          const std::int64_t place = place_of(s, stretch) - before;
           if (place >= size) break;
           if (!takes_part(k, place)) continue;
           places.push_back(place);
@@ -344,13 +371,11 @@ class Search {
   }
 
   /// Any function that has nothing to do with the data will do: results do not depend on it.
-  static std::int64_t place_of(std::int64_t s, std::int64_t elements) {
-    const auto n = static_cast<std::uint64_t>(elements);
-    const auto i = static_cast<std::uint64_t>(s);
-    const std::uint64_t begin = n / sample_size * i + n % sample_size * i / sample_size;
-    std::uint64_t mixed = (i + 1) * 0x9e3779b97f4a7c15;
+  static std::int64_t place_of(std::int64_t s, double stretch) {
+    std::uint64_t mixed = (static_cast<std::uint64_t>(s) + 1) * 0x9e3779b97f4a7c15;
     mixed = (mixed ^ mixed >> 31) * 0xbf58476d1ce4e5b9;
-    return static_cast<std::int64_t>(begin + (mixed >> 33) % (n / sample_size));
+    const double part = static_cast<double>(static_cast<std::int64_t>(mixed >> 12)) * 0x1p-52;
+    return static_cast<std::int64_t>((static_cast<double>(s) + part) * stretch);
   }
 
   bool takes_part(std::size_t k, std::int64_t place) const {
@@ -358,49 +383,72 @@ class Search {
            (selection_.among[k][place / 64] >> place % 64 & 1) != 0;
   }
 
-  void choose_window() {
+  /// A window that holds the key, and whether there is room for what lies in it.
+  void choose_window(Team team, Part& part) {
     const double p = static_cast<double>(count_) / static_cast<double>(total_);
-    double inside = 0;  // the share of elements in the window
     if constexpr (requires { &Source::keys_at; }) {
-      std::vector<std::int64_t> keys;
-      for (Part& part : parts_)
-        keys.insert(keys.end(), part.sample.begin(), part.sample.end());
-      const auto n = static_cast<double>(keys.size());
-      const double margin = 4 * std::sqrt(n * p * (1 - p)) + 4;
-      const double low = std::floor(n * p - margin);
-      const double high = std::ceil(n * p + margin);
-      auto lowest = keys.begin();
-      if (low >= 0 && low < n) {
-        lowest += static_cast<std::ptrdiff_t>(low);
-        std::nth_element(keys.begin(), lowest, keys.end());
-        window_.low = *lowest - 1;
+      if (team.rank == 0) {
+        sampled_ = 0;
+        for (const Part& each : parts_)
+          sampled_ += static_cast<std::int64_t>(each.sample.size());
       }
-      if (high >= 0 && high < n) {
-        const auto highest = keys.begin() + static_cast<std::ptrdiff_t>(high);
-        std::nth_element(lowest, highest, keys.end());
-        window_.high = *highest;
+      team.barrier();
+      const auto n = static_cast<double>(sampled_);
+      const double margin = 3 * std::sqrt(n * p * (1 - p)) + 4;
+      const std::int64_t low = static_cast<std::int64_t>(std::floor(n * p - margin));
+      const std::int64_t high = static_cast<std::int64_t>(std::ceil(n * p + margin));
+      const auto pass = [&](std::int64_t& below) {
+        const Bins bins(part, window_, shift_);
+        std::int64_t lower = 0;
+        for (const std::int64_t key : part.sample)
+          bins.add(key, lower);
+        below = lower;
+      };
+      Window window = source_.everything();
+      std::int64_t below = 0;
+      std::int64_t up_to = sampled_;
+      if (low > 0) {
+        narrow(team, part, low, pass);
+        window.low = key_ - 1;
+        below = less_;
       }
-      const auto in_window = [&](std::int64_t k) { return k > window_.low && k <= window_.high; };
-      inside = keys.empty()
-                   ? 1
-                   : static_cast<double>(std::count_if(keys.begin(), keys.end(), in_window)) / n;
-    } else {
+      if (high <= sampled_) {
+        start_again(team);
+        narrow(team, part, high, pass);
+        window.high = key_;
+        up_to = less_ + equal_;
+      }
+      team.barrier();
+      if (team.rank == 0) {
+        window_ = window;
+        set_room(static_cast<double>(up_to - below) / std::max(n, 1.0));
+      }
+    } else if (team.rank == 0) {
       const double margin = 6 * std::sqrt(p * (1 - p) / static_cast<double>(total_));
       const auto key = [](double share) {
         return static_cast<std::int64_t>(std::clamp(share, 0.0, 1.0) * 0x1p32) - 1;
       };
       window_ = {key(p - margin), key(p + margin)};
-      inside = 2 * margin;
+      set_room(2 * margin);
     }
-    const double expected = inside * static_cast<double>(total_);
-    use_records_ =
-        expected * 1.1 + 1024 < static_cast<double>(room_) * static_cast<double>(parts_.size());
+    team.barrier();
+  }
+
+  void set_room(double share) {
+    const double expected = share * static_cast<double>(total_);
+    const auto room = static_cast<std::size_t>(room_);
+    use_records_ = expected * 1.1 + 1024 < static_cast<double>(room * parts_.size());
     if (!use_records_) return;
     for (Part& part : parts_) {
-      const auto room = static_cast<std::size_t>(room_);
       part.records = std::make_unique_for_overwrite<std::byte[]>(room * source_.record_size());
       part.gathered = {.records = part.records.get(), .room = room};
     }
+  }
+
+  void start_again(Team team) {
+    team.barrier();
+    if (team.rank == 0) window_ = source_.everything();
+    team.barrier();
   }
 
   void split(Team team, Part& part) {
@@ -414,9 +462,10 @@ class Search {
     });
   }
 
-  /// Divides the window until it is one key; `pass` counts. False if the key is not in the window.
+  /// Divides the window until it is one key, that of the `rank` lowest elements' last; `pass`
+  /// counts. False if the key is not in the window.
   template <class Pass>
-  bool narrow(Team team, Part& part, Pass pass) {
+  bool narrow(Team team, Part& part, std::int64_t rank, Pass pass) {
     for (;;) {
       team.barrier();
       if (team.rank == 0) {
@@ -429,7 +478,7 @@ class Search {
       part.below = 0;
       pass(part.below);
       team.barrier();
-      if (team.rank == 0) state_ = choose_bin();
+      if (team.rank == 0) state_ = choose_bin(rank);
       team.barrier();
       if (state_ == State::missed) return false;
       if (state_ == State::found) return true;
@@ -438,19 +487,19 @@ class Search {
 
   enum class State : std::uint8_t { missed, narrower, found };
 
-  State choose_bin() {
-    std::int64_t less = 0;
+  State choose_bin(std::int64_t rank) {
+    less_ = 0;
     for (const Part& part : parts_)
-      less += part.below;
-    if (less >= count_) return State::missed;
+      less_ += part.below;
+    if (less_ >= rank) return State::missed;
     std::size_t bin = 0;
     for (;; ++bin) {
       if (bin == bin_count) return State::missed;
       std::int64_t in_bin = 0;
       for (const Part& part : parts_)
         in_bin += part.bins[bin];
-      if (less + in_bin >= count_) break;
-      less += in_bin;
+      if (less_ + in_bin >= rank) break;
+      less_ += in_bin;
     }
     const auto low = static_cast<std::uint64_t>(window_.low) + (std::uint64_t{bin} << shift_);
     window_.high =
@@ -458,12 +507,11 @@ class Search {
     window_.low = static_cast<std::int64_t>(low);
     if (shift_ > source_.unit()) return State::narrower;
     key_ = window_.high >> source_.unit() << source_.unit();
-    std::int64_t equal = 0;
+    equal_ = 0;
     for (Part& part : parts_) {
       part.equal = part.bins[bin];
-      equal += part.equal;
+      equal_ += part.equal;
     }
-    ties_ = equal - (count_ - less);
     return State::found;
   }
 
@@ -478,18 +526,14 @@ class Search {
   }
 
   void count_records(Part& part, std::int64_t& below) const {
-    below = part.gathered.below;
-    for_each_record(part, [&](std::int64_t key, std::uint32_t) {
-      if (key <= window_.low) {
-        ++below;
-      } else if (key <= window_.high) {
-        ++part.bins[static_cast<std::uint64_t>(key - window_.low - 1) >> shift_];
-      }
-    });
+    std::int64_t lower = part.gathered.below;
+    const Bins bins(part, window_, shift_);
+    for_each_record(part, [&](std::int64_t key, std::uint32_t) { bins.add(key, lower); });
+    below = lower;
   }
 
   void finish(Team team, Part& part, bool gathered) {
-    std::int64_t ties = ties_;
+    std::int64_t ties = equal_ - (count_ - less_);  // elements of that key that stay
     for (int t = 0; t < team.rank; ++t)
       ties -= parts_[static_cast<std::size_t>(t)].equal;
     ties = std::max<std::int64_t>(ties, 0);
@@ -501,10 +545,10 @@ class Search {
     for_each_record(part, [&](std::int64_t key, std::uint32_t position) {
       while (start + 1 != part.starts.end() && (start + 1)->position <= position)
         ++start;
-      if (key > key_ || (key == key_ && ties-- > 0)) {
-        const std::uint32_t at = position - start->position;
-        start->words[at / 64] |= std::uint64_t{1} << at % 64;
-      }
+      bool stays = key > key_;
+      if (key == key_) stays = ties-- > 0;
+      const std::uint32_t at = position - start->position;
+      start->words[at / 64] |= std::uint64_t{stays} << at % 64;  // no branch: it would be a guess
     });
   }
 
@@ -513,6 +557,7 @@ class Search {
   const WorkList work_;
   const std::int64_t count_;
   const std::int64_t total_;
+  const std::int64_t sample_size_;
   Window window_;
   std::vector<Part> parts_;
   std::int64_t room_ = 0;  ///< records of one thread
@@ -520,21 +565,34 @@ class Search {
   int shift_ = 0;
   State state_ = State::narrower;
   std::int64_t key_ = 0;
-  std::int64_t ties_ = 0;  ///< elements of that key that stay
+  std::int64_t less_ = 0;   ///< elements of a lower key
+  std::int64_t equal_ = 0;  ///< elements of that key
+  std::int64_t sampled_ = 0;
 };
 
+/// Searches on one thread, which is in a parallel region.
 template <class Source>
-void search(const Source& source, const Selection& selection, std::int64_t count, int threads) {
+void search_alone(const Source& source, const Selection& selection, std::int64_t count,
+                  std::vector<std::int64_t>& keys) {
   const std::int64_t total = ranked(source.arrays(), selection);
   if (count <= 0 || count >= total) return keep(source.arrays(), selection, count <= 0);
   Search<Source> found(source, selection, count, total);
-  const WorkList work(source.arrays());
-  if (work.elements() <= sample_size) {
-    std::vector<std::int64_t> keys;
-    found.run_small(keys);
-  } else {
-    found.run(threads);
+  total <= few ? found.run_small(keys) : found.run(Team{0, 1});
+}
+
+template <class Source>
+void search(const Source& source, const Selection& selection, std::int64_t count, int threads) {
+  const std::int64_t elements = WorkList(source.arrays()).elements();
+  if (elements < shared) {
+    return parallel(elements, 1, [&](Team) {
+      std::vector<std::int64_t> keys;
+      search_alone(source, selection, count, keys);
+    });
   }
+  const std::int64_t total = ranked(source.arrays(), selection);
+  if (count <= 0 || count >= total) return keep(source.arrays(), selection, count <= 0);
+  Search<Source> found(source, selection, count, total);
+  parallel(elements, threads, [&](Team team) { found.run(team); });
 }
 
 bool any_double(Arrays arrays) {
@@ -556,8 +614,8 @@ void prune_each_lowest(Arrays arrays, const Selection& selection,
                        std::span<const std::int64_t> counts, int threads) {
   std::int64_t small = 0;
   for (std::size_t k = 0; k < arrays.size(); ++k) {
-    if (arrays[k].size <= sample_size) {
-      small += 4 * arrays[k].size;  // about as much work as so many elements read
+    if (arrays[k].size < shared) {
+      small += 8 * arrays[k].size;  // about as much work as so many elements read
     } else {
       prune_lowest(arrays.subspan(k, 1), part_of(selection, k), counts[k], threads);
     }
@@ -566,16 +624,10 @@ void prune_each_lowest(Arrays arrays, const Selection& selection,
     std::vector<std::int64_t> keys;
     for (auto k = static_cast<std::size_t>(team.rank); k < arrays.size();
          k += static_cast<std::size_t>(team.size)) {
-      if (arrays[k].size > sample_size) continue;
-      const Arrays one = arrays.subspan(k, 1);
-      const Selection own = part_of(selection, k);
-      const std::int64_t total = ranked(one, own);
-      if (counts[k] <= 0 || counts[k] >= total) {
-        keep(one, own, counts[k] <= 0);
-      } else {
-        const ArraySource source(one, own, any_double(one));
-        Search<ArraySource>(source, own, counts[k], total).run_small(keys);
-      }
+      if (arrays[k].size >= shared) continue;
+      const Arrays own = arrays.subspan(k, 1);
+      const Selection part = part_of(selection, k);
+      search_alone(ArraySource(own, part, any_double(own)), part, counts[k], keys);
     }
   });
 }

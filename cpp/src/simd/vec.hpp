@@ -317,6 +317,14 @@ template <class I, int N>
 [[gnu::always_inline]] inline std::uint64_t greater_bits(Vec<I, N> a, Vec<I, N> b) {
   using V = Vec<I, N>;
   static_assert(N <= 64);
+#if RIDGELINE_REGISTER_BYTES >= 64
+  if constexpr (V::registers == 4 && sizeof a.r[0] == 64) {  // one move to a general register
+    const auto mask = [&](int i) {
+      return _mm512_cmpgt_epi32_mask((__m512i)a.r[i], (__m512i)b.r[i]);
+    };
+    return _mm512_kunpackd(_mm512_kunpackw(mask(3), mask(2)), _mm512_kunpackw(mask(1), mask(0)));
+  }
+#endif
   std::uint64_t bits = 0;
   unroll<V::registers>([&](int i) {
     std::uint64_t own;

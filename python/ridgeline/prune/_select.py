@@ -161,11 +161,13 @@ def by_score(
         Only read. Such as those of `scores`.
     sparsity, scope, structure, mask, exclude, normalize, of : optional
         As for `magnitude`.
-    min_sparsity, max_sparsity, comm : optional
+    min_sparsity, max_sparsity : optional
         As for `magnitude`.
     per_row : bool, default False
         Rank each row (slice of axis 0) of each array on its own, as Wanda does (Sun et al. 2024);
         its reference rounds the number that goes down, here it is rounded half to even.
+    comm : optional
+        As for `magnitude`.
 
     Returns
     -------

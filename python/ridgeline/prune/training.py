@@ -25,7 +25,7 @@ from .._numbering import integer_of, shape_of
 from ..masks import Mask, MaskSet, _mapped, _sparsity
 from ..random import Key
 from . import budget as _budget
-from ._select import Normalize, Scope, Structure, _full, magnitude, random
+from ._select import Normalize, Scope, Structure, _full, _Pruning, _Scores, magnitude, random
 from ._tree import fixed, is_array
 from .schedules import _integer, _Ramp, fraction_of
 from .structures import NM
@@ -96,12 +96,22 @@ def _leaves(masks: Mask | MaskSet) -> list[tuple[str, Mask]]:
     return [("", masks)] if isinstance(masks, Mask) else masks.flat()
 
 
+def _repeated(masks: Mask | MaskSet, states: States) -> Any:
+    """Return a container like the states, of masks."""
+    if is_array(states) or not isinstance(states, Sequence | Mapping):
+        raise TypeError(
+            f"states: got {type(states).__name__}, wants a list or dict of containers like params"
+        )
+    return dict.fromkeys(states, masks) if isinstance(states, Mapping) else [masks] * len(states)
+
+
 class _Training:
     """Masks of parameters, that are applied at every step."""
 
     _params: Any
     _states: States
     _masks: Mask | MaskSet
+    _all: MaskSet
     _pruned: int
     _size: int
     _step: int
@@ -111,38 +121,27 @@ class _Training:
         self._step = 0
         self._size = masks.size
         self._params = params
-        if states is None:
-            states = ()
-        elif is_array(states) or not isinstance(states, Sequence | Mapping):
-            raise TypeError(
-                f"states: got {type(states).__name__}, wants a list or dict of containers like "
-                "params"
-            )
-        self._states = _lasting(states)
+        self._states = () if states is None else _lasting(states)
         self._set(masks)
         # Writes nothing: what is kept keeps every bit.
         everything = _mapped(masks, lambda mask: Mask._of(mask.shape, _full(mask.size)))
         self._apply(
-            everything if isinstance(everything, Mask) else MaskSet.of(everything),
-            params=params,
-            states=self._states,
+            self._of_all(everything if isinstance(everything, Mask) else MaskSet.of(everything)),
+            params,
         )
 
     def _set(self, masks: Mask | MaskSet) -> None:
         self._masks = masks
         self._pruned = masks.size - masks.count
+        self._all = self._of_all(masks)
 
-    def _apply(self, masks: Mask | MaskSet, params: Tree | None = None, states: Any = ()) -> None:
+    def _of_all(self, masks: Mask | MaskSet) -> MaskSet:
+        """Return the masks of parameters and states."""
+        return MaskSet.of({"params": masks, "states": _repeated(masks, self._states)})
+
+    def _apply(self, masks: MaskSet, params: Tree) -> None:
         """Write zeros into parameters and states: all of them, or none if one does not fit."""
-        trees: dict[str, Any] = {} if params is None else {"params": params}
-        each: dict[str, Any] = {} if params is None else {"params": masks}
-        if len(states):
-            trees["states"] = states
-            if isinstance(states, Mapping):
-                each["states"] = dict.fromkeys(states, masks)
-            else:
-                each["states"] = [masks] * len(states)
-        MaskSet.of(each).apply_(trees)
+        masks.apply_({"params": params, "states": self._states})
 
     @property
     def masks(self) -> Any:
@@ -195,7 +194,7 @@ class _Training:
         >>> int(np.sum(w))
         2
         """
-        self._apply(self._masks, params=self._params, states=self._states)
+        self._apply(self._all, self._params)
 
     def mask_gradients_(self, grads: Tree) -> None:
         """Set the gradients of weights that are pruned to 0, in place.
@@ -258,12 +257,8 @@ class _Training:
         >>> velocity
         array([0. , 0.4])
         """
-        if is_array(states) or not isinstance(states, Sequence | Mapping):
-            raise TypeError(
-                f"states: got {type(states).__name__}, wants a list or dict of containers like "
-                "params"
-            )
-        self._apply(self._masks, states=_lasting(states))
+        masks = MaskSet.of({"states": _repeated(self._masks, states)})
+        masks.apply_({"states": _lasting(states)})
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a run needs to go on where it stopped: numbers, names and arrays.
@@ -404,7 +399,7 @@ class Pruner(_Training):
     method : {"magnitude", "random"} or callable, default "magnitude"
         What goes. A function is called as ``method(params, sparsity, mask=masks)`` and returns a
         Mask, or a MaskSet like `params`; `mask` is None unless `incremental`.
-    scope, structure, exclude, normalize
+    scope, structure, exclude, normalize : optional
         As for `prune.magnitude`. A function of your own has them its own way.
     key : Key, optional
         For ``method="random"``, which uses the same numbers at every step: what is pruned at a
@@ -568,7 +563,7 @@ class Pruner(_Training):
             sparsity = fraction_of("schedule", self._schedule(self._step))
             if sparsity or not self._incremental:
                 masks = self._masks_for(own, sparsity)
-        self._apply(masks, params=own, states=self._states)
+        self._apply(self._all if masks is before else self._of_all(masks), own)
         self._params = own
         if masks is not before:
             self._set(masks)
@@ -661,28 +656,26 @@ class _Moving(_Training):
 
     def _candidates(self, survivors: Any) -> tuple[Any, Any]:
         """Return masks of what may grow, and of them the fractions that must not."""
-        missing = iter(
-            count - mask.count
-            for (_, mask), count in zip(_leaves(survivors), self._counts, strict=True)
-        )
         candidates = ~survivors
+        counts = iter(self._counts)
 
         def staying(mask: Mask) -> float:
-            free = mask.count
-            return (free - next(missing)) / free if free else 0.0
+            missing = next(counts) - (mask.size - mask.count)
+            return (mask.count - missing) / mask.count if mask.count else 0.0
 
         return candidates, _mapped(candidates, staying)
 
     def _moved(self, params: Tree | None, grow: Callable[[Any, Any, Any], Any]) -> PruneReport:
         """Step: ``grow(params, candidates, fractions)`` returns the masks of what grows."""
         own = self._params if params is None else _lasting(params)
-        before, pruned, masks = self._masks, self._pruned, self._masks
+        before, pruned = self._masks, self._pruned
+        masks: Any = before
         updated = self._is_update(self._step)
         if updated:
             survivors = self._survivors(own)
             masks = survivors | grow(own, *self._candidates(survivors))
         # What grows was pruned, so that it begins at 0 although the optimizer wrote to it.
-        self._apply(masks & before if updated else masks, params=own, states=self._states)  # type: ignore[operator]
+        self._apply(self._of_all(masks & before) if updated else self._all, own)
         self._params = own
         if updated:
             self._set(masks)
@@ -867,7 +860,7 @@ class RigL(_Moving):
     >>> import numpy as np
     >>> import ridgeline as rl
     >>> w, target = np.array([3.0, 0.1, 2.0, 0.2]), np.array([3.0, 0.0, 2.0, 5.0])
-    >>> sparse = rl.prune.RigL(w, 0.5, rl.Key(3), end=100, fraction=0.5, every=5)
+    >>> sparse = rl.prune.RigL(w, 0.5, rl.Key(8), end=20, fraction=0.5, every=5)
     >>> sparse.apply_()
     >>> w
     array([3. , 0.1, 0. , 0. ])
@@ -935,6 +928,9 @@ class RigL(_Moving):
         def grow(own: Any, candidates: Any, fractions: Any) -> Any:
             if grads is None:
                 raise TypeError(f"grads: got None, wants gradients at step {self._step}")
-            return magnitude(grads, fractions, mask=candidates, of="remaining")
+            ranked = _Scores("grads", magnitude=True)
+            return _Pruning(
+                ranked, grads, "tensor", None, candidates, None, "none", "remaining", 0.0, 1.0, None
+            ).masks(fractions)
 
         return self._moved(params, grow)
