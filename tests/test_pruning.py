@@ -378,9 +378,9 @@ def test_mixed_dtypes_without_float64_and_bfloat16_alone():
 def test_many_small_arrays(scope, dtype):
     arrays = [np.round(sample(256, dtype, k, -2, 2), 1).astype(dtype) for k in range(1000)]
     expected = ref.magnitude(arrays, 0.7, scope=scope)
-    everywhere(lambda: prune.magnitude(arrays, 0.7, scope=scope), expected, [1, 2, 7])
+    everywhere(lambda: prune.magnitude(arrays, 0.7, scope=scope), expected, [1, 3])
     expected = ref.random(arrays, 0.7, 42, scope=scope)
-    everywhere(lambda: prune.random(arrays, 0.7, KEY, scope=scope), expected, [1, 3])
+    everywhere(lambda: prune.random(arrays, 0.7, KEY, scope=scope), expected, [2])
 
 
 def test_empty_and_0d_arrays_and_containers():
@@ -548,8 +548,9 @@ def test_structures(structure):
     for shape in filter(lambda shape: fits(structure, shape), SHAPES):
         normal = rng.standard_normal(shape)
         whole = rng.integers(-2, 3, shape)  # sums are exact: many ties
-        for alive in (None, rng.random(shape) < 0.7, rng.random(shape) < 0.05):
-            for dtype in DTYPES:
+        for share in (None, 0.7, 0.05):
+            alive = None if share is None else rng.random(shape) < share
+            for dtype in DTYPES if share != 0.05 else DTYPES[:1]:
                 for x in (normal.astype(dtype), whole.astype(dtype)):
                     fractions = (
                         [None] if structure and structure[0] == "nm" else [0.0, 0.3, 0.8, 1.0]
@@ -578,10 +579,11 @@ def test_structures_shared_out(structure, dtype):
     shape = (420, 333) if structure[1:] == ("nm", 3, 7, 0) else (420, 332)
     x = rng.integers(-3, 4, shape).astype(dtype)
     s = None if structure[0] == "nm" else 0.6
-    agree("magnitude", x, s, structure=structure, setting=THREADS)
+    threads = [1, 2, 7] if dtype.itemsize == 4 else [3]
+    agree("magnitude", x, s, structure=structure, setting=threads)
     alive = rng.random(shape) < 0.6
-    agree("magnitude", x, s, structure=structure, mask=alive, setting=[1, 3])
-    agree("random", x, s, KEY, structure=structure, mask=alive, setting=[1, 3])
+    agree("magnitude", x, s, structure=structure, mask=alive, setting=[3])
+    agree("random", x, s, KEY, structure=structure, mask=alive, setting=[3])
 
 
 def test_norms_of_any_order():

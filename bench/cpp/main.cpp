@@ -38,6 +38,7 @@ int main(int argc, char** argv) {
   ridgeline::bench::add_penalty_rows();
   ridgeline::bench::add_clipping_rows();
   ridgeline::bench::add_dropout_rows();
+  ridgeline::bench::add_pruning_rows();
   benchmark::RunSpecifiedBenchmarks();
   benchmark::Shutdown();
 }

@@ -36,6 +36,7 @@ void add_roof_rows();
 void add_penalty_rows();
 void add_clipping_rows();
 void add_dropout_rows();
+void add_pruning_rows();
 
 inline const std::vector<DType> all_dtypes = {DType::float32, DType::float64, DType::bfloat16,
                                               DType::float16};

@@ -20,6 +20,7 @@
 #include "ridgeline/clipping.hpp"
 #include "ridgeline/dropout.hpp"
 #include "ridgeline/penalties.hpp"
+#include "ridgeline/pruning.hpp"
 #include "ridgeline/runtime.hpp"
 
 namespace {
@@ -196,6 +197,53 @@ void add_dropout(Hashes& hashes, DType dtype, std::int64_t n, bool whole_range) 
   });
 }
 
+void add_pruning(Hashes& hashes, DType dtype, std::int64_t n, bool whole_range) {
+  const Elements x(dtype, n, whole_range, 10);
+  const Elements y(dtype, n, whole_range, 11);
+  const Key key = Key{43}.fold_in(static_cast<std::uint64_t>(n));
+  const auto hash = [&](const char* name) -> Hash& {
+    return hashes[std::string(name) + " " + name_of(dtype)];
+  };
+  const auto made = [&](const char* name, auto call) {
+    Elements out(dtype, n, false, 12);
+    call(x.array(), y.array(), out.array());
+    out.add_to(hash(name));
+  };
+  const auto masked = [&](const char* name, auto call) {
+    std::vector<std::uint64_t> words(static_cast<std::size_t>(mask_words(n)));
+    std::uint64_t* bits = words.data();
+    const Array array = x.array();
+    const Ranking ranking{true, 0.3};
+    const Selection selection{{&ranking, 1}, {}, {&bits, 1}};
+    call(array, selection);
+    for (const std::uint64_t word : words)
+      hash(name).add(word);
+  };
+  masked("prune_lowest", [&](const Array& a, const Selection& selection) {
+    prune_lowest({&a, 1}, selection, n / 3);
+  });
+  masked("prune_random", [&](const Array& a, const Selection& selection) {
+    prune_random({&a, 1}, selection, key, 5, n / 3);
+  });
+  masked("prune_n_of_m", [&](const Array& a, const Selection& selection) {
+    prune_n_of_m(a, 1, n, 1, 2, 4, {}, nullptr, selection.words[0]);
+  });
+  for (const std::int64_t block : {std::int64_t{1}, std::int64_t{3}, std::int64_t{100}}) {
+    std::vector<double> sums(static_cast<std::size_t>((n + block - 1) / block));
+    block_powers(x.array(), {&n, 1}, {&block, 1}, 1.5, nullptr, sums);
+    for (const double sum : sums)
+      hash("block_powers").add(sum);
+  }
+  made("saliency", [&](Array w, Array g, Array o) { saliency(w, g, o, true); });
+  made("magnitudes", [&](Array w, Array, Array o) { magnitudes(w, o); });
+  made("wanda", [&](Array w, Array, Array o) {
+    const float norm = 0.7f;
+    wanda(w, {&norm, 1}, o);
+  });
+  made("movement", [&](Array w, Array g, Array o) { movement({&o, 1}, {&w, 1}, {&g, 1}, 0.1); });
+  made("random_shrink", [&](Array, Array, Array o) { random_shrink({&o, 1}, 0.3, key); });
+}
+
 void add_integers(Hashes& hashes) {
   for (const std::uint64_t span : {std::uint64_t{6}, std::uint64_t{3} << 62, std::uint64_t{0}}) {
     std::vector<std::uint64_t> values(1001);
@@ -218,6 +266,7 @@ std::map<std::string, std::string> lines() {
         add_penalties(hashes, dtype, n, whole_range);
         add_clipping(hashes, dtype, n, whole_range);
         add_dropout(hashes, dtype, n, whole_range);
+        add_pruning(hashes, dtype, n, whole_range);
       }
     }
   }

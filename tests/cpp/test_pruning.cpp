@@ -64,7 +64,8 @@ double score(double x, bool magnitude) {
 }
 
 /// The order in which elements go: the lowest first, of equal ones the last.
-std::vector<std::int64_t> order_of(const std::vector<double>& scores, const Words* among = nullptr) {
+std::vector<std::int64_t> order_of(const std::vector<double>& scores,
+                                   const Words* among = nullptr) {
   std::vector<std::int64_t> order(scores.size());
   std::iota(order.rbegin(), order.rend(), 0);
   if (among != nullptr) std::erase_if(order, [&](std::int64_t i) { return !bit(*among, i); });
@@ -487,7 +488,8 @@ TEST_CASE("masks set zeros and leave every other bit") {
 #if defined(__linux__)
 TEST_CASE("lines that stay as they are are not written") {
   constexpr std::size_t bytes = 1 << 20;
-  void* const memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  void* const memory =
+      mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   REQUIRE(memory != MAP_FAILED);
   for (const DType dtype : {DType::float32, DType::float64, DType::bfloat16, DType::float16}) {
     const std::size_t item = item_size(dtype);

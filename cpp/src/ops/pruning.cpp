@@ -328,14 +328,15 @@ void block_powers(const Array& x, std::span<const std::int64_t> shape,
 
 namespace {
 
-/// Calls f(block, first, n) for the stretches of elements of one block, in shares whose words are
-/// no other thread's.
+/// Calls f(block, first, n, single) for the stretches of n elements of one block, or of n blocks of
+/// a single element, in shares whose words are no other thread's.
 template <class F>
 void for_each_stretch(std::span<const std::int64_t> shape, std::span<const std::int64_t> block,
                       int threads, F f) {
   const std::int64_t size = product(shape);
   const std::vector<Axis> axes = merged(shape, block);
   const Axis last = axes.back();
+  const bool single = last.block == 1;
   parallel(size / 8, threads, [&](Team team) {
     const std::int64_t all = mask_words(size);
     const std::int64_t end = std::min(all * (team.rank + 1) / team.size * 64, size);
@@ -346,12 +347,18 @@ void for_each_stretch(std::span<const std::int64_t> shape, std::span<const std::
       while (at < row_end) {
         const std::int64_t place = at - row * last.extent;
         const std::int64_t b = place / last.block;
-        const std::int64_t n = std::min((b + 1) * last.block - place, row_end - at);
-        f(base + b, at, n);
+        const std::int64_t n =
+            single ? row_end - at : std::min((b + 1) * last.block - place, row_end - at);
+        f(base + b, at, n, single);
         at += n;
       }
     }
   });
+}
+
+/// The first n bits of a word.
+std::uint64_t first_bits(std::int64_t n) {
+  return n >= 64 ? ~std::uint64_t{0} : (std::uint64_t{1} << n) - 1;
 }
 
 }  // namespace
@@ -359,24 +366,40 @@ void for_each_stretch(std::span<const std::int64_t> shape, std::span<const std::
 void spread_blocks(std::span<const std::int64_t> shape, std::span<const std::int64_t> block,
                    const std::uint64_t* blocks, std::uint64_t* words, int threads) {
   std::fill_n(words, mask_words(product(shape)), 0);
-  for_each_stretch(shape, block, threads, [&](std::int64_t b, std::int64_t first, std::int64_t n) {
-    if (bit_of(blocks, b)) set_range(words, first, n);
-  });
+  std::int64_t count = 1;
+  for (std::size_t i = 0; i < shape.size(); ++i)
+    count *= (shape[i] + block[i] - 1) / block[i];
+  const std::int64_t block_words = mask_words(count);
+  for_each_stretch(
+      shape, block, threads, [&](std::int64_t b, std::int64_t first, std::int64_t n, bool single) {
+        if (!single) {
+          if (bit_of(blocks, b)) set_range(words, first, n);
+          return;
+        }
+        for (std::int64_t i = 0; i < n;) {
+          const std::int64_t at = first + i;
+          const std::int64_t part = std::min(n - i, 64 - at % 64);
+          words[at / 64] |= (bits_from(blocks, b + i, block_words) & first_bits(part)) << at % 64;
+          i += part;
+        }
+      });
 }
 
 void gather_blocks(std::span<const std::int64_t> shape, std::span<const std::int64_t> block,
                    const std::uint64_t* words, std::uint64_t* blocks, int threads) {
   const std::int64_t all = mask_words(product(shape));
-  for_each_stretch(shape, block, threads, [&](std::int64_t b, std::int64_t first, std::int64_t n) {
-    std::atomic_ref<std::uint64_t> own(blocks[b / 64]);
-    const std::uint64_t bit = std::uint64_t{1} << b % 64;
-    for (std::int64_t i = 0; i < n && (own.load(std::memory_order_relaxed) & bit) == 0; i += 64) {
-      const std::uint64_t exist =
-          n - i >= 64 ? ~std::uint64_t{0} : (std::uint64_t{1} << (n - i)) - 1;
-      if ((bits_from(words, first + i, all) & exist) != 0)
-        own.fetch_or(bit, std::memory_order_relaxed);
-    }
-  });
+  for_each_stretch(
+      shape, block, threads, [&](std::int64_t b, std::int64_t first, std::int64_t n, bool single) {
+        for (std::int64_t i = 0; i < n; i += 64) {
+          const std::uint64_t bits = bits_from(words, first + i, all) & first_bits(n - i);
+          if (single) {
+            if (bits != 0) set_bits(blocks, b + i, bits);
+          } else if (bits != 0) {
+            set_bits(blocks, b, 1);
+            return;
+          }
+        }
+      });
 }
 
 void apply_masks(Arrays params, std::span<const std::uint64_t* const> words, int threads) {

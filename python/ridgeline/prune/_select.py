@@ -6,6 +6,7 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 
 import numpy as np
@@ -400,7 +401,8 @@ def _blank(sizes: Sequence[int]) -> list[Words]:
     """Return words for the bits of so many elements, in one buffer."""
     counts = [(size + 63) // 64 for size in sizes]
     buffer = np.empty(sum(counts), np.uint64)
-    return np.split(buffer, np.cumsum(counts[:-1])) if counts else []
+    ends = list(accumulate(counts))
+    return [buffer[end - n : end] for n, end in zip(counts, ends, strict=True)]
 
 
 def _kept(words: Words, size: int) -> Mask:
@@ -633,7 +635,8 @@ class _Pruning:
         if self.whole:
             fractions = [fraction_of("sparsity", sparsity)]
         else:
-            fractions = [self._fractions("sparsity", sparsity)[i] for i in pruned]
+            every = self._fractions("sparsity", sparsity)
+            fractions = [every[i] for i in pruned]
         chosen = self._chosen(pruned, words)
         blocks = self.structure is not None
         self.ranked.start(chosen.sizes, self.comm)
