@@ -569,7 +569,7 @@ def test_scores_by_hand():
 
 def test_lamp_by_hand():
     assert ref.lamp(np.array([[2.0, -1.0], [0.0, 2.0]])) == pytest.approx(
-        np.array([[4 / 8, 1 / 9], [0, 1]])
+        np.array([[1, 1 / 9], [0, 4 / 8]])
     )
     assert ref.lamp(np.zeros(3)).tolist() == [0.0] * 3
     assert ref.lamp(np.zeros((0, 2))).shape == (0, 2)

@@ -179,7 +179,7 @@ def prune_select(
     count: int | list[int],
     words: Any,
     among: Any,
-    factors: list[float] | None,
+    divisors: list[float] | None,
     magnitude: bool,
     /,
 ) -> None: ...
@@ -191,7 +191,7 @@ def prune_histogram(
     name: str,
     arrays: Any,
     among: Any,
-    factors: list[float] | None,
+    divisors: list[float] | None,
     magnitude: bool,
     low: int,
     shift: int,
@@ -203,7 +203,7 @@ def prune_at_key(
     arrays: Any,
     words: Any,
     among: Any,
-    factors: list[float] | None,
+    divisors: list[float] | None,
     magnitude: bool,
     key: int,
     ties: int,
@@ -229,7 +229,7 @@ def prune_n_of_m(
     /,
 ) -> None: ...
 def prune_block_powers(
-    name: str, x: Any, block: list[int], ord: float, among: Any, scores: Any, /
+    name: str, x: Any, block: list[int], ord: float, among: Any, largest: Any, scores: Any, /
 ) -> None: ...
 def prune_spread(shape: list[int], block: list[int], blocks: Any, words: Any, /) -> None: ...
 def prune_gather(shape: list[int], block: list[int], words: Any, blocks: Any, /) -> None: ...

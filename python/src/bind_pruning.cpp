@@ -32,13 +32,14 @@ class Buffers {
 
 /// What a selection is about, taken apart.
 struct Selected {
-  Selected(std::size_t size, py::handle factors, bool magnitude, py::handle among, py::handle words)
+  Selected(std::size_t size, py::handle divisors, bool magnitude, py::handle among,
+           py::handle words)
       : among_(among, false), words_(words, true) {
     rankings_.assign(size, Ranking{magnitude, 1});
-    if (factors.is_none()) return;
-    const auto values = factors.cast<std::vector<double>>();
+    if (divisors.is_none()) return;
+    const auto values = divisors.cast<std::vector<double>>();
     for (std::size_t k = 0; k < size; ++k)
-      rankings_[k].factor = values[k];
+      rankings_[k].divisor = values[k];
   }
   Selection selection() const { return {rankings_, among_.all(), words_.all()}; }
 
@@ -71,9 +72,9 @@ py::object mapped(const char* name, py::handle x, const char* other_name, py::ha
 
 void bind_pruning(py::module_& m) {
   m.def("prune_select", [](const char* name, py::handle arrays, py::handle count, py::handle words,
-                           py::handle among, py::handle factors, bool magnitude) {
+                           py::handle among, py::handle divisors, bool magnitude) {
     const Tensors a(name, arrays, Access::read);
-    const Selected selected(a.size(), factors, magnitude, among, words);
+    const Selected selected(a.size(), divisors, magnitude, among, words);
     if (PyLong_Check(count.ptr())) {
       const auto all = count.cast<std::int64_t>();
       run({&a}, [&] { prune_lowest(a.arrays(), selected.selection(), all); });
@@ -98,10 +99,10 @@ void bind_pruning(py::module_& m) {
     });
   });
   m.def("prune_histogram",
-        [](const char* name, py::handle arrays, py::handle among, py::handle factors,
+        [](const char* name, py::handle arrays, py::handle among, py::handle divisors,
            bool magnitude, std::int64_t low, int shift, py::handle bins) {
           const Tensors a(name, arrays, Access::read);
-          const Selected selected(a.size(), factors, magnitude, among, py::list());
+          const Selected selected(a.size(), divisors, magnitude, among, py::list());
           const py::buffer_info counts = py::reinterpret_borrow<py::buffer>(bins).request(true);
           std::int64_t below = 0;
           run({&a}, [&] {
@@ -113,9 +114,9 @@ void bind_pruning(py::module_& m) {
         });
   m.def("prune_at_key",
         [](const char* name, py::handle arrays, py::handle words, py::handle among,
-           py::handle factors, bool magnitude, std::int64_t key, std::int64_t ties) {
+           py::handle divisors, bool magnitude, std::int64_t key, std::int64_t ties) {
           const Tensors a(name, arrays, Access::read);
-          const Selected selected(a.size(), factors, magnitude, among, words);
+          const Selected selected(a.size(), divisors, magnitude, among, words);
           run({&a}, [&] { prune_at_key(a.arrays(), selected.selection(), key, ties); });
         });
   m.def("prune_random_histogram",
@@ -158,15 +159,16 @@ void bind_pruning(py::module_& m) {
   });
   m.def("prune_block_powers",
         [](const char* name, py::handle x, const std::vector<std::int64_t>& block, double ord,
-           py::handle among, py::handle scores) {
+           py::handle among, py::handle largest, py::handle scores) {
           require_array(name, x);
           const Tensors a(name, x, Access::read);
           const auto shape = a.shape(0);
           const std::vector<std::int64_t> extents(shape.begin(), shape.end());
           const py::buffer_info out = py::reinterpret_borrow<py::buffer>(scores).request(true);
           const Buffers<const std::uint64_t> part(py::make_tuple(among), false);
+          const Buffers<const double> scale(py::make_tuple(largest), false);
           run({&a}, [&] {
-            block_powers(a.arrays()[0], extents, block, ord, part.all()[0],
+            block_powers(a.arrays()[0], extents, block, ord, part.all()[0], scale.all()[0],
                          {static_cast<double*>(out.ptr), static_cast<std::size_t>(out.size)});
           });
         });

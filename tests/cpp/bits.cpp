@@ -198,8 +198,8 @@ void add_dropout(Hashes& hashes, DType dtype, std::int64_t n, bool whole_range) 
 }
 
 void add_pruning(Hashes& hashes, DType dtype, std::int64_t n, bool whole_range) {
-  const Elements x(dtype, n, whole_range, 10);
-  const Elements y(dtype, n, whole_range, 11);
+  Elements x(dtype, n, whole_range, 10);
+  Elements y(dtype, n, whole_range, 11);
   const Key key = Key{43}.fold_in(static_cast<std::uint64_t>(n));
   const auto hash = [&](const char* name) -> Hash& {
     return hashes[std::string(name) + " " + name_of(dtype)];
@@ -230,7 +230,7 @@ void add_pruning(Hashes& hashes, DType dtype, std::int64_t n, bool whole_range) 
   });
   for (const std::int64_t block : {std::int64_t{1}, std::int64_t{3}, std::int64_t{100}}) {
     std::vector<double> sums(static_cast<std::size_t>((n + block - 1) / block));
-    block_powers(x.array(), {&n, 1}, {&block, 1}, 1.5, nullptr, sums);
+    block_powers(x.array(), {&n, 1}, {&block, 1}, 1.5, nullptr, nullptr, sums);
     for (const double sum : sums)
       hash("block_powers").add(sum);
   }

@@ -69,9 +69,8 @@ std::vector<std::int64_t> order_of(const std::vector<double>& scores,
   std::vector<std::int64_t> order(scores.size());
   std::iota(order.rbegin(), order.rend(), 0);
   if (among != nullptr) std::erase_if(order, [&](std::int64_t i) { return !bit(*among, i); });
-  std::ranges::stable_sort(order, {}, [&](std::int64_t i) {
-    return scores[static_cast<std::size_t>(i)] + 0.0;
-  });
+  std::ranges::stable_sort(
+      order, {}, [&](std::int64_t i) { return scores[static_cast<std::size_t>(i)] + 0.0; });
   return order;
 }
 
@@ -177,8 +176,9 @@ struct List {
     }
   }
   Selection selection(bool some) const {
-    return {rankings, some ? std::span<const std::uint64_t* const>(parts)
-                           : std::span<const std::uint64_t* const>(),
+    return {rankings,
+            some ? std::span<const std::uint64_t* const>(parts)
+                 : std::span<const std::uint64_t* const>(),
             pointers};
   }
   /// Whether each element of all arrays is kept.
@@ -338,9 +338,8 @@ TEST_CASE("n of every m are those of a stable sort") {
     for (std::int64_t i = 0; i < n; ++i) {
       if (random.integer(0, 3) != 0) set(among, i);
     }
-    for (const auto [keep, m] :
-         {Kept{2, 4}, Kept{1, 4}, Kept{0, 4}, Kept{4, 4}, Kept{1, 3}, Kept{7, 16}, Kept{1, 1},
-          Kept{33, 64}}) {
+    for (const auto [keep, m] : {Kept{2, 4}, Kept{1, 4}, Kept{0, 4}, Kept{4, 4}, Kept{1, 3},
+                                 Kept{7, 16}, Kept{1, 1}, Kept{33, 64}}) {
       CAPTURE(m);
       for (const bool some : {false, true}) {
         Words expected(static_cast<std::size_t>(mask_words(n)), 0);
@@ -426,8 +425,8 @@ TEST_CASE("blocks: sums, and bits there and back") {
           }
           everywhere([&](int threads) {
             std::vector<double> scores(expected.size(), nan);
-            block_powers({x.data(), n}, shape, block, ord, some ? among.data() : nullptr, scores,
-                         threads);
+            block_powers({x.data(), n}, shape, block, ord, some ? among.data() : nullptr, nullptr,
+                         scores, threads);
             CHECK(scores == expected);
           });
         }
@@ -536,19 +535,16 @@ TEST_CASE("bad arguments are refused before anything is written") {
   std::int64_t below = 0;
   std::vector<std::int64_t> few(7);
   const Ranking ranking;
-  refused("n: got 5, wants 0 to m", [&] {
-    prune_n_of_m(array, 1, 100, 1, 5, 4, ranking, nullptr, words.data());
-  });
-  refused("n: got -1", [&] {
-    prune_n_of_m(array, 1, 100, 1, -1, 4, ranking, nullptr, words.data());
-  });
+  refused("n: got 5, wants 0 to m",
+          [&] { prune_n_of_m(array, 1, 100, 1, 5, 4, ranking, nullptr, words.data()); });
+  refused("n: got -1",
+          [&] { prune_n_of_m(array, 1, 100, 1, -1, 4, ranking, nullptr, words.data()); });
   for (const int m : {0, 65, -4}) {
-    refused("m: got ", [&] {
-      prune_n_of_m(array, 1, 100, 1, 0, m, ranking, nullptr, words.data());
-    });
+    refused("m: got ",
+            [&] { prune_n_of_m(array, 1, 100, 1, 0, m, ranking, nullptr, words.data()); });
   }
   for (const double ord : {0.0, -1.0, nan})
-    refused("ord: got ", [&] { block_powers(array, shape, shape, ord, nullptr, scores); });
+    refused("ord: got ", [&] { block_powers(array, shape, shape, ord, nullptr, nullptr, scores); });
   for (const double strength : {-0.1, 1.1, nan, inf})
     refused("strength: got ", [&] { random_shrink({&array, 1}, strength, key); });
   refused("params[1]", [&] { random_shrink(both, 0.5, key); });

@@ -9,11 +9,11 @@
 
 namespace ridgeline {
 
-/// How an element is ranked: by its magnitude or its value, times a factor > 0, rounded in the type
-/// that arithmetic runs in. NaN counts as positive infinity, -0 as 0.
+/// How an element is ranked: by its magnitude or its value, over a divisor > 0 in float64. NaN
+/// counts as positive infinity, -0 as 0.
 struct Ranking {
   bool magnitude = true;
-  double factor = 1;
+  double divisor = 1;
 };
 
 /// The 64-bit words that the bits of an array of so many elements fill.
@@ -67,10 +67,11 @@ void prune_n_of_m(const Array& x, std::int64_t outer, std::int64_t length, std::
 
 /// scores[b] = sum of |x|^ord over block b of a grid of blocks, or their maximum if ord is
 /// infinite. The last block along an axis may be smaller. Elements whose bit of `among` (or null)
-/// is 0 count as 0.
+/// is 0 count as 0. `largest` (or null): the sums are of (|x| / largest[b])^ord, 0 where that is 0
+/// or infinite.
 void block_powers(const Array& x, std::span<const std::int64_t> shape,
                   std::span<const std::int64_t> block, double ord, const std::uint64_t* among,
-                  std::span<double> scores, int threads = 0);
+                  const double* largest, std::span<double> scores, int threads = 0);
 
 /// Sets the bits of blocks that have a bit of an element.
 void gather_blocks(std::span<const std::int64_t> shape, std::span<const std::int64_t> block,

@@ -33,7 +33,8 @@ class Keys {
   using V = Vec<F, key_lanes<I>>;
   using K = Vec<I, key_lanes<I>>;
 
-  explicit Keys(Ranking ranking) : factor_(static_cast<F>(ranking.factor)) {}
+  explicit Keys(Ranking ranking)
+      : divides_(ranking.divisor != 1), divisor_(static_cast<F>(ranking.divisor)) {}
 
   [[gnu::always_inline]] K operator()(const T* p) const {
     V v;
@@ -42,7 +43,10 @@ class Keys {
     } else {
       v = load<T, key_lanes<I>>(p);
     }
-    const K bits = bits_as<I>(v * factor_);
+    if constexpr (sizeof(I) == 8) {
+      if (divides_) v = v / divisor_;
+    }
+    const K bits = bits_as<I>(v);
     const K size = bits & K(static_cast<I>(~(std::uint64_t{1} << (8 * sizeof(I) - 1))));
     const K top(__builtin_bit_cast(I, static_cast<F>(__builtin_inf())));
     const K clamped = lesser(size, top);
@@ -54,7 +58,8 @@ class Keys {
   }
 
  private:
-  const V factor_;
+  const bool divides_;  ///< only in float64
+  const V divisor_;
 };
 
 /// Calls body(keys of the ranking).
@@ -582,6 +587,26 @@ void add_powers(const void* x, std::size_t n, std::size_t piece, double ord, dou
   add_pieces<Add>(from, n, piece, out, [=](V v) { return power(abs(v), V(ord)); });
 }
 
+/// out[i / piece] = out[i / piece] + (|x[i]| / largest[i / piece])^ord, where `largest` is neither
+/// 0 nor infinite.
+template <class T>
+void add_scaled_powers(const void* x, std::size_t n, std::size_t piece, double ord,
+                       const double* largest, double* out) {
+  using V = Vec<double, reduce_lanes>;
+  const auto* from = static_cast<const T*>(x);
+  for (std::size_t done = 0; done < n; done += piece, ++out, ++largest) {
+    if (!(*largest > 0 && *largest < __builtin_inf())) continue;
+    const V divisor(*largest);
+    const std::size_t end = n - done < piece ? n : done + piece;
+    for (std::size_t i = done; i < end; i += block_size) {
+      double total;
+      const auto term = [&](V v) { return power(abs(v) / divisor, V(ord)); };
+      reduce<Add>(end - i < block_size ? end - i : block_size, &total, term, from + i);
+      *out += total;
+    }
+  }
+}
+
 // --- masks ---
 
 /// A line of the cache is written only if an element to go is not 0 yet.
@@ -672,6 +697,7 @@ constexpr PruningKernels kernels_of() {
     k.keep_of_4 = &keep_of_4<T>;
   }
   k.add_powers = &add_powers<T>;
+  k.add_scaled_powers = &add_scaled_powers<T>;
   k.apply = &apply<T>;
   k.shrink = &shrink<T>;
   k.saliency = &saliency<T>;

@@ -69,6 +69,9 @@ struct PruningKernels {
                     std::uint64_t* words);
   /// out[i / piece] = out[i / piece] + |x[i]|^ord, or the larger of them if ord is infinite.
   void (*add_powers)(const void* x, std::size_t n, std::size_t piece, double ord, double* out);
+  /// The same of |x[i]| / largest[i / piece]; nothing where that is 0 or infinite.
+  void (*add_scaled_powers)(const void* x, std::size_t n, std::size_t piece, double ord,
+                            const double* largest, double* out);
   /// x = 0 where the bit is 0.
   void (*apply)(void* x, std::size_t n, const std::uint64_t* words);
   /// x = x - strength u x

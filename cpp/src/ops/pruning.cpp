@@ -242,7 +242,7 @@ void prune_n_of_m(const Array& x, std::int64_t outer, std::int64_t length, std::
 
 void block_powers(const Array& x, std::span<const std::int64_t> shape,
                   std::span<const std::int64_t> block, double ord, const std::uint64_t* among,
-                  std::span<double> scores, int threads) {
+                  const double* largest, std::span<double> scores, int threads) {
   check_ord(ord);
   std::ranges::fill(scores, 0);
   if (x.size == 0) return;
@@ -250,8 +250,9 @@ void block_powers(const Array& x, std::span<const std::int64_t> shape,
   const Axis last = axes.back();
   const PruningKernels& kernels = kernels_for(x.dtype);
   const std::size_t item = item_size(x.dtype);
+  const auto scale_at = [&](std::int64_t b) { return largest == nullptr ? nullptr : largest + b; };
   // Adds elements [begin, begin + n), which start at a block of the last axis, to out.
-  const auto add = [&](std::int64_t begin, std::int64_t n, double* out) {
+  const auto add = [&](std::int64_t begin, std::int64_t n, double* out, const double* scale) {
     constexpr auto tile = static_cast<std::int64_t>(block_size);
     const bool at_once = x.contiguous() && among == nullptr && last.block <= tile;
     const std::int64_t step = last.block <= tile ? tile / last.block * last.block : tile;
@@ -270,8 +271,10 @@ void block_powers(const Array& x, std::span<const std::int64_t> shape,
           kernels.apply(masked, part, bits);
           from = masked;
         }
-        kernels.add_powers(from, part, static_cast<std::size_t>(last.block), ord,
-                           out + done / last.block);
+        const auto piece = static_cast<std::size_t>(last.block);
+        const std::int64_t b = done / last.block;
+        if (largest == nullptr) return kernels.add_powers(from, part, piece, ord, out + b);
+        kernels.add_scaled_powers(from, part, piece, ord, scale + b, out + b);
       });
       done += count;
     }
@@ -283,7 +286,7 @@ void block_powers(const Array& x, std::span<const std::int64_t> shape,
       const std::int64_t to = last.blocks() * (team.rank + 1) / team.size;
       if (from == to) return;
       const std::int64_t end = std::min(to * last.block, last.extent);
-      add(from * last.block, end - from * last.block, scores.data() + from);
+      add(from * last.block, end - from * last.block, scores.data() + from, scale_at(from));
     });
     return;
   }
@@ -291,8 +294,10 @@ void block_powers(const Array& x, std::span<const std::int64_t> shape,
   for (std::size_t a = 0; a + 1 < axes.size(); ++a)
     rows *= axes[a].extent;
   const auto add_rows = [&](std::int64_t from, std::int64_t to, double* out) {
-    for (std::int64_t row = from; row < to; ++row)
-      add(row * last.extent, last.extent, out + first_block(axes, row));
+    for (std::int64_t row = from; row < to; ++row) {
+      const std::int64_t b = first_block(axes, row);
+      add(row * last.extent, last.extent, out + b, scale_at(b));
+    }
   };
   const Axis front = axes.front();
   const std::int64_t inner_rows = rows / front.extent;
@@ -318,11 +323,11 @@ void block_powers(const Array& x, std::span<const std::int64_t> shape,
       add_rows(rows * part / parts, rows * (part + 1) / parts, sums.data() + part * groups);
     });
   });
-  const bool largest = std::isinf(ord);
+  const bool maxima = std::isinf(ord);
   for (std::int64_t i = 0; i < parts * groups; ++i) {
     double& score = scores[static_cast<std::size_t>(i % groups)];
     const double sum = sums[static_cast<std::size_t>(i)];
-    score = largest ? (sum > score || std::isnan(sum) ? sum : score) : score + sum;
+    score = maxima ? (sum > score || std::isnan(sum) ? sum : score) : score + sum;
   }
 }
 

@@ -42,7 +42,7 @@ class ArraySource {
   /// Keys are multiples of 2^unit.
   int unit() const {
     const auto coarse = [&](std::size_t k) {
-      return arrays_[k].dtype == DType::bfloat16 && selection_.rankings[k].factor == 1;
+      return arrays_[k].dtype == DType::bfloat16 && selection_.rankings[k].divisor == 1;
     };
     for (std::size_t k = 0; k < arrays_.size(); ++k) {
       if (wide_ || !coarse(k)) return 0;
@@ -502,8 +502,8 @@ class Search {
       less_ += in_bin;
     }
     const auto low = static_cast<std::uint64_t>(window_.low) + (std::uint64_t{bin} << shift_);
-    window_.high =
-        std::min(window_.high, static_cast<std::int64_t>(low + (std::uint64_t{1} << shift_)));
+    const std::uint64_t rest = static_cast<std::uint64_t>(window_.high) - low;
+    window_.high = static_cast<std::int64_t>(low + std::min(rest, std::uint64_t{1} << shift_));
     window_.low = static_cast<std::int64_t>(low);
     if (shift_ > source_.unit()) return State::narrower;
     key_ = window_.high >> source_.unit() << source_.unit();
@@ -595,8 +595,10 @@ void search(const Source& source, const Selection& selection, std::int64_t count
   parallel(elements, threads, [&](Team team) { found.run(team); });
 }
 
-bool any_double(Arrays arrays) {
-  return std::ranges::any_of(arrays, [](const Array& a) { return a.dtype == DType::float64; });
+bool needs_double(Arrays arrays, const Selection& selection) {
+  const auto is_double = [](const Array& a) { return a.dtype == DType::float64; };
+  const auto divides = [](const Ranking& r) { return r.divisor != 1; };
+  return std::ranges::any_of(arrays, is_double) || std::ranges::any_of(selection.rankings, divides);
 }
 
 Selection part_of(const Selection& all, std::size_t k) {
@@ -607,7 +609,8 @@ Selection part_of(const Selection& all, std::size_t k) {
 }  // namespace
 
 void prune_lowest(Arrays arrays, const Selection& selection, std::int64_t count, int threads) {
-  search(ArraySource(arrays, selection, any_double(arrays)), selection, count, threads);
+  search(ArraySource(arrays, selection, needs_double(arrays, selection)), selection, count,
+         threads);
 }
 
 void prune_each_lowest(Arrays arrays, const Selection& selection,
@@ -627,7 +630,7 @@ void prune_each_lowest(Arrays arrays, const Selection& selection,
       if (arrays[k].size >= shared) continue;
       const Arrays own = arrays.subspan(k, 1);
       const Selection part = part_of(selection, k);
-      search_alone(ArraySource(own, part, any_double(own)), part, counts[k], keys);
+      search_alone(ArraySource(own, part, needs_double(own, part)), part, counts[k], keys);
     }
   });
 }

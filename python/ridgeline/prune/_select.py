@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from .. import _core
 from ..masks import Mask, MaskSet, _aligned
+from ..random import Key
 from ._tree import excluded, fixed, is_array, like, located
 from .schedules import fraction_of
 from .structures import NM, Block, Channels, axis_of, grid_of
@@ -21,7 +22,6 @@ from .structures import NM, Block, Channels, axis_of, grid_of
 if TYPE_CHECKING:
     from .._typing import SupportsDLPack, Tree
     from ..clipping import Communicator
-    from ..random import Key
     from ._tree import Exclude
 
 __all__ = ["by_score", "magnitude", "random", "random_shrink_"]
@@ -310,9 +310,23 @@ class _Scores:
     def norms(self, array: SupportsDLPack, block: Sequence[int], ord: float, among: Words | None,
               blocks: int) -> Any:  # fmt: skip
         """Return the norm of each block."""
-        powers = np.empty(blocks)
-        _core.prune_block_powers(self.name, array, list(block), ord, among, powers)
-        return powers if ord in (1, math.inf) else powers ** (1 / ord)
+        norms = np.empty(blocks)
+        _core.prune_block_powers(self.name, array, list(block), ord, among, None, norms)
+        if ord == math.inf:
+            return norms
+        # Powers of float32 numbers up to the 6th neither overflow nor vanish in float64.
+        wide = ord > 6 or "float64" in str(cast("Any", array).dtype)
+        far = (norms > 1e280) | (norms < 1e-280) if wide else np.False_
+        if ord != 1:
+            np.power(norms, 1 / ord, out=norms)
+        if np.any(far):
+            largest, scaled = np.empty(blocks), np.empty(blocks)
+            _core.prune_block_powers(self.name, array, list(block), math.inf, among, None, largest)
+            _core.prune_block_powers(self.name, array, list(block), ord, among, largest, scaled)
+            finite = (largest > 0) & np.isfinite(largest)
+            np.copyto(norms, largest, where=far & ~finite)
+            np.copyto(norms, largest * scaled ** (1 / ord), where=far & finite)
+        return norms
 
     def select(self, chosen: _Chosen, which: list[int], count: int | list[int], own: bool) -> None:
         """Prune so many of some arrays together, or of each."""
@@ -321,20 +335,20 @@ class _Scores:
         signed = self.magnitude or not own
         _core.prune_select(
             self.name, arrays, count, [chosen.words[i] for i in which],
-            [chosen.among[i] for i in which], [chosen.factors[i] for i in which], signed,
+            [chosen.among[i] for i in which], [chosen.divisors[i] for i in which], signed,
         )  # fmt: skip
 
     def histogram(self, chosen: _Chosen, own: bool, low: int, shift: int, bins: Any) -> int:
         """Count keys up to low, and those above in bins."""
         return _core.prune_histogram(
-            self.name, chosen.units, chosen.among, chosen.factors, self.magnitude or not own,
+            self.name, chosen.units, chosen.among, chosen.divisors, self.magnitude or not own,
             low, shift, bins,
         )  # fmt: skip
 
     def at_key(self, chosen: _Chosen, own: bool, key: int, ties: int) -> None:
         """Keep what is above a key, and some of what equals it."""
         _core.prune_at_key(
-            self.name, chosen.units, chosen.words, chosen.among, chosen.factors,
+            self.name, chosen.units, chosen.words, chosen.among, chosen.divisors,
             self.magnitude or not own, key, ties,
         )  # fmt: skip
 
@@ -346,6 +360,10 @@ class _Random:
     key: Key
     name: str = "params"
     first: list[int] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.key, Key):
+            raise TypeError(f"key: got {type(self.key).__name__}, wants ridgeline.Key")
 
     def start(self, sizes: list[int], comm: Communicator | None) -> None:
         """Number the units, after those of the ranks before."""
@@ -392,7 +410,7 @@ class _Chosen:
     sizes: list[int]
     among: list[Words | None]
     alive: list[int]
-    factors: list[float]
+    divisors: list[float]
     words: list[Words]
     blocks: list[tuple[int, ...] | None]
 
@@ -485,7 +503,8 @@ class _Pruning:
             raise TypeError(f"mask: got {type(mask).__name__}, wants a Mask or MaskSet")
         if is_array(self.tree) != isinstance(mask, Mask):
             wants = "a Mask for one array" if is_array(self.tree) else "a MaskSet for many arrays"
-            raise ValueError(f"mask: got a {type(mask).__name__}, wants {wants}")
+            kind = "Mask" if isinstance(mask, Mask) else "MaskSet"
+            raise ValueError(f"mask: got a {kind}, wants {wants}")
         _aligned(mask, self.tree, self.ranked.name)
         masks: list[Mask | None] = []
 
@@ -606,24 +625,22 @@ class _Pruning:
             result.sizes.append(size)
             result.among.append(among)
             result.alive.append(size if among is None else _kept(among.copy(), size).count)
-            result.factors.append(self._factor(unit, size, among))
+            result.divisors.append(self._divisor(unit, size, among))
             result.words.append(own)
             result.blocks.append(block)
         return result
 
-    def _factor(self, unit: Any, size: int, among: Words | None) -> float:
+    def _divisor(self, unit: Any, size: int, among: Words | None) -> float:
         if self.normalize == "none" or size == 0:
             return 1.0
         if among is None:
             norm = _core.global_norm(unit, 2.0)
         else:
-            square = np.empty(1)
-            _core.prune_block_powers(self.ranked.name, unit, [max(n, 1) for n in unit.shape], 2.0,
-                                     among, square)  # fmt: skip
-            norm = math.sqrt(square[0])
+            whole = [max(n, 1) for n in unit.shape]
+            norm = float(_Scores(self.ranked.name, True).norms(unit, whole, 2.0, among, 1)[0])
         if norm == 0 or not math.isfinite(norm):
             return 1.0
-        return 1 / norm if self.normalize == "l2" else math.sqrt(size) / norm
+        return norm if self.normalize == "l2" else norm / math.sqrt(size)
 
     def _going(self, fraction: float, size: int, alive: int) -> int:
         """Return how many go that are there."""
@@ -718,7 +735,7 @@ class _Pruning:
         some = _Chosen(
             chosen.units, chosen.sizes,
             [chosen.among[i] if i in which else nothing[i] for i in range(len(nothing))],
-            chosen.alive, chosen.factors,
+            chosen.alive, chosen.divisors,
             [chosen.words[i] if i in which else nothing[i].copy() for i in range(len(nothing))],
             chosen.blocks,
         )  # fmt: skip
@@ -769,30 +786,32 @@ class _Pruning:
             if not shape:
                 raise ValueError(f"{self.places[i]}: got no axis, wants rows")
             length = self.sizes[i] // shape[0]
-            flags = np.empty(self.sizes[i], np.bool_) if length % 64 else None
-            step = max(2**20 // length, 1)
+            # Masks of 64 rows end at a word's end.
+            step = 64 * max(2**14 // length, 1)
             for begin in range(0, shape[0], step):
-                rows = list(cast("Any", self.arrays[i])[begin : begin + step])
+                end = min(begin + step, shape[0])
+                array = cast("Any", self.arrays[i])
+                rows = [array[row : row + 1] for row in range(begin, end)]
                 own = _blank([length] * len(rows))
                 among: list[Words | None] = [None] * len(rows)
                 if given is not None:
-                    alive = given.to_array().reshape(shape[0], length)[begin : begin + step]
-                    among = [Mask.from_array(row)._words for row in alive]
+                    alive = _flags(given._words[begin * length // 64 :], (end - begin) * length)
+                    among = [Mask.from_array(row)._words for row in alive.reshape(-1, length)]
                 left = [
                     length if part is None else _kept(part.copy(), length).count for part in among
                 ]
                 counts = [self._going(fractions[i], length, n) for n in left]
                 _core.prune_select(self.ranked.name, rows, counts, own, among, None, False)
-                for at, row in enumerate(own, start=begin):
-                    if flags is None:
-                        words[i][at * length // 64 : (at + 1) * length // 64] = row
-                    else:
-                        flags[at * length : (at + 1) * length] = np.unpackbits(
-                            row.view(np.uint8), count=length, bitorder="little"
-                        )
-            if flags is not None:
-                words[i][:] = Mask.from_array(flags)._words
+                kept = np.concatenate([_flags(row, length) for row in own])
+                packed = Mask.from_array(kept)._words
+                words[i][begin * length // 64 :][: packed.size] = packed
         return self._made(words)
+
+
+def _flags(words: Words, size: int) -> npt.NDArray[np.bool_]:
+    """Return bits as bools."""
+    bits = np.unpackbits(words.view(np.uint8), count=size, bitorder="little")
+    return bits.view(np.bool_)
 
 
 def _full(size: int) -> Words:

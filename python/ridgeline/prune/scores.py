@@ -341,7 +341,7 @@ def lamp(w: TreeT, out: Any = None) -> TreeT:
 
     .. math:: \frac{w_u^2}{\sum_{v \ge u} w_v^2}
 
-    with each array's weights in ascending order of magnitude, of equal ones the lower index first.
+    with each array's weights in ascending order of magnitude, of equal ones the higher index first.
     Within an array they rank as magnitudes do. The largest of each array scores 1, so that with
     ``scope="global"`` none is pruned as a whole while others have more than one weight left.
     0 scores 0.
@@ -385,7 +385,7 @@ def _lamp(w: Any, out: Any) -> Any:
     result = _core.prune_magnitudes(w, out)  # of the library and dtype of w
     size = _numpy(result)
     flat = size.astype(np.float64).ravel()
-    order = np.argsort(flat, kind="stable")
+    order = flat.size - 1 - np.argsort(flat[::-1], kind="stable")
     top = flat[order[-1]] if flat.size else 0.0
     if 0 < top < np.inf:
         np.ldexp(flat, 1 - math.frexp(top)[1], out=flat)  # so that squares stay in range

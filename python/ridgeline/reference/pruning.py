@@ -120,6 +120,8 @@ def units(shape: Sequence[int], structure: Structure = None) -> tuple[Integers, 
     if structure is None:
         return np.arange(math.prod(shape)).reshape(tuple(shape)), math.prod(shape)
     places = np.indices(tuple(shape))
+    if 0 in shape:
+        return np.zeros(tuple(shape), np.intp), 0
     if structure[0] == "channels":
         return places[structure[1]], shape[structure[1]]
     sides = (*(1,) * (len(shape) - len(structure[1])), *structure[1])
@@ -457,7 +459,7 @@ def wanda(w: Array, x_norm: Array) -> Array:
 def lamp(w: Array) -> Array:
     """Return w_u^2 / sum of w_v^2 over v >= u in ascending order of |w| (Lee et al. 2021).
 
-    Of equal ones the lower index comes first. 0 is 0, also where all of the sum is.
+    Of equal ones the lower index has the higher score. 0 is 0, also where all of the sum is.
 
     Examples
     --------
@@ -465,7 +467,7 @@ def lamp(w: Array) -> Array:
     array([1. , 0.2, 0. ])
     """
     size = np.abs(float64(w).ravel())
-    order = np.argsort(size, kind="stable")
+    order = np.lexsort((-np.arange(size.size), size))
     top = float(np.max(size, initial=0.0))
     if 0 < top < np.inf:
         size = np.ldexp(size, 1 - math.frexp(top)[1])  # so that squares stay in range
