@@ -13,7 +13,17 @@ import numpy as np
 import pytest
 
 import ridgeline as rl
-from ridgeline.bench import cases, cli, fairness, measure, peers, random_peers, roof
+from ridgeline.bench import (
+    cases,
+    cli,
+    fairness,
+    measure,
+    memory,
+    peers,
+    prune_peers,
+    random_peers,
+    roof,
+)
 
 pytest.importorskip("rich")
 
@@ -164,7 +174,13 @@ class TestCases:
     @pytest.mark.slow
     @pytest.mark.filterwarnings("ignore")  # the peers' own
     @pytest.mark.parametrize(
-        "case", [*cases.select("512KiB"), *cases.select("1000x256")], ids=lambda case: case.name
+        "case",
+        [
+            case
+            for case in cases.cases()
+            if case.layout in (cases.CACHE_2, cases.THOUSAND) or case.operation.prunes
+        ],
+        ids=lambda case: case.name,
     )
     def test_every_peer_computes_the_same(self, case):
         good, left_out = measure._checked(case, peers.missing(compiled=False, threads=10**6))
@@ -211,7 +227,7 @@ class TestChecks:
         assert "disagree" in capsys.readouterr().err
 
 
-DRAWS = {op.full_name: op for op in cases.OPERATIONS if op.fair}
+DRAWS = {op.full_name: op for op in cases.OPERATIONS if op.fair and not op.prunes}
 
 
 def draw(name, function=None):
@@ -436,6 +452,209 @@ class TestPeersThatDraw:
         operation = replace(DRAWS["dropout/50"], function=function)
         with pytest.raises(measure.WrongResult, match="dropout/50"):
             measure._checked(cases.Case(operation, cases.CACHE_1), (*LIBRARIES, "numpy"))
+
+
+PRUNES = {op.full_name: op for op in cases.OPERATIONS if op.prunes}
+
+
+class TestPruning:
+    def test_cases(self):
+        assert [case.name for case in [*cases.select("prune_"), *cases.select("mask_")]] == [
+            "prune_magnitude/50/512KiB",
+            "prune_magnitude/50/64MiB",
+            "prune_magnitude/90/512KiB",
+            "prune_magnitude/90/64MiB",
+            "prune_global/90/resnet50",
+            "prune_global/90/1000x256",
+            "prune_2_of_4/64MiB",
+            "prune_random/50/64MiB",
+            "mask_apply/first/64MiB",
+            "mask_apply/first/resnet50",
+            "mask_apply/again/64MiB",
+            "mask_apply/again/resnet50",
+        ]
+        quick = [case for case in cases.cases() if case.operation.prunes and cli._is_quick(case)]
+        assert [case.name for case in quick] == ["prune_magnitude/50/64MiB"]
+
+    def test_every_operation_has_peers(self):
+        assert set(prune_peers.OPERATIONS) == {op.name for op in PRUNES.values()}
+        for case in [*cases.select("prune_"), *cases.select("mask_")]:
+            assert len(case.implementations(LIBRARIES)) > 1
+
+    @pytest.fixture
+    def check(self):
+        """Check a function as a peer would be."""
+
+        def is_right(name, function, sizes=(100_003,), peer="numpy"):
+            operation = PRUNES[name]
+            if name == "prune_2_of_4":
+                sizes = (25 * 4096,)
+            case = cases.Case(operation, cases.Layout("test", sizes, single=len(sizes) == 1))
+            data = measure.Memory(case.layout.elements)
+            reference = peers.Implementation("reference", operation.reference)
+            wanted = measure._outcome(case, data, reference)
+            kind = "ridgeline" if peer == "ridgeline" else "numpy"
+            got = measure._outcome(case, data, peers.Implementation(peer, function, kind))
+            return measure._is_right(case, peer, got, wanted)
+
+        return is_right
+
+    @pytest.mark.parametrize("peer", ["ridgeline", "numpy"])
+    @pytest.mark.parametrize("name", [name for name in PRUNES if name.startswith("prune_")])
+    def test_a_wrong_mask_is_found(self, check, name, peer):
+        sizes = (50_000, 257, 40_000) if name.startswith("prune_global") else (100_003,)
+
+        def changed(change):
+            def function(*arguments):
+                mask = PRUNES[name].function(*arguments).to_array()
+                return change(mask) if len(sizes) == 1 else [*map(change, mask)]
+
+            return check(name, function, sizes, peer)
+
+        def one_off(kept):
+            wrong = kept.copy()
+            wrong.flat[3] ^= True
+            return wrong
+
+        def two_exchanged(kept):
+            wrong = kept.copy()
+            for which in (np.flatnonzero(kept)[7], np.flatnonzero(~kept)[7]):
+                wrong.flat[which] ^= True
+            return wrong
+
+        assert changed(lambda kept: kept)
+        assert changed(np.float32)
+        assert changed(np.uint8)
+        assert not changed(one_off)
+        if peer == "ridgeline" or PRUNES[name].fair is None:
+            assert not changed(two_exchanged)
+            assert not changed(np.logical_not)
+        assert not changed(np.zeros_like)
+        assert not changed(lambda kept: kept.ravel()[:-1])
+        assert not changed(lambda kept: np.where(kept, 0.5, 0))
+        assert not changed(lambda kept: np.where(kept, np.nan, 0))
+        assert check(name, PRUNES[name].function, sizes, peer)
+
+    def test_weights_stay(self, check):
+        def writes(w, sparsity):
+            mask = rl.prune.magnitude(w, sparsity)
+            mask.apply_(w)
+            return mask
+
+        assert not check("prune_magnitude/50", writes)
+
+    @pytest.mark.parametrize("name", [name for name in PRUNES if name.startswith("mask_")])
+    @pytest.mark.parametrize("sizes", [(100_003,), (257, 1000)])
+    def test_masks_are_applied(self, check, name, sizes):
+        def one_more(w, kept):
+            prune_peers._copy_zero(w, kept)
+            w[np.flatnonzero(kept)[5]] = 0
+
+        assert check(name, PRUNES[name].function, sizes, "ridgeline")
+        if len(sizes) == 1:
+            assert check(name, prune_peers._copy_zero)
+            assert not check(name, one_more)
+        assert not check(name, lambda arrays, masks: None, sizes)
+
+    @pytest.mark.parametrize("name", [name for name in PRUNES if name.startswith("mask_")])
+    def test_only_the_first_application_writes(self, name):
+        operation = PRUNES[name]
+        case = cases.Case(operation, cases.Layout("test", (1000,)))
+        data = measure.Memory(1000)
+        data.restore(1000)
+        (x,) = data.flat(1000, cases.GRADS)
+        implementation = case.implementations(LIBRARIES)[0]
+        runner = measure._Runner(case, implementation, [[x]], [1.0], data)
+        runner.calibrate()
+        for _ in range(2):
+            before = x.copy()
+            runner.sample()
+            assert np.array_equal(x, before)
+        assert 0.4 < np.mean(x == 0) < 0.6
+        assert runner._restore == operation.once == (operation.variant == "first")
+        if operation.once:
+            assert runner.timing().calls == 1
+
+    def fair(self, kept, p=0.5):
+        return fairness.pruned([], [kept], (p, None))
+
+    @pytest.mark.parametrize("p", [0.5, 0.1, 0.9])
+    def test_random_masks_are_fair(self, p):
+        w = np.empty(100_003, np.float32)
+        for seed in range(3):
+            assert self.fair(rl.prune.random(w, p, rl.Key(seed)).to_array(), p)
+            for table in prune_peers.numpy_tables(single=True).values():
+                if "prune_random" in table:
+                    assert self.fair(table["prune_random"](w, p, None), p)
+
+    def test_unfair_ones_are_not(self):
+        n = 100_003
+        rng = np.random.default_rng(0)
+        gone = round(0.5 * n)
+        kept = rl.prune.random(np.empty(n, np.float32), 0.5, rl.Key(0)).to_array()
+
+        def ranked(ranks):
+            return ranks > np.partition(ranks, gone - 1)[gone - 1]
+
+        assert self.fair(kept)
+        assert self.fair(ranked(rng.random(n)))
+        one_more = kept.copy()
+        one_more[np.flatnonzero(~kept)[0]] = True
+        assert not self.fair(one_more)
+        assert not self.fair(rng.random(n) < 0.4)
+        assert not self.fair(np.sort(kept))
+        assert not self.fair(np.arange(n) % 2 == 1)  # the right number of each block
+        assert not self.fair(ranked(rng.random(n) - 0.1 * (np.arange(n) < n // 4)))
+        for length in (64, 4096, 40_000):  # rows that nearly share a mask
+            shared = np.resize(rng.permutation(length) / length, n)
+            assert not self.fair(ranked(shared + 0.1 * rng.random(n)))
+
+    @pytest.mark.usefixtures("without_libraries")
+    def test_slow_peers_run_three_times(self, monkeypatch):
+        (case,) = cases.select("prune_magnitude/50/512KiB")
+        data = measure.Memory(case.layout.elements)
+        for limit, runs in ((10.0, 7), (0.0, 3)):
+            monkeypatch.setattr(measure, "SLOW", limit)
+            result = measure.run_case(case, data, roof.Roof(1), 0, LIBRARIES)
+            assert {timing.runs for timing in result.timings.values()} == {runs}
+
+
+@pytest.mark.skipif(not memory.is_possible(), reason="Linux only")
+class TestMemory:
+    def test_cases(self):
+        assert [case.name for case in memory.chosen("")] == list(memory.DEFAULT)
+        assert memory.chosen("global_norm 512KiB") == cases.select("global_norm 512KiB")
+
+    @pytest.mark.usefixtures("without_libraries")
+    def test_table(self, tmp_path, capsys):
+        file = tmp_path / "out.json"
+        assert bench("--memory", "-k", "dropout_in_place 64MiB", "--json", file) == 0
+        found = {each["implementation"]: each for each in json.loads(file.read_text())["memory"]}
+        assert set(found) == {"ridgeline", "numpy", "numpy SFC64"}
+        for each in found.values():
+            assert each["arrays"] == 2**26
+        assert found["ridgeline"]["extra"] < 0.1 * 2**26
+        for name in ("numpy", "numpy SFC64"):  # a number and a bool for each element
+            assert 1.2 * 2**26 < found[name]["extra"] < 1.4 * 2**26
+        printed = capsys.readouterr().out
+        assert "dropout_in_place/50/64MiB" in printed
+        assert "numpy SFC64" in printed
+
+    def test_a_failure_is_told(self, monkeypatch):
+        (case,) = cases.select("prune_magnitude/50/512KiB")
+        without = (*LIBRARIES, "numpy")
+        (measured,) = memory.extra(case, without)
+        assert measured.implementation == "ridgeline"
+        assert measured.extra is not None
+        unknown = replace(case, layout=cases.Layout("nothing", (5,)))
+        (failed,) = memory.extra(unknown, without)
+        assert failed.extra is None
+        assert "Error" in failed.reason
+
+    def test_elsewhere_it_refuses(self, monkeypatch, tmp_path, capsys):
+        monkeypatch.setattr(memory, "_RESET", tmp_path / "none")
+        assert bench("--memory") == 2
+        assert "clear_refs" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("without_libraries")

@@ -23,10 +23,14 @@ struct ScoreOf<std::int64_t> {
   using type = double;
 };
 
+/// What is known of a ranking when it is compiled: each kind has its own code where time counts.
+enum class Kind : std::uint8_t { magnitude, value, either };
+
 /// The keys of elements of type T: the bits of a magnitude as an integer are in its order. The
 /// key of a negative number is minus that of its magnitude, so that of -0 is 0; NaN counts as
 /// infinity.
-template <class T, class I, bool Magnitude>
+
+template <class T, class I, Kind kind>
 class Keys {
  public:
   using F = typename ScoreOf<I>::type;
@@ -34,7 +38,8 @@ class Keys {
   using K = Vec<I, key_lanes<I>>;
 
   explicit Keys(Ranking ranking)
-      : divides_(ranking.divisor != 1), divisor_(static_cast<F>(ranking.divisor)) {}
+      : magnitude_(ranking.magnitude), divides_(ranking.divisor != 1),
+        divisor_(static_cast<F>(ranking.divisor)) {}
 
   [[gnu::always_inline]] K operator()(const T* p) const {
     V v;
@@ -50,14 +55,12 @@ class Keys {
     const K size = bits & K(static_cast<I>(~(std::uint64_t{1} << (8 * sizeof(I) - 1))));
     const K top(__builtin_bit_cast(I, static_cast<F>(__builtin_inf())));
     const K clamped = lesser(size, top);
-    if constexpr (Magnitude) {
-      return clamped;
-    } else {
-      return select((bits < K(0)) & (size <= top), K(0) - size, clamped);
-    }
+    if (kind == Kind::magnitude || (kind == Kind::either && magnitude_)) return clamped;
+    return select((bits < K(0)) & (size <= top), K(0) - size, clamped);
   }
 
  private:
+  const bool magnitude_;
   const bool divides_;  ///< only in float64
   const V divisor_;
 };
@@ -66,9 +69,9 @@ class Keys {
 template <class T, class I, class F>
 [[gnu::always_inline]] inline void with_keys(Ranking ranking, F body) {
   if (ranking.magnitude) {
-    body(Keys<T, I, true>(ranking));
+    body(Keys<T, I, Kind::magnitude>(ranking));
   } else {
-    body(Keys<T, I, false>(ranking));
+    body(Keys<T, I, Kind::value>(ranking));
   }
 }
 
@@ -94,15 +97,13 @@ template <class T, class F>
 [[gnu::always_inline]] inline void for_each_word(const void* x, std::size_t n,
                                                  const std::uint64_t* among, F body) {
   const auto* from = static_cast<const T*>(x);
-  const auto part = [&](std::size_t w) { return among == nullptr ? ~std::uint64_t{0} : among[w]; };
   const std::size_t whole = n / word_bits;
-  for (std::size_t w = 0; w < whole; ++w)
-    body(w, from + w * word_bits, part(w));
-  const std::size_t left = n % word_bits;
-  if (left == 0) return;
   T last[word_bits] = {};
-  copy_elements(last, from + whole * word_bits, left);
-  body(whole, last, part(whole) & first_bits(left));
+  copy_elements(last, from + whole * word_bits, n % word_bits);
+  for (std::size_t w = 0; w * word_bits < n; ++w) {
+    const std::uint64_t part = among == nullptr ? ~std::uint64_t{0} : among[w];
+    body(w, w < whole ? from + w * word_bits : last, part & first_bits(n - w * word_bits));
+  }
 }
 
 /// Bits of the elements of a word whose keys are above the ends of a window, and the keys.
@@ -113,10 +114,10 @@ struct Sorted {
   alignas(64) I key[word_bits];
 };
 
-template <class T, class I, bool Magnitude>
-[[gnu::always_inline]] inline void sort_word(const T* p, const Keys<T, I, Magnitude>& keys,
+template <class T, class I, Kind kind>
+[[gnu::always_inline]] inline void sort_word(const T* p, const Keys<T, I, kind>& keys,
                                              Window window, Sorted<I>& sorted) {
-  using K = typename Keys<T, I, Magnitude>::K;
+  using K = typename Keys<T, I, kind>::K;
   const K low(static_cast<I>(window.low));
   const K high(static_cast<I>(window.high));
   std::uint64_t above_low = 0;
@@ -148,24 +149,22 @@ template <class T, class I, bool Magnitude>
 
 template <class T, class I>
 void keys(const void* x, std::size_t n, Ranking ranking, std::int64_t* out) {
-  with_keys<T, I>(
-      ranking, [&](const auto keys_of) __attribute__((always_inline)) {
-        for_each_word<T>(
-            x, n, nullptr,
-            [&](std::size_t w, const T* p, std::uint64_t part) __attribute__((always_inline)) {
-              alignas(64) I key[word_bits];
-              for (std::size_t i = 0; i < word_bits; i += key_lanes<I>)
-                store_lanes(key + i, keys_of(p + i));
-              const auto count = static_cast<std::size_t>(count_bits(part));
-              for (std::size_t i = 0; i < count; ++i)
-                out[w * word_bits + i] = key[i];
-            });
+  const Keys<T, I, Kind::either> keys_of(ranking);
+  for_each_word<T>(
+      x, n,
+      nullptr, [&](std::size_t w, const T* p, std::uint64_t part) __attribute__((always_inline)) {
+        alignas(64) I key[word_bits];
+        for (std::size_t i = 0; i < word_bits; i += key_lanes<I>)
+          store_lanes(key + i, keys_of(p + i));
+        const auto count = static_cast<std::size_t>(count_bits(part));
+        for (std::size_t i = 0; i < count; ++i)
+          out[w * word_bits + i] = key[i];
       });
 }
 
 /// Appends records of elements at some places of x.
-template <class T, class I, bool Magnitude>
-void append_records(const T* x, const Keys<T, I, Magnitude>& keys_of, const std::uint32_t* places,
+template <class T, class I, Kind kind>
+void append_records(const T* x, const Keys<T, I, kind>& keys_of, const std::uint32_t* places,
                     std::size_t count, std::uint32_t position, Gathered& gathered) {
   auto* records = static_cast<Record<I>*>(gathered.records) + gathered.count;
   gathered.count += count;
@@ -236,24 +235,21 @@ template <class I>
 template <class T, class I>
 void histogram(const void* x, std::size_t n, Ranking ranking, Window window, int shift,
                const std::uint64_t* among, std::int64_t& below, std::int64_t* bins) {
-  with_keys<T, I>(
-      ranking, [&](const auto keys_of) __attribute__((always_inline)) {
-        std::int64_t lower = 0;
-        for_each_word<T>(
-            x, n,
-            among, [&](std::size_t, const T* p, std::uint64_t part) __attribute__((always_inline)) {
-              Sorted<I> sorted;
-              sort_word(p, keys_of, window, sorted);
-              lower += count_bits(~sorted.above_low & part);
-              if (window.high - window.low == 1) {
-                bins[0] += count_bits(sorted.above_low & ~sorted.above_high & part);
-                return;
-              }
-              count_in_bins(sorted.above_low & ~sorted.above_high & part, sorted.key, window.low,
-                            shift, bins);
-            });
-        below += lower;
+  const Keys<T, I, Kind::either> keys_of(ranking);
+  std::int64_t lower = 0;
+  for_each_word<T>(
+      x, n, among, [&](std::size_t, const T* p, std::uint64_t part) __attribute__((always_inline)) {
+        Sorted<I> sorted;
+        sort_word(p, keys_of, window, sorted);
+        lower += count_bits(~sorted.above_low & part);
+        if (window.high - window.low == 1) {
+          bins[0] += count_bits(sorted.above_low & ~sorted.above_high & part);
+          return;
+        }
+        count_in_bins(sorted.above_low & ~sorted.above_high & part, sorted.key, window.low, shift,
+                      bins);
       });
+  below += lower;
 }
 
 /// The first `ties` of the bits set; counts them.
@@ -272,16 +268,14 @@ void histogram(const void* x, std::size_t n, Ranking ranking, Window window, int
 template <class T, class I>
 void at_key(const void* x, std::size_t n, Ranking ranking, std::int64_t key,
             const std::uint64_t* among, std::uint64_t* words, std::int64_t& ties) {
-  with_keys<T, I>(
-      ranking, [&](const auto keys_of) __attribute__((always_inline)) {
-        for_each_word<T>(
-            x, n, among,
-            [&](std::size_t w, const T* p, std::uint64_t part) __attribute__((always_inline)) {
-              Sorted<I> sorted;
-              sort_word(p, keys_of, Window{key - 1, key}, sorted);
-              const std::uint64_t equal = sorted.above_low & ~sorted.above_high & part;
-              words[w] = (sorted.above_high & part) | (equal == 0 ? 0 : first_of(equal, ties));
-            });
+  const Keys<T, I, Kind::either> keys_of(ranking);
+  for_each_word<T>(
+      x, n,
+      among, [&](std::size_t w, const T* p, std::uint64_t part) __attribute__((always_inline)) {
+        Sorted<I> sorted;
+        sort_word(p, keys_of, Window{key - 1, key}, sorted);
+        const std::uint64_t equal = sorted.above_low & ~sorted.above_high & part;
+        words[w] = (sorted.above_high & part) | (equal == 0 ? 0 : first_of(equal, ties));
       });
 }
 
@@ -473,31 +467,29 @@ template <int Turn, class K>
 template <class T>
 void keep_of_4(const void* x, std::size_t n, Ranking ranking, int keep, const std::uint64_t* among,
                std::uint64_t* words) {
-  with_keys<T, std::int32_t>(
-      ranking, [&](const auto keys_of) __attribute__((always_inline)) {
-        using I = std::int32_t;
-        constexpr int N = 16;
-        using K = Vec<I, N>;
-        for_each_word<T>(
-            x, n, among,
-            [&](std::size_t w, const T* p, std::uint64_t part) __attribute__((always_inline)) {
-              std::uint64_t kept = 0;
-              alignas(64) I key[word_bits];
-              for (std::size_t i = 0; i < word_bits; i += key_lanes<I>)
-                store_lanes(key + i, keys_of(p + i));
-              for (std::size_t i = 0; i < word_bits; i += N) {
-                K all = load_lanes<I, N>(key + i);
-                if (among != nullptr) all = select(part >> i, all, K(-0x7fffffff));
-                const std::uint64_t a = loses<1>(all);
-                const std::uint64_t b = loses<2>(all);
-                const std::uint64_t c = loses<3>(all);
-                const std::uint64_t out = keep == 1   ? a | b | c
-                                          : keep == 2 ? (a & b) | (a & c) | (b & c)
-                                                      : a & b & c;
-                kept |= (~out & 0xffff) << i;
-              }
-              words[w] = kept & part;
-            });
+  const Keys<T, std::int32_t, Kind::either> keys_of(ranking);
+  using I = std::int32_t;
+  constexpr int N = 16;
+  using K = Vec<I, N>;
+  for_each_word<T>(
+      x, n,
+      among, [&](std::size_t w, const T* p, std::uint64_t part) __attribute__((always_inline)) {
+        std::uint64_t kept = 0;
+        alignas(64) I key[word_bits];
+        for (std::size_t i = 0; i < word_bits; i += key_lanes<I>)
+          store_lanes(key + i, keys_of(p + i));
+        for (std::size_t i = 0; i < word_bits; i += N) {
+          K all = load_lanes<I, N>(key + i);
+          if (among != nullptr) all = select(part >> i, all, K(-0x7fffffff));
+          const std::uint64_t a = loses<1>(all);
+          const std::uint64_t b = loses<2>(all);
+          const std::uint64_t c = loses<3>(all);
+          const std::uint64_t out = keep == 1   ? a | b | c
+                                    : keep == 2 ? (a & b) | (a & c) | (b & c)
+                                                : a & b & c;
+          kept |= (~out & 0xffff) << i;
+        }
+        words[w] = kept & part;
       });
 }
 

@@ -20,6 +20,7 @@ CallNumbers = Callable[[list[float]], Iterator[Numbers]]  # from the norms of th
 
 FLOOR = "empty call"
 GRADS, PARAMS, OUT, OUT_2 = "gradients", "parameters", "results", "more results"  # regions
+PRUNED = 0.5  # of the masks that are arguments
 CALLS = 1000  # at most, in one run: arguments may change from call to call
 
 
@@ -74,6 +75,9 @@ class Operation:
     None: only the overhead is measured. ``writes``: to the gradients. ``fair`` tells, where numbers
     are drawn at random, whether a peer's are as they should be; ridgeline's are those that the
     reference returns, up to ``tolerance``. ``shape``: of the array, where it is not flat.
+    ``makes_masks``: what counts of the result is which elements it keeps. ``takes_masks``: masks of
+    the arrays, half pruned, are an argument. ``once``: a second call would find other data, so each
+    run is one. ``checked``: so many elements of each array, at most, are compared.
     """
 
     name: str
@@ -89,6 +93,15 @@ class Operation:
     layouts: tuple[Layout, ...] = LAYOUTS
     shape: tuple[int, ...] = (-1,)
     overhead: bool = True
+    makes_masks: bool = False
+    takes_masks: bool = False
+    once: bool = False
+    checked: int = 100_003
+
+    @property
+    def prunes(self) -> bool:
+        """Whether it makes or applies masks."""
+        return self.makes_masks or self.takes_masks
 
     @property
     def full_name(self) -> str:
@@ -97,7 +110,8 @@ class Operation:
 
     def reduced(self, layout: Layout) -> Layout:
         """Return the same arrays in a size that is quickly checked; for statistics, no smaller."""
-        most = 100_003 if self.shape == (-1,) else 1000 * abs(math.prod(self.shape))
+        unit = abs(math.prod(self.shape))
+        most = 1000 * unit if self.fair and unit > 1 else self.checked // unit * unit
         sizes = (most if self.fair else min(n, most) for n in layout.sizes)
         return Layout(layout.name, tuple(sizes), layout.single)
 
@@ -164,6 +178,56 @@ def _draws(
         layouts=(CACHE_1, CACHE_2, MEMORY),
         shape=shape,
         overhead=overhead,
+    )
+
+
+def _makes_masks(
+    full_name: str,
+    function: Callable[..., Any],
+    reference: Callable[..., Any],
+    numbers: CallNumbers,
+    *layouts: Layout,
+    shape: tuple[int, ...] = (-1,),
+    fair: Fair | None = None,
+    checked: int = 100_003,
+) -> Operation:
+    name, _, variant = full_name.partition("/")
+    return Operation(
+        name,
+        variant,
+        function,
+        reference,
+        ("read",),
+        numbers,
+        arrays=(PARAMS,),
+        writes=False,
+        fair=fair,
+        layouts=layouts,
+        shape=shape,
+        overhead=False,
+        makes_masks=True,
+        checked=checked,
+    )
+
+
+def _takes_masks(variant: str, passes: tuple[str, ...], *, once: bool) -> Operation:
+    def reference(arrays: Any, masks: Any) -> None:
+        pairs = zip(arrays, masks, strict=True) if isinstance(arrays, list) else [(arrays, masks)]
+        for x, kept in pairs:
+            x[~kept] = 0
+
+    return Operation(
+        "mask_apply",
+        variant,
+        lambda arrays, masks: masks.apply_(arrays),
+        reference,
+        passes,
+        _always(),
+        writes=once,
+        layouts=(MEMORY, RESNET),
+        overhead=False,
+        takes_masks=True,
+        once=once,
     )
 
 
@@ -337,6 +401,44 @@ OPERATIONS = (
         passes=("write",),
         tolerance=_POLYNOMIALS,
     ),
+    *(
+        _makes_masks(
+            f"prune_magnitude/{percent}",
+            rl.prune.magnitude,
+            reference.pruning.magnitude,
+            _always(percent / 100),
+            CACHE_2,
+            MEMORY,
+        )
+        for percent in (50, 90)
+    ),
+    _makes_masks(
+        "prune_global/90",
+        lambda arrays, p: rl.prune.magnitude(arrays, p, scope="global"),
+        lambda arrays, p: reference.pruning.magnitude(arrays, p, scope="global"),
+        _always(0.9),
+        RESNET,
+        THOUSAND,
+        checked=40_009,
+    ),
+    _makes_masks(
+        "prune_2_of_4",
+        lambda w: rl.prune.magnitude(w, structure=rl.prune.NM(2, 4)),
+        lambda w: reference.pruning.magnitude(w, structure=("nm", 2, 4)),
+        _always(),
+        MEMORY,
+        shape=(-1, 4096),
+    ),
+    _makes_masks(
+        "prune_random/50",
+        rl.prune.random,
+        reference.pruning.random,
+        _keys(0.5),
+        MEMORY,
+        fair=fairness.pruned,
+    ),
+    _takes_masks("first", ("rewrite",), once=True),
+    _takes_masks("again", ("read",), once=False),
 )
 
 
@@ -361,7 +463,7 @@ class Case:
     def implementations(self, without: Container[str]) -> list[Implementation]:
         """List ridgeline, then the peers but those without."""
         layout = self.layout
-        found = [Implementation("ridgeline", self.operation.function)]
+        found = [Implementation("ridgeline", self.operation.function, "ridgeline")]
         found += peers(
             self.operation.name,
             self.operation.fair is not None,

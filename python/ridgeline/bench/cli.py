@@ -6,13 +6,14 @@ import argparse
 import json
 import sys
 import warnings
+from dataclasses import asdict
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import ridgeline as rl
 
-from . import machine, measure, peers
+from . import machine, measure, memory, peers
 from .cases import CACHE_1, FLOOR, MEMORY, RESNET, Case, cases, select
 from .measure import Result, Timing
 from .roof import Roof
@@ -41,6 +42,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=_positive, metavar="N", help="for ridgeline and peers")
     parser.add_argument("--target", metavar="NAME", help="instruction set, as in `ridgeline info`")
     parser.add_argument("--compile", action="store_true", help="with torch.compile: takes minutes")
+    parser.add_argument(
+        "--memory",
+        action="store_true",
+        help="the peak extra memory of a call instead; without -k, of two cases",
+    )
     parser.add_argument("--peers", action="store_true", help="show every peer, not only the best")
     parser.add_argument("--budget", type=float, metavar="SECONDS", help="for each case")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures")
@@ -52,14 +58,16 @@ def run(args: argparse.Namespace) -> int:
         from rich.console import Console
     except ImportError:
         return _refuse("needs rich: pip install 'ridgeline[bench]'")
-    chosen = select(args.filter)
+    if args.memory and not memory.is_possible():
+        return _refuse("--memory: needs Linux's /proc/self/clear_refs")
+    chosen = memory.chosen(args.filter) if args.memory else select(args.filter)
     if not chosen:
         names = "\n  ".join(case.name for case in cases())
         return _refuse(f"-k {args.filter!r}: no case has a name with all these words in\n  {names}")
     if args.list:
         print("\n".join(case.name for case in chosen))
         return 0
-    if args.quick and not args.filter:
+    if args.quick and not args.filter and not args.memory:
         chosen = [case for case in chosen if _is_quick(case)]
     if args.target and args.target not in rl.runtime.targets():
         return _refuse(f"--target {args.target!r}: wants one of {', '.join(rl.runtime.targets())}")
@@ -101,14 +109,21 @@ def _measure(args: argparse.Namespace, chosen: list[Case], console: Any) -> dict
         },
         "left_out": left_out,
     }
+    if args.memory:
+        with console.status(""):
+            extra = [each for case in chosen for each in memory.extra(case, left_out)]
+        report["memory"] = [asdict(each) for each in extra]
+        _print_heading(report, console)
+        console.print(_memory_table(extra))
+        return report
     roof = Roof(threads)
     report["roof_source"] = roof.source
-    memory = measure.Memory(max(case.layout.elements for case in chosen))
+    data = measure.Memory(max(case.layout.elements for case in chosen))
     results = []
     with console.status("") as status:
         for i, case in enumerate(chosen):
             status.update(f"{i + 1}/{len(chosen)} {case.name}")
-            results.append(measure.run_case(case, memory, roof, budget, left_out))
+            results.append(measure.run_case(case, data, roof, budget, left_out))
     report["results"] = [_as_json(result) for result in results]
     _print(report, results, args.peers, console)
     return report
@@ -116,6 +131,8 @@ def _measure(args: argparse.Namespace, chosen: list[Case], console: Any) -> dict
 
 def _is_quick(case: Case) -> bool:
     name, layout = case.operation.full_name, case.layout
+    if case.operation.prunes:
+        return layout is MEMORY and name == "prune_magnitude/50"
     if case.operation.fair and not case.overhead:
         return layout is MEMORY and name in ("dropout/50", "random_normal")
     if layout is RESNET:
@@ -166,19 +183,24 @@ def _as_json(result: Result) -> dict[str, Any]:
     }
 
 
-def _print(report: dict[str, Any], results: list[Result], all_peers: bool, console: Any) -> None:
+def _print_heading(report: dict[str, Any], console: Any) -> None:
     settings, versions = report["settings"], report["versions"]
     libraries = ", ".join(f"{k} {v}" for k, v in versions.items() if v and k != "compiler")
     console.print(f"{report['machine']['cpu']}, {report['machine']['cores']} cores; {libraries}")
+    roof = "roof_source" in report
     console.print(
-        f"target {settings['target']}, threads {settings['threads']}; "
-        f"the memory roof is measured with {report['roof_source']}"
+        f"target {settings['target']}, threads {settings['threads']}"
+        + (f"; the memory roof is measured with {report['roof_source']}" if roof else "")
     )
+    for name, reason in report["left_out"].items():
+        console.print(f"without {name}: {reason}")
+
+
+def _print(report: dict[str, Any], results: list[Result], all_peers: bool, console: Any) -> None:
+    _print_heading(report, console)
     machine_facts = report["machine"]
     if machine_facts["load"] > 0.5 * machine_facts["cores"]:
         console.print(f"load {machine_facts['load']:.1f}: other programs disturb these figures")
-    for name, reason in report["left_out"].items():
-        console.print(f"without {name}: {reason}")
     for result in results:
         for name, reason in result.left_out.items():
             console.print(f"{result.case.name} without {name}: {reason}", markup=False)
@@ -227,6 +249,21 @@ def _overhead_table(results: list[Result], all_peers: bool) -> Any:
                 _time(timing.median - floor),
                 _speedup(result) if name == "ridgeline" else "",
             )
+    return table
+
+
+def _memory_table(results: list[memory.Extra]) -> Any:
+    table = _table("Peak extra memory of one call", "case", "bytes", "of the arrays given")
+    last = ""
+    for each in results:
+        if each.case != last:
+            table.add_row(last := each.case)
+        known = each.extra is not None
+        table.add_row(
+            f"  {each.implementation}",
+            f"{each.extra:,}" if known else "",
+            f"{(each.extra or 0) / each.arrays:.1%}" if known else each.reason,
+        )
     return table
 
 

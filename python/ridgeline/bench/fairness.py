@@ -97,6 +97,22 @@ def uniform(read: Sequence[Array], made: Sequence[Array], numbers: Sequence[Any]
     )
 
 
+def pruned(read: Sequence[Array], made: Sequence[Array], numbers: Sequence[Any]) -> bool:
+    """Exactly round(p n) go, and none sooner than others: as many of each block, independently."""
+    p, kept = float(numbers[0]), made[0].ravel()
+    n = kept.size
+    if n - np.count_nonzero(kept) != round(p * n):
+        return False
+    share = np.count_nonzero(kept) / n
+    for block in (2**k for k in range(6, 16)):
+        counts = kept[: n // block * block].reshape(-1, block).sum(axis=1)
+        # hypergeometric: of n elements so many, without replacement
+        variance = block * share * (1 - share) * (n - block) / (n - 1)
+        if np.any(np.abs(counts - block * share) > _ERRORS * math.sqrt(variance)):
+            return False
+    return _is_chosen(kept, p)
+
+
 def _scaled(x: Array, p: float) -> Array:
     return x.astype(np.float64) / (1 - p)
 

@@ -194,6 +194,55 @@ def _fill_uniform(out: Any, key: Any) -> None:
         out[i] = _unit(_hash(i, seed))
 
 
+# Pruning: keys are magnitudes as integers, or hashes; their 31 bits are two digits.
+
+_KEY = np.uint32(0x7FFFFFFF)
+_DIGIT = np.uint32(15)
+
+
+def _high_digits(keys: Any, counts: Any) -> None:
+    parts = counts.shape[0]
+    for t in prange(parts):
+        for i in range(t * keys.size // parts, (t + 1) * keys.size // parts):
+            counts[t, (keys[i] & _KEY) >> _DIGIT] += np.uint32(1)
+
+
+def _low_digits(keys: Any, high: Any, counts: Any) -> None:
+    parts = counts.shape[0]
+    for t in prange(parts):
+        for i in range(t * keys.size // parts, (t + 1) * keys.size // parts):
+            key = keys[i] & _KEY
+            if key >> _DIGIT == high:
+                counts[t, key & np.uint32(0x7FFF)] += np.uint32(1)
+
+
+def _above(keys: Any, threshold: Any, kept: Any) -> None:
+    for i in prange(keys.size):
+        kept[i] = keys[i] & _KEY > threshold
+
+
+def _hashes(keys: Any, seed: Any) -> None:
+    for i in prange(keys.size):
+        keys[i] = _hash(i, np.uint32(seed))
+
+
+def _two_of_4(w: Any, kept: Any) -> None:
+    for k in prange(w.size // 4):
+        i = 4 * k
+        a, b, c, d = abs(w[i]), abs(w[i + 1]), abs(w[i + 2]), abs(w[i + 3])
+        low = max(min(a, b), min(c, d))
+        second = min(low, min(max(a, b), max(c, d)))
+        kept[i] = a > second
+        kept[i + 1] = b > second
+        kept[i + 2] = c > second
+        kept[i + 3] = d > second
+
+
+def _apply_mask(w: Any, kept: Any) -> None:
+    for i in prange(w.size):
+        w[i] = w[i] if kept[i] else ZERO
+
+
 def _read(a: Any, b: Any, zero: Any, passes: int) -> Any:
     total = ZERO
     for _ in range(passes):
@@ -297,6 +346,12 @@ class Loops:
         self.gaussian_dropout = compiled(_gaussian_dropout)
         self.normal = compiled(_fill_normal)
         self.uniform = compiled(_fill_uniform)
+        self.above = compiled(_above)
+        self.hashes = compiled(_hashes)
+        self.two_of_4 = compiled(_two_of_4)
+        self.apply_mask = compiled(_apply_mask)
+        self.high_digits = compiled(_high_digits)
+        self.low_digits = compiled(_low_digits)
         self.roof: dict[str, Callable[..., Any]] = {
             "read": compiled(_read),
             "rewrite": compiled(_rewrite),
@@ -325,30 +380,36 @@ parallel_float64 = Loops(parallel=True, wide=np.float64)
 _GRAIN = 32768
 
 
-def _for(x: Any) -> Loops:
+def counters(bits: int) -> Any:
+    """Return zeros to count digits in, a row for each thread."""
+    return np.zeros((numba.get_num_threads(), 2**bits), np.uint32)
+
+
+def of_size(x: Any) -> Loops:
+    """Return the loops with threads for a large array, else without."""
     return parallel if x.size >= _GRAIN else serial
 
 
 def gradient(grads: Any, params: Any) -> float:
     """Loop over the arrays, with threads in the large ones."""
-    return sum(float(_for(g).gradient(g, w)) for g, w in zip(grads, params, strict=True))
+    return sum(float(of_size(g).gradient(g, w)) for g, w in zip(grads, params, strict=True))
 
 
 def prox(arrays: Any, step: Any) -> None:
     """Loop over the arrays, with threads in the large ones."""
     for x in arrays:
-        _for(x).prox(x, step)
+        of_size(x).prox(x, step)
 
 
 def clamp(arrays: Any, limits: Any) -> None:
     """Loop over the arrays, with threads in the large ones."""
     for x in arrays:
-        _for(x).clamp(x, limits)
+        of_size(x).clamp(x, limits)
 
 
 def norm(arrays: Any) -> float:
     """Loop over the arrays, with threads in the large ones."""
-    return math.sqrt(sum(_for(x).norm(x) ** 2 for x in arrays))
+    return math.sqrt(sum(of_size(x).norm(x) ** 2 for x in arrays))
 
 
 def clip(arrays: Any, max_norm: Any) -> float:
@@ -357,10 +418,10 @@ def clip(arrays: Any, max_norm: Any) -> float:
     if before > max_norm:
         factor = np.float32(max_norm / before)
         for x in arrays:
-            _for(x).scale(x, factor)
+            of_size(x).scale(x, factor)
     return before
 
 
 def clip_each(arrays: Any, max_norm: Any) -> list[float]:
     """Loop over the arrays, with threads in the large ones."""
-    return [float(_for(x).clip(x, max_norm)) for x in arrays]
+    return [float(of_size(x).clip(x, max_norm)) for x in arrays]

@@ -6,7 +6,7 @@ import gc
 import importlib
 import itertools
 import math
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from statistics import median
@@ -16,14 +16,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ridgeline import Key
+from ridgeline import Key, Mask, MaskSet
 
-from .cases import CALLS, FLOOR, GRADS, OUT, OUT_2, PARAMS, Case, Layout, Numbers
+from .cases import CALLS, FLOOR, GRADS, OUT, OUT_2, PARAMS, PRUNED, Case, Layout, Numbers
 from .peers import Implementation
 from .roof import TRAFFIC, Roof
 
 MIN_RUNS = 7
 MAX_RUNS = 201
+SLOW = 0.25  # seconds of a call from which it is made in every third round only
 _SAMPLE = 500e-6  # seconds that a run takes at least
 
 Flat = npt.NDArray[np.float32]
@@ -37,8 +38,10 @@ class Memory:
     """Gradients, their original, parameters and results: regions that all cases use in turn."""
 
     def __init__(self, elements: int) -> None:
-        sample = np.random.default_rng(0).standard_normal((2, 2**16 + 1), dtype=np.float32)
-        self._original, params = (np.resize(row, elements) for row in sample)
+        sample = np.random.default_rng(0).standard_normal(2**16 + 1, dtype=np.float32)
+        self._original = np.resize(sample, elements)
+        # Hardly any two alike: what ranks them has few ties to break.
+        params = np.random.default_rng(1).standard_normal(elements, dtype=np.float32)
         # Starts differ modulo 4096, lest stores and loads look like one address to the core.
         self._regions = {
             GRADS: np.empty(elements + 272, np.float32)[272:],
@@ -137,10 +140,18 @@ def run_case(
         while len(roofs) < MAX_RUNS and (len(roofs) < MIN_RUNS or perf_counter() - start < budget):
             roofs.append(sum(roof.sample(each, *flat) for each, flat in patterns))
             for runner in runners:
-                runner.sample()
+                if len(roofs) % 3 == 0 or not runner.is_slow:
+                    runner.sample()
     result.timings = {runner.name: runner.timing() for runner in runners}
     result.roof = median(roofs) if passes else None
     return result
+
+
+def call_of(case: Case, implementation: Implementation, memory: Memory) -> Callable[[], Any]:
+    """Return the first call of an implementation."""
+    sets = memory.arrays(case.layout, case.operation.arrays)
+    (arguments,) = _arguments(case, implementation, sets, _norms(case, sets), 1)
+    return lambda: implementation.function(*arguments)
 
 
 class _Runner:
@@ -160,7 +171,9 @@ class _Runner:
         self._elements = case.layout.elements
         self._memory = memory
         self._arguments = _arguments(case, implementation, sets, norms, CALLS + 1)
+        self._once = case.operation.once
         self._calls = 1
+        self.is_slow = False
         self._seconds: list[float] = []
 
     def call(self) -> Any:
@@ -172,10 +185,13 @@ class _Runner:
         self._run()
         while self._calls < CALLS:
             seconds = self._run()
-            if seconds >= _SAMPLE:
+            self.is_slow = seconds / self._calls >= SLOW
+            if seconds >= _SAMPLE or self._once:
                 break
             wanted = 1.2 * _SAMPLE / max(seconds / self._calls, 1e-9)
             self._calls = min(CALLS, max(2 * self._calls, int(wanted) + 1))
+        if self.is_slow:  # 2 more in 7 rounds
+            self._seconds.append(seconds / self._calls)
 
     def sample(self) -> None:
         """Time one run."""
@@ -220,11 +236,25 @@ def _arguments(
             each if name in (OUT, OUT_2) else [_jax_array(x) for x in each]
             for name, each in zip(case.operation.arrays, arrays, strict=True)
         ]
-    elif implementation.kind == "numba":
+    elif implementation.kind == "numba" and not case.operation.prunes:
         convert = _numba_number
+    if case.operation.takes_masks:
+        arrays.append(_masks(case, implementation.kind))
     first = [each[0] if case.layout.single else each for each in arrays]
+    if case.operation.takes_masks and implementation.kind == "ridgeline":
+        first[-1] = (Mask if case.layout.single else MaskSet).from_array(first[-1])
     numbers = itertools.islice(case.operation.numbers(norms), count)
     return [(*first, *_converted(each, convert)) for each in numbers]
+
+
+def _masks(case: Case, kind: str) -> list[Any]:
+    """Return arrays of bool, False for the elements that go."""
+    rng = np.random.default_rng(2)
+    shape = case.operation.shape
+    masks = [rng.random(n, np.float32).reshape(shape) >= PRUNED for n in case.layout.sizes]
+    if kind == "torch":
+        return [importlib.import_module("torch").from_numpy(kept) for kept in masks]
+    return masks
 
 
 def _jax_array(x: Any) -> Any:
@@ -314,6 +344,8 @@ def _checked(case: Case, without: Container[str]) -> tuple[list[Implementation],
 def _is_right(case: Case, name: str, got: _Outcome, wanted: _Outcome) -> bool:
     """Whether results are those of the reference; for a peer that draws at random, as good."""
     operation = case.operation
+    if operation.makes_masks:
+        return _keeps_the_same(case, name, got, wanted)
     if operation.fair is None:
         return _is_same(got, wanted)
     if name == "ridgeline":
@@ -330,6 +362,35 @@ def _is_right(case: Case, name: str, got: _Outcome, wanted: _Outcome) -> bool:
         return False
     read, made = ([x.reshape(operation.shape) for x in each] for each in (got.read, results))
     return operation.fair(read, made, got.numbers)
+
+
+def _kept(case: Case, returned: Any) -> list[npt.NDArray[np.bool_]] | None:
+    """Return which elements of each array are kept; None if what is returned is no mask."""
+    if isinstance(returned, Mask | MaskSet):
+        returned = returned.to_array()
+    masks = [np.asarray(x) for x in ([returned] if case.layout.single else returned)]
+    if [x.size for x in masks] != list(case.layout.sizes):
+        return None
+    if not all(np.all((x == 0) | (x == 1)) for x in masks):
+        return None
+    return [x.ravel() != 0 for x in masks]
+
+
+def _keeps_the_same(case: Case, name: str, got: _Outcome, wanted: _Outcome) -> bool:
+    """Whether masks keep what those of the reference keep; of a peer that draws, as good."""
+    fair = case.operation.fair
+    kept, right = _kept(case, got.returned), _kept(case, wanted.returned)
+    if kept is None or right is None:
+        return False
+    exact = fair is None or name == "ridgeline"
+    if exact and not all(np.array_equal(x, y) for x, y in zip(kept, right, strict=True)):
+        return False
+    untouched = all(
+        np.array_equal(x, y)
+        for each, before in zip(got.arrays, wanted.arrays, strict=True)
+        for x, y in zip(each, before, strict=True)
+    )
+    return untouched and (fair is None or fair(got.read, kept, got.numbers))
 
 
 def _is_same(got: _Outcome, wanted: _Outcome) -> bool:

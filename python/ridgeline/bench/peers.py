@@ -1,7 +1,8 @@
 """The operations as one writes them in NumPy and in PyTorch, and the Numba loops beside them.
 
 All have the signature of ridgeline's function: arrays first, then the numbers of the case. For many
-arrays the arguments are lists. Those that draw at random are in `random_peers`.
+arrays the arguments are lists. Those that draw at random are in `random_peers`, those that prune in
+`prune_peers`.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from . import random_peers
+from . import prune_peers, random_peers
 
 L1 = 1e-5
 L2 = 1e-4
@@ -32,7 +33,7 @@ class Implementation:
 
     name: str
     function: Function
-    kind: str = "numpy"  # or "torch", "jax", or "numba": NumPy arrays and float32 numbers
+    kind: str = "numpy"  # or "torch", "jax"; "numba", "ridgeline": numbers or masks are their own
 
 
 def missing(compiled: bool, threads: int) -> dict[str, str]:
@@ -55,7 +56,16 @@ def peers(
     """
     compiled = "torch.compile" not in without
     libraries: dict[str, Callable[[], dict[str, dict[str, Function]]]]
-    if draws:
+    if operation in prune_peers.OPERATIONS:
+        libraries = {
+            "numpy": lambda: prune_peers.numpy_tables(single),
+            "torch": lambda: prune_peers.torch_tables(single),
+            "jax": lambda: prune_peers.jax_tables(single, elements),
+            "numba": lambda: prune_peers.numba_tables(
+                single, elements <= CACHED, elements >= LARGE
+            ),
+        }
+    elif draws:
         libraries = {
             "numpy": random_peers.numpy_tables,
             "torch": lambda: random_peers.torch_tables(compiled),

@@ -1,0 +1,339 @@
+"""Pruning as one writes it in NumPy, PyTorch and JAX, and with the Numba loops.
+
+All have the signature of the operation, and return a mask of their own kind: an array of bool or of
+0 and 1, or a list of them. Most compare with the k-th magnitude: where elements equal it, more or
+fewer stay than asked for, which happens to none of the data here. Those of PyTorch's own pruning
+(`torch.nn.utils.prune`) are the methods that make the mask, without the module around it.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+Function = Callable[..., Any]
+Table = dict[str, Function]
+
+OPERATIONS = ("prune_magnitude", "prune_global", "prune_2_of_4", "prune_random", "mask_apply")
+SORTED = 2**17  # elements that JAX sorts in a bearable time
+
+
+def _gone(sparsity: float, elements: int) -> int:
+    return round(sparsity * elements)
+
+
+# NumPy
+
+
+def _kth(magnitudes: Any, gone: int) -> Any:
+    return np.partition(magnitudes, gone - 1)[gone - 1]
+
+
+def _without(indices: Any, shape: tuple[int, ...]) -> Any:
+    kept = np.ones(shape, np.bool_)
+    kept.reshape(-1)[indices] = False
+    return kept
+
+
+def _threshold(w: Any, sparsity: float) -> Any:
+    magnitudes = np.abs(w)
+    return magnitudes > _kth(magnitudes, _gone(sparsity, w.size))
+
+
+def _indices(w: Any, sparsity: float) -> Any:
+    gone = _gone(sparsity, w.size)
+    return _without(np.argpartition(np.abs(w), gone - 1)[:gone], w.shape)
+
+
+def _threshold_of_all(arrays: Any, sparsity: float) -> Any:
+    magnitudes = [np.abs(w) for w in arrays]
+    joined = np.concatenate(magnitudes)
+    kth = _kth(joined, _gone(sparsity, joined.size))
+    return [x > kth for x in magnitudes]
+
+
+def _second_of_4(w: Any) -> Any:
+    groups = np.abs(w).reshape(-1, 4)
+    return (groups > np.partition(groups, 1, axis=1)[:, 1:2]).reshape(w.shape)
+
+
+def _network_of_4(w: Any) -> Any:
+    groups = np.abs(w).reshape(-1, 4)
+    a, b, c, d = groups.T
+    low = np.maximum(np.minimum(a, b), np.minimum(c, d))
+    second = np.minimum(low, np.minimum(np.maximum(a, b), np.maximum(c, d)))
+    return (groups > second[:, None]).reshape(w.shape)
+
+
+def _multiply(w: Any, kept: Any) -> None:
+    w *= kept
+
+
+def _copy_zero(w: Any, kept: Any) -> None:
+    np.copyto(w, 0, where=~kept)
+
+
+def _each(function: Function) -> Function:
+    def run(arrays: Any, masks: Any) -> None:
+        for w, kept in zip(arrays, masks, strict=True):
+            function(w, kept)
+
+    return run
+
+
+def _numpy_random(bits: Callable[[int], Any]) -> dict[str, Function]:
+    rng = np.random.Generator(bits(0))
+
+    def permuted(w: Any, sparsity: float, key: Any) -> Any:
+        return _without(rng.permutation(w.size)[: _gone(sparsity, w.size)], w.shape)
+
+    def ranked(w: Any, sparsity: float, key: Any) -> Any:
+        gone = _gone(sparsity, w.size)
+        ranks = rng.random(w.size, dtype=np.float32)
+        return _without(np.argpartition(ranks, gone - 1)[:gone], w.shape)
+
+    def corrected(w: Any, sparsity: float, key: Any) -> Any:
+        """Choose each on its own, then change as many as are too few or too many."""
+        kept = rng.random(w.size, dtype=np.float32) >= sparsity
+        surplus = int(np.count_nonzero(kept)) - (w.size - _gone(sparsity, w.size))
+        while surplus:
+            i = rng.integers(w.size, size=abs(surplus))
+            kept[i] = surplus < 0
+            surplus = int(np.count_nonzero(kept)) - (w.size - _gone(sparsity, w.size))
+        return kept.reshape(w.shape)
+
+    return {"permutation": permuted, "argpartition": ranked, "corrected": corrected}
+
+
+def numpy_tables(single: bool) -> dict[str, Table]:
+    """Return the functions, by how they do it."""
+    apply = {"multiply": _multiply, "copyto": _copy_zero}
+    if not single:
+        return {
+            "numpy partition": {"prune_global": _threshold_of_all},
+            **{f"numpy {name}": {"mask_apply": _each(each)} for name, each in apply.items()},
+        }
+    usual, fastest = _numpy_random(np.random.PCG64), _numpy_random(np.random.SFC64)
+    return {
+        "numpy partition": {"prune_magnitude": _threshold, "prune_2_of_4": _second_of_4},
+        "numpy argpartition": {
+            "prune_magnitude": _indices,
+            "prune_random": usual["argpartition"],
+        },
+        "numpy minimum": {"prune_2_of_4": _network_of_4},
+        "numpy permutation": {"prune_random": usual["permutation"]},
+        "numpy corrected": {"prune_random": usual["corrected"]},
+        "numpy SFC64 corrected": {"prune_random": fastest["corrected"]},
+        **{f"numpy {name}": {"mask_apply": each} for name, each in apply.items()},
+    }
+
+
+# PyTorch
+
+
+def torch_tables(single: bool) -> dict[str, Table]:
+    """Return torch.nn.utils.prune, and what one writes by hand."""
+    torch: Any = importlib.import_module("torch")
+    prune: Any = importlib.import_module("torch.nn.utils.prune")
+
+    def multiply(w: Any, kept: Any) -> None:
+        w.mul_(kept)
+
+    def fill(w: Any, kept: Any) -> None:
+        w.masked_fill_(~kept, 0)
+
+    if not single:
+
+        def module(w: Any) -> Any:
+            made = torch.nn.Module()
+            made.weight = torch.nn.Parameter(w, requires_grad=False)
+            return made
+
+        def global_unstructured(arrays: Any, sparsity: float) -> Any:
+            modules = [module(w) for w in arrays]
+            prune.global_unstructured(
+                [(each, "weight") for each in modules], prune.L1Unstructured, amount=sparsity
+            )
+            return [each.weight_mask for each in modules]
+
+        def kthvalue_of_all(arrays: Any, sparsity: float) -> Any:
+            magnitudes = [w.abs() for w in arrays]
+            joined = torch.cat(magnitudes)
+            kth = torch.kthvalue(joined, _gone(sparsity, joined.numel())).values
+            return [x > kth for x in magnitudes]
+
+        return {
+            "torch prune": {"prune_global": global_unstructured},
+            "torch kthvalue": {"prune_global": kthvalue_of_all},
+            "torch mul": {"mask_apply": _each(multiply)},
+            "torch masked_fill": {"mask_apply": _each(fill)},
+        }
+
+    def kthvalue(w: Any, sparsity: float) -> Any:
+        magnitudes = w.abs()
+        return magnitudes > torch.kthvalue(magnitudes, _gone(sparsity, w.numel())).values
+
+    def topk(w: Any, sparsity: float) -> Any:
+        gone = _gone(sparsity, w.numel())
+        lowest = torch.topk(w.abs(), gone, largest=False, sorted=False).indices
+        kept = torch.ones_like(w, dtype=torch.bool)
+        kept[lowest] = False
+        return kept
+
+    def kept_of_4(w: Any, choose: Function) -> Any:
+        groups = w.abs().reshape(-1, 4)
+        kept = torch.zeros_like(groups, dtype=torch.bool)
+        return kept.scatter_(1, choose(groups), True).reshape(w.shape)
+
+    def sparsifier(w: Any) -> Any:
+        ao: Any = importlib.import_module("torch.ao.pruning")
+        layer = torch.nn.Linear(w.shape[1], w.shape[0], bias=False, device="meta")
+        layer.weight = torch.nn.Parameter(w, requires_grad=False)
+        model = torch.nn.Sequential(layer)
+        made = ao.WeightNormSparsifier(
+            sparsity_level=1.0, sparse_block_shape=(1, 4), zeros_per_block=2
+        )
+        made.prepare(model, [{"tensor_fqn": "0.weight"}])
+        made.step()
+        return layer.parametrizations.weight[0].mask
+
+    return {
+        "torch prune": {
+            "prune_magnitude": lambda w, sparsity: prune.L1Unstructured(sparsity).compute_mask(
+                w, torch.ones_like(w)
+            ),
+            "prune_random": lambda w, sparsity, key: prune.RandomUnstructured(
+                sparsity
+            ).compute_mask(w, torch.ones_like(w)),
+        },
+        "torch kthvalue": {"prune_magnitude": kthvalue},
+        "torch topk": {
+            "prune_magnitude": topk,
+            "prune_2_of_4": lambda w: kept_of_4(w, lambda x: x.topk(2, sorted=False).indices),
+        },
+        "torch argsort": {"prune_2_of_4": lambda w: kept_of_4(w, lambda x: x.argsort(1)[:, 2:])},
+        "torch ao": {"prune_2_of_4": sparsifier},
+        "torch mul": {"mask_apply": multiply},
+        "torch masked_fill": {"mask_apply": fill},
+    }
+
+
+# JAX
+
+
+def jax_tables(single: bool, elements: int) -> dict[str, Table]:
+    """Return compiled functions of one array; JAX cannot write into one, so none applies masks."""
+    if not single:
+        return {}
+    jax: Any = importlib.import_module("jax")
+    jnp, lax = jax.numpy, jax.lax
+
+    def fast(function: Function, **static: int) -> Function:
+        compiled = jax.jit(function, **static)
+        return lambda *arguments: jax.block_until_ready(compiled(*arguments))
+
+    def by_sort(w: Any, sparsity: float) -> Any:
+        magnitudes = jnp.abs(w)
+        return magnitudes > jnp.sort(magnitudes)[_gone(sparsity, w.size) - 1]
+
+    def by_bisection(w: Any, sparsity: float) -> Any:
+        """Find the bits of the threshold, the highest first: magnitudes order as integers."""
+        keys = lax.bitcast_convert_type(jnp.abs(w), jnp.int32)
+
+        def set_bit(i: Any, found: Any) -> Any:
+            tried = found | (1 << (30 - i))
+            below = jnp.sum(keys < tried, dtype=jnp.int32)
+            return jnp.where(below < _gone(sparsity, w.size), tried, found)
+
+        return keys > lax.fori_loop(0, 31, set_bit, jnp.int32(0))
+
+    def top_2_of_4(w: Any) -> Any:
+        groups = jnp.abs(w).reshape(-1, 4)
+        return (groups >= lax.top_k(groups, 2)[0][:, 1:]).reshape(w.shape)
+
+    def ranks_in_4(w: Any) -> Any:
+        """Count those that are larger."""
+        groups = jnp.abs(w).reshape(-1, 4)
+        larger = jnp.sum(groups[:, None, :] > groups[:, :, None], axis=-1)
+        return (larger < 2).reshape(w.shape)
+
+    tables: dict[str, Table] = {
+        "jax bisection": {"prune_magnitude": fast(by_bisection, static_argnums=1)},
+        "jax top_k": {"prune_2_of_4": fast(top_2_of_4)},
+        "jax ranks": {"prune_2_of_4": fast(ranks_in_4)},
+    }
+    if elements <= SORTED:
+        tables["jax sort"] = {"prune_magnitude": fast(by_sort, static_argnums=1)}
+    return tables
+
+
+# Numba
+
+
+def _selected(arrays: list[Any], sparsity: float, loops_for: Function) -> list[Any]:
+    """Return the masks of uint32 keys of 31 bits, ranked together, by two histograms."""
+    from . import loops
+
+    gone = _gone(sparsity, sum(keys.size for keys in arrays))
+    counts = loops.counters(16)
+    for keys in arrays:
+        loops_for(keys).high_digits(keys, counts)
+    high = np.cumsum(counts.sum(axis=0, dtype=np.int64))
+    digit = int(np.searchsorted(high, gone))
+    gone -= int(high[digit - 1]) if digit else 0
+    counts = loops.counters(15)
+    for keys in arrays:
+        loops_for(keys).low_digits(keys, np.uint32(digit), counts)
+    low = np.cumsum(counts.sum(axis=0, dtype=np.int64))
+    threshold = np.uint32(digit << 15 | int(np.searchsorted(low, gone)))
+    kept = []
+    for keys in arrays:
+        kept.append(np.empty(keys.size, np.bool_))
+        loops_for(keys).above(keys, threshold, kept[-1])
+    return kept
+
+
+def _numba_table(compiled: Any) -> Table:
+    def select(keys: Any, sparsity: float) -> Any:
+        return _selected([keys], sparsity, lambda keys: compiled)[0]
+
+    def random(w: Any, sparsity: float, key: Any) -> Any:
+        keys = np.empty(w.size, np.uint32)
+        compiled.hashes(keys, np.uint64(key.seed))
+        return select(keys, sparsity)
+
+    def two_of_4(w: Any) -> Any:
+        kept = np.empty(w.shape, np.bool_)
+        compiled.two_of_4(w.reshape(-1), kept.reshape(-1))
+        return kept
+
+    return {
+        "prune_magnitude": lambda w, sparsity: select(w.view(np.uint32), sparsity),
+        "prune_2_of_4": two_of_4,
+        "prune_random": random,
+        "mask_apply": compiled.apply_mask,
+    }
+
+
+def numba_tables(single: bool, serial: bool, threaded: bool) -> dict[str, Table]:
+    """Return the loops by hand; of those that draw, by the hash."""
+    from . import loops
+
+    if not single:
+        return {
+            "numba": {
+                "prune_global": lambda arrays, sparsity: _selected(
+                    [w.view(np.uint32) for w in arrays], sparsity, loops.of_size
+                ),
+                "mask_apply": _each(lambda w, kept: loops.of_size(w).apply_mask(w, kept)),
+            }
+        }
+    tables: dict[str, Table] = {}
+    if serial:
+        tables["numba serial"] = _numba_table(loops.serial)
+    if threaded:
+        tables["numba prange"] = _numba_table(loops.parallel)
+    return tables
