@@ -228,8 +228,7 @@ class Search {
  public:
   Search(const Source& source, const Selection& selection, std::int64_t count, std::int64_t total)
       : source_(source), selection_(selection), work_(source.arrays()), count_(count),
-        total_(total), sample_size_(std::clamp<std::int64_t>(work_.elements() / 32, 1024, 32768)),
-        window_(source.everything()) {}
+        total_(total), sample_size_(std::clamp<std::int64_t>(work_.elements() / 32, 1024, 32768)) {}
 
   /// Few elements: all their keys at once.
   void run_small(std::vector<std::int64_t>& keys) {
@@ -243,36 +242,36 @@ class Search {
     work_.forward(Team{0, 1}, [&](const Run& run) { source_.at_key(run, key, ties); });
   }
 
-  /// What each thread of a team does.
+  /// What each thread of a team does. Threads meet once for each pass, and then draw the same
+  /// conclusions.
   void run(Team team) {
-    if (team.rank == 0) prepare(team.size);
+    if (team.rank == 0) parts_ = std::vector<Part>(static_cast<std::size_t>(team.size));
     team.barrier();
     Part& part = parts_[static_cast<std::size_t>(team.rank)];
     sample(team, part);
     team.barrier();
-    choose_window(team, part);
-    bool gathered = use_records_;
-    if (gathered) {
-      split(team, part);
+    const auto [window, share] = choose_window(team, part);
+    Found found{};
+    if (make_room(part, share)) {
+      split(team, part, window);
       team.barrier();
-      gathered =
+      const bool all =
           std::none_of(parts_.begin(), parts_.end(), [](const Part& p) { return p.gathered.full; });
-      gathered = gathered && narrow(team, part, count_,
-                                    [&](std::int64_t& below) { count_records(part, below); });
-    }
-    if (!gathered) {
-      const auto pass = [&](std::int64_t& below) {
-        work_.forward(team, [&](const Run& run) {
-          source_.histogram(run, window_, shift_, below, part.bins);
-        });
+      const auto pass = [&](Counter& counter) {
+        counter.below = part.gathered.below;
+        for_each_record(part, [&](std::int64_t key, std::uint32_t) { counter.add(key); });
       };
-      // Where the sample misled, the search starts from everything.
-      if (use_records_ || !narrow(team, part, count_, pass)) {
-        start_again(team);
-        narrow(team, part, count_, pass);
-      }
+      if (all && narrow(team, part, window, count_, pass, found)) return fill_in(part, found);
     }
-    finish(team, part, gathered);
+    const auto pass = [&](Counter& counter) {
+      work_.forward(team, [&](const Run& run) {
+        source_.histogram(run, counter.window, counter.shift, counter.below, counter.bins);
+      });
+    };
+    // Where the sample misled, the search starts from everything.
+    if (part.gathered.records != nullptr || !narrow(team, part, window, count_, pass, found))
+      narrow(team, part, source_.everything(), count_, pass, found);
+    work_.forward(team, [&](const Run& run) { source_.at_key(run, found.key, found.ties); });
   }
 
  private:
@@ -280,49 +279,70 @@ class Search {
     std::uint32_t position;
     std::uint64_t* words;
   };
-  /// What belongs to one thread.
-  struct Part {
+  /// Keys of a thread counted in the bins of a window.
+  struct Counter {
+    Window window;
+    int shift;
+    std::int64_t below;
+    std::int64_t bins[bin_count];
+
+    void start(Window counted, int bin_shift) {
+      window = counted;
+      shift = bin_shift;
+      below = 0;
+      std::fill_n(bins, bin_count, 0);
+    }
+    void add(std::int64_t key) {
+      const auto low = static_cast<std::uint64_t>(window.low);
+      const std::uint64_t above = static_cast<std::uint64_t>(key) - low - 1;
+      below += key <= window.low ? 1 : 0;
+      // One comparison: either half of it would be a guess for the branch predictor.
+      if (above < static_cast<std::uint64_t>(window.high) - low) ++bins[above >> shift];
+    }
+  };
+
+  /// What belongs to one thread. Others read a counter after the barrier that follows a pass, while
+  /// the next pass may already use the other one.
+  struct alignas(64) Part {
     std::vector<std::int64_t> sample;
     std::vector<Start> starts;  ///< of its runs
     std::unique_ptr<std::byte[]> records;
     Gathered gathered;
-    std::int64_t below = 0;
-    std::int64_t bins[bin_count];
-    std::int64_t equal = 0;
+    Counter counters[2];
+    int turn = 0;
   };
 
-  /// Counts keys in the bins of a thread.
-  class Bins {
-   public:
-    Bins(Part& part, Window window, int shift)
-        : bins_(part.bins), low_(window.low),
-          width_(static_cast<std::uint64_t>(window.high) - static_cast<std::uint64_t>(window.low)),
-          shift_(shift) {}
-
-    void add(std::int64_t key, std::int64_t& below) const {
-      below += key <= low_ ? 1 : 0;
-      const auto above = static_cast<std::uint64_t>(key) - static_cast<std::uint64_t>(low_) - 1;
-      if (above < width_) ++bins_[above >> shift_];  // one branch: each half of it would be a guess
-    }
-
-   private:
-    std::int64_t* bins_;
-    const std::int64_t low_;
-    const std::uint64_t width_;
-    const int shift_;
+  /// A key, how many elements have a lower one or the same, and of those of this key how many stay
+  /// in the part of this thread.
+  struct Found {
+    std::int64_t key;
+    std::int64_t less;
+    std::int64_t equal;
+    std::int64_t ties;
   };
 
-  void prepare(int threads) {
-    parts_ = std::vector<Part>(static_cast<std::size_t>(threads));
+  /// Room for the records of one thread: with the masks 8 % of what the weights take, but some in
+  /// any case.
+  std::int64_t room() const {
     std::int64_t bytes = 0;
     std::int64_t masks = 0;
     for (const Array& array : source_.arrays()) {
       bytes += array.size * static_cast<std::int64_t>(item_size(array.dtype));
       masks += 8 * mask_words(array.size);
     }
-    // With the masks, 8 % of what the weights take, but room for some in any case.
     const auto item = static_cast<std::int64_t>(source_.record_size());
-    room_ = std::max<std::int64_t>((bytes / 100 * 8 - masks) / item, 8192) / threads;
+    return std::max<std::int64_t>((bytes / 100 * 8 - masks) / item, 8192) /
+           static_cast<std::int64_t>(parts_.size());
+  }
+
+  /// False if a share of the elements is too much to be put aside.
+  bool make_room(Part& part, double share) const {
+    const auto own = static_cast<std::size_t>(room());
+    const double expected = share * static_cast<double>(total_);
+    if (expected * 1.1 + 1024 >= static_cast<double>(own * parts_.size())) return false;
+    part.records = std::make_unique_for_overwrite<std::byte[]>(own * source_.record_size());
+    part.gathered = {.records = part.records.get(), .room = own};
+    return true;
   }
 
   void collect_all(std::vector<std::int64_t>& keys) const {
@@ -383,136 +403,94 @@ class Search {
            (selection_.among[k][place / 64] >> place % 64 & 1) != 0;
   }
 
-  /// A window that holds the key, and whether there is room for what lies in it.
-  void choose_window(Team team, Part& part) {
+  /// A window that holds the key almost surely, and the share of elements in it.
+  std::pair<Window, double> choose_window(Team team, Part& part) {
+    Window window = source_.everything();
     const double p = static_cast<double>(count_) / static_cast<double>(total_);
     if constexpr (requires { &Source::keys_at; }) {
-      if (team.rank == 0) {
-        sampled_ = 0;
-        for (const Part& each : parts_)
-          sampled_ += static_cast<std::int64_t>(each.sample.size());
-      }
-      team.barrier();
-      const auto n = static_cast<double>(sampled_);
+      std::int64_t sampled = 0;
+      for (const Part& each : parts_)
+        sampled += static_cast<std::int64_t>(each.sample.size());
+      const auto n = static_cast<double>(sampled);
       const double margin = 3 * std::sqrt(n * p * (1 - p)) + 4;
       const std::int64_t low = static_cast<std::int64_t>(std::floor(n * p - margin));
       const std::int64_t high = static_cast<std::int64_t>(std::ceil(n * p + margin));
-      const auto pass = [&](std::int64_t& below) {
-        const Bins bins(part, window_, shift_);
-        std::int64_t lower = 0;
+      const auto pass = [&](Counter& counter) {
         for (const std::int64_t key : part.sample)
-          bins.add(key, lower);
-        below = lower;
+          counter.add(key);
       };
-      Window window = source_.everything();
       std::int64_t below = 0;
-      std::int64_t up_to = sampled_;
+      std::int64_t up_to = sampled;
+      Found found{};
       if (low > 0) {
-        narrow(team, part, low, pass);
-        window.low = key_ - 1;
-        below = less_;
+        narrow(team, part, window, low, pass, found);
+        below = found.less;
+        window.low = found.key - 1;
       }
-      if (high <= sampled_) {
-        start_again(team);
-        narrow(team, part, high, pass);
-        window.high = key_;
-        up_to = less_ + equal_;
+      if (high <= sampled) {
+        narrow(team, part, window, high, pass, found);
+        up_to = found.less + found.equal;
+        window.high = found.key;
       }
-      team.barrier();
-      if (team.rank == 0) {
-        window_ = window;
-        set_room(static_cast<double>(up_to - below) / std::max(n, 1.0));
-      }
-    } else if (team.rank == 0) {
+      return {window, static_cast<double>(up_to - below) / std::max(n, 1.0)};
+    } else {
       const double margin = 6 * std::sqrt(p * (1 - p) / static_cast<double>(total_));
       const auto key = [](double share) {
         return static_cast<std::int64_t>(std::clamp(share, 0.0, 1.0) * 0x1p32) - 1;
       };
-      window_ = {key(p - margin), key(p + margin)};
-      set_room(2 * margin);
-    }
-    team.barrier();
-  }
-
-  void set_room(double share) {
-    const double expected = share * static_cast<double>(total_);
-    const auto room = static_cast<std::size_t>(room_);
-    use_records_ = expected * 1.1 + 1024 < static_cast<double>(room * parts_.size());
-    if (!use_records_) return;
-    for (Part& part : parts_) {
-      part.records = std::make_unique_for_overwrite<std::byte[]>(room * source_.record_size());
-      part.gathered = {.records = part.records.get(), .room = room};
+      return {{key(p - margin), key(p + margin)}, 2 * margin};
     }
   }
 
-  void start_again(Team team) {
-    team.barrier();
-    if (team.rank == 0) window_ = source_.everything();
-    team.barrier();
-  }
-
-  void split(Team team, Part& part) {
+  void split(Team team, Part& part, Window window) const {
     std::int64_t position = 0;
     work_.forward(team, [&](const Run& run) {
       part.starts.push_back(
           {static_cast<std::uint32_t>(position), selection_.words[run.array] + run.begin / 64});
-      source_.split(run, window_, static_cast<std::uint32_t>(position), part.gathered);
+      source_.split(run, window, static_cast<std::uint32_t>(position), part.gathered);
       position += 64 * mask_words(run.count);
       if (position >= std::int64_t{1} << 32) part.gathered.full = true;
     });
   }
 
-  /// Divides the window until it is one key, that of the `rank` lowest elements' last; `pass`
-  /// counts. False if the key is not in the window.
+  /// Divides the window until it is the one key that the element of that rank has; `pass` counts.
+  /// False if it is not in the window.
   template <class Pass>
-  bool narrow(Team team, Part& part, std::int64_t rank, Pass pass) {
+  bool narrow(Team team, Part& part, Window window, std::int64_t rank, Pass pass, Found& found) {
     for (;;) {
+      const auto low = static_cast<std::uint64_t>(window.low);
+      const std::uint64_t width = static_cast<std::uint64_t>(window.high) - low - 1;
+      const int shift = std::max(static_cast<int>(std::bit_width(width)) - bin_bits, 0);
+      const int turn = part.turn;
+      part.turn = 1 - turn;
+      part.counters[turn].start(window, shift);
+      pass(part.counters[turn]);
       team.barrier();
-      if (team.rank == 0) {
-        const auto width =
-            static_cast<std::uint64_t>(window_.high) - static_cast<std::uint64_t>(window_.low) - 1;
-        shift_ = std::max(static_cast<int>(std::bit_width(width)) - bin_bits, 0);
+      found.less = 0;
+      for (const Part& each : parts_)
+        found.less += each.counters[turn].below;
+      if (found.less >= rank) return false;
+      std::size_t bin = 0;
+      for (;; ++bin) {
+        if (bin == bin_count) return false;
+        found.equal = 0;
+        for (const Part& each : parts_)
+          found.equal += each.counters[turn].bins[bin];
+        if (found.less + found.equal >= rank) break;
+        found.less += found.equal;
       }
-      team.barrier();
-      std::fill_n(part.bins, bin_count, 0);
-      part.below = 0;
-      pass(part.below);
-      team.barrier();
-      if (team.rank == 0) state_ = choose_bin(rank);
-      team.barrier();
-      if (state_ == State::missed) return false;
-      if (state_ == State::found) return true;
+      const std::uint64_t begin = low + (std::uint64_t{bin} << shift);
+      const std::uint64_t rest = static_cast<std::uint64_t>(window.high) - begin;
+      window.high = static_cast<std::int64_t>(begin + std::min(rest, std::uint64_t{1} << shift));
+      window.low = static_cast<std::int64_t>(begin);
+      if (shift > source_.unit()) continue;
+      found.key = window.high >> source_.unit() << source_.unit();
+      found.ties = found.equal - (rank - found.less);
+      for (int t = 0; t < team.rank; ++t)
+        found.ties -= parts_[static_cast<std::size_t>(t)].counters[turn].bins[bin];
+      found.ties = std::max<std::int64_t>(found.ties, 0);
+      return true;
     }
-  }
-
-  enum class State : std::uint8_t { missed, narrower, found };
-
-  State choose_bin(std::int64_t rank) {
-    less_ = 0;
-    for (const Part& part : parts_)
-      less_ += part.below;
-    if (less_ >= rank) return State::missed;
-    std::size_t bin = 0;
-    for (;; ++bin) {
-      if (bin == bin_count) return State::missed;
-      std::int64_t in_bin = 0;
-      for (const Part& part : parts_)
-        in_bin += part.bins[bin];
-      if (less_ + in_bin >= rank) break;
-      less_ += in_bin;
-    }
-    const auto low = static_cast<std::uint64_t>(window_.low) + (std::uint64_t{bin} << shift_);
-    const std::uint64_t rest = static_cast<std::uint64_t>(window_.high) - low;
-    window_.high = static_cast<std::int64_t>(low + std::min(rest, std::uint64_t{1} << shift_));
-    window_.low = static_cast<std::int64_t>(low);
-    if (shift_ > source_.unit()) return State::narrower;
-    key_ = window_.high >> source_.unit() << source_.unit();
-    equal_ = 0;
-    for (Part& part : parts_) {
-      part.equal = part.bins[bin];
-      equal_ += part.equal;
-    }
-    return State::found;
   }
 
   template <class F>
@@ -525,28 +503,14 @@ class Search {
     source_.wide() ? walk(std::int64_t{}) : walk(std::int32_t{});
   }
 
-  void count_records(Part& part, std::int64_t& below) const {
-    std::int64_t lower = part.gathered.below;
-    const Bins bins(part, window_, shift_);
-    for_each_record(part, [&](std::int64_t key, std::uint32_t) { bins.add(key, lower); });
-    below = lower;
-  }
-
-  void finish(Team team, Part& part, bool gathered) {
-    std::int64_t ties = equal_ - (count_ - less_);  // elements of that key that stay
-    for (int t = 0; t < team.rank; ++t)
-      ties -= parts_[static_cast<std::size_t>(t)].equal;
-    ties = std::max<std::int64_t>(ties, 0);
-    if (!gathered) {
-      work_.forward(team, [&](const Run& run) { source_.at_key(run, key_, ties); });
-      return;
-    }
+  /// The bits of the records of this thread.
+  void fill_in(const Part& part, Found found) const {
     auto start = part.starts.begin();
     for_each_record(part, [&](std::int64_t key, std::uint32_t position) {
       while (start + 1 != part.starts.end() && (start + 1)->position <= position)
         ++start;
-      bool stays = key > key_;
-      if (key == key_) stays = ties-- > 0;
+      bool stays = key > found.key;
+      if (key == found.key) stays = found.ties-- > 0;
       const std::uint32_t at = position - start->position;
       start->words[at / 64] |= std::uint64_t{stays} << at % 64;  // no branch: it would be a guess
     });
@@ -558,16 +522,7 @@ class Search {
   const std::int64_t count_;
   const std::int64_t total_;
   const std::int64_t sample_size_;
-  Window window_;
   std::vector<Part> parts_;
-  std::int64_t room_ = 0;  ///< records of one thread
-  bool use_records_ = false;
-  int shift_ = 0;
-  State state_ = State::narrower;
-  std::int64_t key_ = 0;
-  std::int64_t less_ = 0;   ///< elements of a lower key
-  std::int64_t equal_ = 0;  ///< elements of that key
-  std::int64_t sampled_ = 0;
 };
 
 /// Searches on one thread, which is in a parallel region.

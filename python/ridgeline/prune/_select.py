@@ -14,8 +14,9 @@ import numpy.typing as npt
 
 from .. import _core
 from ..masks import Mask, MaskSet, _aligned
+from ..masks import _made as _set_made
 from ..random import Key
-from ._tree import excluded, fixed, is_array, like, located
+from ._tree import excluded, fixed, is_array, located
 from .schedules import fraction_of
 from .structures import NM, Block, Channels, axis_of, grid_of
 
@@ -568,9 +569,16 @@ class _Pruning:
         return self._made(words)
 
     def _made(self, words: list[Words]) -> Any:
-        masks = [Mask._of(shape, own) for shape, own in zip(self.shapes, words, strict=True)]
-        result = like(self.tree, masks)
-        return result if isinstance(result, Mask) else MaskSet.of(result)
+        masks = iter([Mask._of(shape, own) for shape, own in zip(self.shapes, words, strict=True)])
+
+        def built(node: Any) -> Mask | MaskSet:
+            if is_array(node):
+                return next(masks)
+            if isinstance(node, Mapping):
+                return _set_made({key: built(value) for key, value in node.items()})
+            return _set_made(tuple(map(built, node)))
+
+        return built(self.tree)
 
     # --- n of m ---
 
