@@ -16,7 +16,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import ridgeline as rl
-from ridgeline import _core
 from ridgeline.masks import Mask, MaskSet
 
 SUFFIXES = [".npz", ".safetensors"]

@@ -1458,4 +1458,70 @@ def test_memory(dtype, kind, threads):
     shares = [float(line) for line in done.stdout.split()]
     assert len(shares) == 2
     mask = 1 / (8 * (2 if dtype == "bfloat16" else 4))
-    assert all(mask * 0.9 <= share < 0.09 for share in shares), shares
+    # Memory freed by an earlier call may be used again, so less than the mask may be new.
+    assert all(mask * 0.25 <= share < 0.09 for share in shares), shares
+
+
+@pytest.mark.parametrize("target", rl.runtime.targets())
+@pytest.mark.parametrize("n", [1, 2, 3])
+@dtypes
+def test_n_of_4_on_every_target(target, n, dtype):
+    """Groups lie in one register, in two or in four."""
+    x = np.round(sample((37, 64), np.float64, n, -2, 2), 1).astype(dtype)
+    alive = np.random.default_rng(n).random(x.shape) < 0.7
+    before = rl.runtime.target()
+    rl.runtime.use_target(target)
+    try:
+        for mask in (None, alive):
+            agree("magnitude", x, None, structure=("nm", n, 4, -1), mask=mask, setting=[1])
+    finally:
+        rl.runtime.use_target(before)
+
+
+def test_a_mask_for_an_array_without_a_shape():
+    """An array that only speaks DLPack is measured by its memory."""
+
+    class Bare:
+        def __init__(self, array):
+            self.array = array
+
+        def __dlpack__(self, **keywords):
+            return self.array.__dlpack__(**keywords)
+
+        def __dlpack_device__(self):
+            return self.array.__dlpack_device__()
+
+    w = np.ones(1000)
+    mask = rl.Mask.from_array([True, False, True])
+    with pytest.raises(ValueError, match=r"^params: got shape \(1000,\), wants \(3,\)"):
+        mask.apply_(Bare(w))
+    assert np.all(w == 1)
+    three = np.ones(3)
+    mask.apply_(Bare(three))
+    assert three.tolist() == [1, 0, 1]
+
+
+def test_an_array_that_grows_during_the_call():
+    torch = pytest.importorskip("torch")
+    a = torch.ones(10)
+
+    def exclude(name, array):
+        a.data = torch.randn(400_000)
+        return False
+
+    with pytest.raises(ValueError, match="changed its shape"):
+        prune.magnitude([a], 0.5, exclude=exclude)
+
+
+def test_the_same_out_twice_is_refused():
+    w, out = np.ones((4, 4)), np.zeros((5, 4))
+    for outs in ([out[:4], out[:4]], [out[:4], out[1:]]):
+        with pytest.raises(ValueError, match=r"^out: got arrays that share memory"):
+            prune.scores.taylor([w, w], [w, w], out=outs)
+    assert not out.any()
+
+
+def test_norms_of_blocks_with_infinities_do_not_warn():
+    x = np.array([[0.0, 0.0], [1.0, np.inf], [2.0, 2.0]])
+    kept = np.array([[False] * 2, [True] * 2, [False] * 2])
+    masks_equal(prune.magnitude(x, 0.5, structure=prune.rows()), kept)

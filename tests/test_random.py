@@ -1043,3 +1043,12 @@ def test_streams_of_a_key_are_uncorrelated():
         assert_normal(np.dot(a, b), 0, n)
         assert_normal(np.dot(a[1:], b[:-1]), 0, n)
         assert_normal(np.dot(a[:-1], b[1:]), 0, n)
+
+
+def test_the_last_indices():
+    """An offset that leaves no room for the part is refused, not taken without its start."""
+    last = 2**63 - 1
+    rl.random.uniform(20, KEY, offset=last - 11, index=slice(10, 11))
+    for past in (10, 6, 1, 0):
+        with pytest.raises(ValueError, match=r"^offset: "):
+            rl.random.uniform(20, KEY, offset=last - past, index=slice(10, 11))

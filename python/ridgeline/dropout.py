@@ -85,9 +85,10 @@ def dropout(
     .. math:: y_i = \begin{cases} x_i / (1 - p) & \text{with probability } 1 - p \\
         0 & \text{else} \end{cases}
 
-    The backward pass is the same call on dy. Dropped elements are exactly 0, NaN and infinity too;
-    ``p=0`` copies every bit, ``p=1`` gives zeros. The factor 1/(1 - p) is rounded to float32, for
-    float64 to float64; half types are rounded once.
+    The backward pass is the same call on dy; the result for a torch tensor carries no gradient of
+    its own (docs/dropout.md has the ``autograd.Function``). Dropped elements are exactly 0, NaN and
+    infinity too; ``p=0`` copies every bit, ``p=1`` gives zeros. The factor 1/(1 - p) is rounded to
+    float32, for float64 to float64; half types are rounded once.
 
     Parameters
     ----------

@@ -88,8 +88,10 @@ class Mask:
     _shape: tuple[int, ...]
     _words: Words
 
+    __array_ufunc__ = None  # NumPy leaves operators to us, and does not take a mask for an object
+
     def __init__(self) -> None:
-        """Refuse to make a mask of nothing."""
+        """Refuse: `from_array` makes a mask."""
         raise TypeError("a Mask is made by Mask.from_array, dropout_mask or pruning")
 
     @classmethod
@@ -194,10 +196,7 @@ class Mask:
         >>> w
         array([1., 0.])
         """
-        shape = tuple(getattr(params, "shape", self._shape))
-        if shape != self._shape:
-            raise ValueError(f"params: got shape {shape}, wants {self._shape}, that of the mask")
-        _core.apply_mask(params, self._words)
+        _core.apply_mask(params, self._words, self._shape)
 
     def save(self, file: str | PathLike[str]) -> None:
         """Write the mask to a file: one bit an element.
@@ -349,8 +348,10 @@ class MaskSet:
         def items(self) -> ItemsView[Any, Any]:
             """Return the keys with the masks."""
 
+    __array_ufunc__ = None
+
     def __init__(self) -> None:
-        """Refuse to make a set of nothing."""
+        """Refuse: `of` and `from_array` make a set."""
         raise TypeError("a MaskSet is made by MaskSet.of, MaskSet.from_array or pruning")
 
     @staticmethod

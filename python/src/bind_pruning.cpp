@@ -25,6 +25,16 @@ class Buffers {
   }
   std::span<T* const> all() const { return pointers_; }
 
+  /// An error unless buffer k, if there is one, has `size(k)` items, for `count` of them. A shape
+  /// may change between Python's look at it and ours.
+  template <class F>
+  void check(std::size_t count, F size) const {
+    bool fits = pointers_.size() == count;
+    for (std::size_t k = 0, i = 0; fits && k < count; ++k)
+      fits = pointers_[k] == nullptr || infos_[i++].size == size(k);
+    if (!fits) throw py::value_error("an array changed its shape during the call");
+  }
+
  private:
   std::vector<py::buffer_info> infos_;
   std::vector<T*> pointers_;
@@ -32,12 +42,17 @@ class Buffers {
 
 /// What a selection is about, taken apart.
 struct Selected {
-  Selected(std::size_t size, py::handle divisors, bool magnitude, py::handle among,
+  Selected(const Tensors& arrays, py::handle divisors, bool magnitude, py::handle among,
            py::handle words)
       : among_(among, false), words_(words, true) {
+    const std::size_t size = arrays.size();
+    const auto own_words = [&](std::size_t k) { return mask_words(arrays.arrays()[k].size); };
+    if (!among_.all().empty()) among_.check(size, own_words);
+    if (!words_.all().empty()) words_.check(size, own_words);
     rankings_.assign(size, Ranking{magnitude, 1});
     if (divisors.is_none()) return;
     const auto values = divisors.cast<std::vector<double>>();
+    if (values.size() != size) throw py::value_error("divisors: wants one for each array");
     for (std::size_t k = 0; k < size; ++k)
       rankings_[k].divisor = values[k];
   }
@@ -49,7 +64,27 @@ struct Selected {
   Buffers<std::uint64_t> words_;
 };
 
-std::string shape_text(py::handle shape) { return py::repr(shape).cast<std::string>(); }
+/// The blocks of a grid; an error unless there is an extent of a block for each axis.
+std::int64_t blocks_of(std::span<const std::int64_t> shape, std::span<const std::int64_t> block) {
+  if (shape.size() != block.size())
+    throw py::value_error("an array changed its shape during the call");
+  std::int64_t count = 1;
+  for (std::size_t i = 0; i < shape.size(); ++i)
+    count *= (shape[i] + block[i] - 1) / block[i];
+  return count;
+}
+
+/// An error unless array k has that shape.
+void check_shape(const Tensors& arrays, std::size_t k, py::handle wants) {
+  const auto own = arrays.shape(k);
+  py::tuple got(own.size());
+  for (std::size_t i = 0; i < own.size(); ++i)
+    got[i] = own[i];
+  if (got.equal(wants)) return;
+  const auto text = [](py::handle shape) { return py::repr(shape).cast<std::string>(); };
+  throw py::value_error(arrays.path(k) + ": got shape " + text(got) + ", wants " + text(wants) +
+                        ", that of the mask");
+}
 
 template <class F>
 py::object mapped(const char* name, py::handle x, const char* other_name, py::handle other,
@@ -60,9 +95,7 @@ py::object mapped(const char* name, py::handle x, const char* other_name, py::ha
   if (other_name != nullptr) b.emplace(other_name, other, Access::read, &a);
   const Result result(name, x, out);
   const Tensors o("out", result.array(), Access::write, &a);
-  const auto call = [&] {
-    f(a.arrays()[0], b ? b->arrays()[0] : Array(), o.arrays()[0], a.shape(0));
-  };
+  const auto call = [&] { f(a.arrays()[0], b ? b->arrays()[0] : Array(), o.arrays()[0]); };
   b ? run({&a, &*b, &o}, call) : run({&a, &o}, call);
   o.written();
   return result.finished();
@@ -74,12 +107,13 @@ void bind_pruning(py::module_& m) {
   m.def("prune_select", [](const char* name, py::handle arrays, py::handle count, py::handle words,
                            py::handle among, py::handle divisors, bool magnitude) {
     const Tensors a(name, arrays, Access::read);
-    const Selected selected(a.size(), divisors, magnitude, among, words);
+    const Selected selected(a, divisors, magnitude, among, words);
     if (PyLong_Check(count.ptr())) {
       const auto all = count.cast<std::int64_t>();
       run({&a}, [&] { prune_lowest(a.arrays(), selected.selection(), all); });
     } else {
       const auto counts = count.cast<std::vector<std::int64_t>>();
+      if (counts.size() != a.size()) throw py::value_error("count: wants one for each array");
       run({&a}, [&] { prune_each_lowest(a.arrays(), selected.selection(), counts); });
     }
   });
@@ -87,7 +121,7 @@ void bind_pruning(py::module_& m) {
                            std::int64_t count, py::handle words, py::handle among) {
     const Key k = key_of(key);
     const Tensors a("params", arrays, Access::read);
-    const Selected selected(a.size(), py::none(), true, among, words);
+    const Selected selected(a, py::none(), true, among, words);
     run({&a}, [&] { prune_random(a.arrays(), selected.selection(), k, first, count); });
   });
   m.def("prune_random_keys", [](py::handle key, std::int64_t first, py::handle keys) {
@@ -102,7 +136,7 @@ void bind_pruning(py::module_& m) {
         [](const char* name, py::handle arrays, py::handle among, py::handle divisors,
            bool magnitude, std::int64_t low, int shift, py::handle bins) {
           const Tensors a(name, arrays, Access::read);
-          const Selected selected(a.size(), divisors, magnitude, among, py::list());
+          const Selected selected(a, divisors, magnitude, among, py::list());
           const py::buffer_info counts = py::reinterpret_borrow<py::buffer>(bins).request(true);
           std::int64_t below = 0;
           run({&a}, [&] {
@@ -116,7 +150,7 @@ void bind_pruning(py::module_& m) {
         [](const char* name, py::handle arrays, py::handle words, py::handle among,
            py::handle divisors, bool magnitude, std::int64_t key, std::int64_t ties) {
           const Tensors a(name, arrays, Access::read);
-          const Selected selected(a.size(), divisors, magnitude, among, words);
+          const Selected selected(a, divisors, magnitude, among, words);
           run({&a}, [&] { prune_at_key(a.arrays(), selected.selection(), key, ties); });
         });
   m.def("prune_random_histogram",
@@ -124,7 +158,7 @@ void bind_pruning(py::module_& m) {
            std::int64_t low, int shift, py::handle bins) {
           const Key k = key_of(key);
           const Tensors a("params", arrays, Access::read);
-          const Selected selected(a.size(), py::none(), true, among, py::list());
+          const Selected selected(a, py::none(), true, among, py::list());
           const py::buffer_info counts = py::reinterpret_borrow<py::buffer>(bins).request(true);
           std::int64_t below = 0;
           run({&a}, [&] {
@@ -139,7 +173,7 @@ void bind_pruning(py::module_& m) {
                                   std::int64_t ties) {
     const Key k = key_of(key);
     const Tensors a("params", arrays, Access::read);
-    const Selected selected(a.size(), py::none(), true, among, words);
+    const Selected selected(a, py::none(), true, among, words);
     run({&a}, [&] { prune_random_at_key(a.arrays(), selected.selection(), k, first, at, ties); });
   });
   m.def("check_arrays", [](const char* name, py::handle arrays) {
@@ -150,7 +184,7 @@ void bind_pruning(py::module_& m) {
                            py::handle words) {
     require_array(name, x);
     const Tensors a(name, x, Access::read);
-    const Selected selected(1, py::none(), magnitude, py::make_tuple(among), py::make_tuple(words));
+    const Selected selected(a, py::none(), magnitude, py::make_tuple(among), py::make_tuple(words));
     const Selection selection = selected.selection();
     run({&a}, [&] {
       prune_n_of_m(a.arrays()[0], outer, length, inner, keep, size, selection.rankings[0],
@@ -167,12 +201,17 @@ void bind_pruning(py::module_& m) {
           const py::buffer_info out = py::reinterpret_borrow<py::buffer>(scores).request(true);
           const Buffers<const std::uint64_t> part(py::make_tuple(among), false);
           const Buffers<const double> scale(py::make_tuple(largest), false);
+          const std::int64_t blocks = blocks_of(extents, block);
+          part.check(1, [&](std::size_t) { return mask_words(a.elements()); });
+          scale.check(1, [&](std::size_t) { return blocks; });
+          if (out.size != blocks)
+            throw py::value_error("an array changed its shape during the call");
           run({&a}, [&] {
             block_powers(a.arrays()[0], extents, block, ord, part.all()[0], scale.all()[0],
                          {static_cast<double*>(out.ptr), static_cast<std::size_t>(out.size)});
           });
         });
-  const auto bind_blocks = [&m](const char* name, auto function) {
+  const auto bind_blocks = [&m](const char* name, auto function, bool spreads) {
     m.def(name, [=](const std::vector<std::int64_t>& shape, const std::vector<std::int64_t>& block,
                     py::handle from, py::handle to) {
       const Buffers<const std::uint64_t> read(py::make_tuple(from), false);
@@ -180,17 +219,22 @@ void bind_pruning(py::module_& m) {
       std::int64_t size = 1;
       for (const std::int64_t extent : shape)
         size *= extent;
+      const std::int64_t block_bits = mask_words(blocks_of(shape, block));
+      const std::int64_t words = mask_words(size);
+      read.check(1, [&](std::size_t) { return spreads ? block_bits : words; });
+      written.check(1, [&](std::size_t) { return spreads ? words : block_bits; });
       without_gil(size, [&] { function(shape, block, read.all()[0], written.all()[0], 0); });
     });
   };
-  bind_blocks("prune_spread", &spread_blocks);
-  bind_blocks("prune_gather", &gather_blocks);
-  m.def("apply_mask", [](py::handle params, py::handle words) {
+  bind_blocks("prune_spread", &spread_blocks, true);
+  bind_blocks("prune_gather", &gather_blocks, false);
+  m.def("apply_mask", [](py::handle params, py::handle words, py::handle shape) {
     require_array("params", params);
     const Tensors a("params", params, Access::parameter);
-    const py::buffer_info bits = py::reinterpret_borrow<py::buffer>(words).request();
-    const auto* const own = static_cast<const std::uint64_t*>(bits.ptr);
-    run({&a}, [&] { apply_masks(a.arrays(), {&own, 1}); });
+    check_shape(a, 0, shape);
+    const Buffers<const std::uint64_t> bits(py::make_tuple(words), false);
+    bits.check(1, [&](std::size_t k) { return mask_words(a.arrays()[k].size); });
+    run({&a}, [&] { apply_masks(a.arrays(), bits.all()); });
     a.written();
   });
   m.def("apply_masks", [](py::handle params, py::handle words, py::list shapes) {
@@ -199,18 +243,10 @@ void bind_pruning(py::module_& m) {
       throw py::value_error("params: got " + std::to_string(a.size()) + " arrays, wants " +
                             std::to_string(shapes.size()) + ", as many as masks");
     }
-    for (std::size_t k = 0; k < a.size(); ++k) {
-      const auto own = a.shape(k);
-      const py::tuple wants = shapes[k];
-      py::tuple got(own.size());
-      for (std::size_t i = 0; i < own.size(); ++i)
-        got[i] = own[i];
-      if (!got.equal(wants)) {
-        throw py::value_error(a.path(k) + ": got shape " + shape_text(got) + ", wants " +
-                              shape_text(wants) + ", that of the mask");
-      }
-    }
+    for (std::size_t k = 0; k < a.size(); ++k)
+      check_shape(a, k, shapes[k]);
     const Buffers<const std::uint64_t> bits(words, false);
+    bits.check(a.size(), [&](std::size_t k) { return mask_words(a.arrays()[k].size); });
     run({&a}, [&] { apply_masks(a.arrays(), bits.all()); });
     a.written();
   });
@@ -222,29 +258,30 @@ void bind_pruning(py::module_& m) {
     a.written();
   });
   m.def("prune_saliency", [](py::handle w, py::handle g, bool squared, py::handle out) {
-    return mapped("w", w, "g", g, out, [&](const Array& a, const Array& b, const Array& o, auto) {
+    return mapped("w", w, "g", g, out, [&](const Array& a, const Array& b, const Array& o) {
       saliency(a, b, o, squared);
     });
   });
   m.def("prune_magnitudes", [](py::handle g, py::handle out) {
     return mapped("g", g, nullptr, g, out,
-                  [&](const Array& a, const Array&, const Array& o, auto) { magnitudes(a, o); });
+                  [&](const Array& a, const Array&, const Array& o) { magnitudes(a, o); });
   });
   m.def("prune_wanda", [](py::handle w, py::handle x_norm, py::handle out) {
+    require_array("w", w);
     require_array("x_norm", x_norm);
+    const Tensors a("w", w, Access::read);
     const Tensors norm("x_norm", x_norm, Access::read);
-    return mapped(
-        "w", w, nullptr, w, out,
-        [&](const Array& a, const Array&, const Array& o, std::span<const std::int64_t> shape) {
-          const std::int64_t length = shape.empty() ? 1 : shape.back();
-          const auto own = norm.shape(0);
-          if (own.size() != 1 || own[0] != length) {
-            throw py::value_error("x_norm: got " + std::to_string(norm.elements()) +
-                                  " numbers, wants an array of " + std::to_string(length) +
-                                  ", one for each input of w");
-          }
-          wanda(a, norm.arrays()[0], o);
-        });
+    const std::int64_t length = a.shape(0).empty() ? 1 : a.shape(0).back();
+    if (norm.shape(0).size() != 1 || norm.elements() != length) {
+      throw py::value_error("x_norm: got " + std::to_string(norm.elements()) +
+                            " numbers, wants an array of " + std::to_string(length) +
+                            ", one for each input of w");
+    }
+    const Result result("w", w, out);
+    const Tensors o("out", result.array(), Access::write, &a);
+    run({&a, &norm, &o}, [&] { wanda(a.arrays()[0], norm.arrays()[0], o.arrays()[0]); });
+    o.written();
+    return result.finished();
   });
   m.def("prune_movement", [](py::handle scores, py::handle w, py::handle g, py::handle lr) {
     const double rate = number("lr", lr);

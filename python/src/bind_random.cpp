@@ -57,8 +57,8 @@ Numbering numbering_of(std::span<const std::int64_t> shape, py::handle offset, p
     last = start;
     for (std::size_t i = 0; i < shape.size() && size > 0; ++i)
       last += std::max<std::int64_t>(strides[i], 0) * (shape[i] - 1);
-    if (first <= largest - start) first += start;
     last -= start;
+    first = first <= largest - start ? first + start : largest;  // refused below
   }
   if (first > largest - 1 - std::max<std::int64_t>(last, 0)) {
     throw py::value_error("offset: got " + py::str(offset).cast<std::string>() +

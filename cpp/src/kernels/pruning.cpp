@@ -457,20 +457,26 @@ template <int Turn, class K>
   unroll<K::registers>([&](int r) {
     if constexpr (K::register_lanes >= 4) {
       other.r[r] = turned<Turn>(key.r[r], std::make_integer_sequence<int, K::register_lanes>{});
-    } else {
+    } else if constexpr (K::register_lanes == 1) {
       other.r[r] = key.r[(r & ~3) | ((r + Turn) & 3)];
+    } else if constexpr (Turn == 2) {  // a group is a pair of registers
+      other.r[r] = key.r[r ^ 1];
+    } else {
+      const auto& first = Turn == 1 ? key.r[r] : key.r[r ^ 1];
+      const auto& second = Turn == 1 ? key.r[r ^ 1] : key.r[r];
+      other.r[r] = __builtin_shufflevector(first, second, 1, 2);
     }
   });
   return greater_bits(other - wraps, key);
 }
 
-template <class T>
+template <class T, class I>
 void keep_of_4(const void* x, std::size_t n, Ranking ranking, int keep, const std::uint64_t* among,
                std::uint64_t* words) {
-  const Keys<T, std::int32_t, Kind::either> keys_of(ranking);
-  using I = std::int32_t;
+  const Keys<T, I, Kind::either> keys_of(ranking);
   constexpr int N = 16;
   using K = Vec<I, N>;
+  const K lowest(static_cast<I>(-(~std::uint64_t{0} >> (65 - 8 * sizeof(I)))));
   for_each_word<T>(
       x, n,
       among, [&](std::size_t w, const T* p, std::uint64_t part) __attribute__((always_inline)) {
@@ -480,7 +486,7 @@ void keep_of_4(const void* x, std::size_t n, Ranking ranking, int keep, const st
           store_lanes(key + i, keys_of(p + i));
         for (std::size_t i = 0; i < word_bits; i += N) {
           K all = load_lanes<I, N>(key + i);
-          if (among != nullptr) all = select(part >> i, all, K(-0x7fffffff));
+          if (among != nullptr) all = select(part >> i, all, lowest);
           const std::uint64_t a = loses<1>(all);
           const std::uint64_t b = loses<2>(all);
           const std::uint64_t c = loses<3>(all);
@@ -686,8 +692,8 @@ constexpr PruningKernels kernels_of() {
   k.wide = rank_kernels<T, std::int64_t>();
   if constexpr (!__is_same(T, double)) {
     k.narrow = rank_kernels<T, std::int32_t>();
-    k.keep_of_4 = &keep_of_4<T>;
   }
+  k.keep_of_4 = &keep_of_4<T, lane_int<compute_t<T>>>;
   k.add_powers = &add_powers<T>;
   k.add_scaled_powers = &add_scaled_powers<T>;
   k.apply = &apply<T>;

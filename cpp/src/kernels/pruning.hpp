@@ -64,7 +64,7 @@ struct RandomRankKernels {
 struct PruningKernels {
   RankKernels narrow;  ///< keys of 32 bits; not for float64
   RankKernels wide;    ///< keys of 64 bits
-  /// The `keep` highest of every 4 elements, n a multiple of 4; not for float64.
+  /// The `keep` highest of every 4 elements, n a multiple of 4.
   void (*keep_of_4)(const void* x, std::size_t n, Ranking, int keep, const std::uint64_t* among,
                     std::uint64_t* words);
   /// out[i / piece] = out[i / piece] + |x[i]|^ord, or the larger of them if ord is infinite.

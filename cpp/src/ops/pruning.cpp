@@ -205,7 +205,7 @@ void prune_n_of_m(const Array& x, std::int64_t outer, std::int64_t length, std::
     bad_value("n", "got " + std::to_string(keep) + ", wants 0 to m, which is " + std::to_string(m));
   }
   const PruningKernels& kernels = kernels_for(x.dtype);
-  if (m == 4 && keep > 0 && keep < 4 && inner == 1 && length % 4 == 0 && kernels.keep_of_4) {
+  if (m == 4 && keep > 0 && keep < 4 && inner == 1 && length % 4 == 0) {
     const WorkList work({&x, 1});
     parallel(work.elements(), threads, [&](Team team) {
       work.forward(team, [&](const Run& run) {

@@ -11,6 +11,7 @@
 #include <bit>
 #include <cmath>
 #include <memory>
+#include <new>
 #include <numeric>
 
 #include "kernels/pruning.hpp"
@@ -252,7 +253,8 @@ class Search {
     team.barrier();
     const auto [window, share] = choose_window(team, part);
     Found found{};
-    if (make_room(part, share)) {
+    const bool gathering = make_room(part, share);
+    if (gathering) {
       split(team, part, window);
       team.barrier();
       const bool all =
@@ -269,7 +271,7 @@ class Search {
       });
     };
     // Where the sample misled, the search starts from everything.
-    if (part.gathered.records != nullptr || !narrow(team, part, window, count_, pass, found))
+    if (gathering || !narrow(team, part, window, count_, pass, found))
       narrow(team, part, source_.everything(), count_, pass, found);
     work_.forward(team, [&](const Run& run) { source_.at_key(run, found.key, found.ties); });
   }
@@ -340,8 +342,9 @@ class Search {
     const auto own = static_cast<std::size_t>(room());
     const double expected = share * static_cast<double>(total_);
     if (expected * 1.1 + 1024 >= static_cast<double>(own * parts_.size())) return false;
-    part.records = std::make_unique_for_overwrite<std::byte[]>(own * source_.record_size());
-    part.gathered = {.records = part.records.get(), .room = own};
+    part.records.reset(new (std::nothrow) std::byte[own * source_.record_size()]);
+    const bool none = part.records == nullptr;
+    part.gathered = {.records = part.records.get(), .room = none ? 0 : own, .full = none};
     return true;
   }
 
@@ -438,7 +441,8 @@ class Search {
       const auto key = [](double share) {
         return static_cast<std::int64_t>(std::clamp(share, 0.0, 1.0) * 0x1p32) - 1;
       };
-      return {{key(p - margin), key(p + margin)}, 2 * margin};
+      const std::int64_t low = key(p - margin);
+      return {{low, std::max(key(p + margin), low + 1)}, 2 * margin};
     }
   }
 

@@ -104,7 +104,8 @@ def magnitude(
     Notes
     -----
     A sample brackets the threshold, one pass over the arrays writes the bits and gathers what lies
-    in the bracket. Memory beside the masks is below 6 % of the weights. Where a sample misleads, or
+    in the bracket. Memory beside the masks is below 6 % of the weights, but for `Block` and
+    `Channels`, which hold 8 bytes for each block or slice. Where a sample misleads, or
     many elements are equal, passes that count divide the bracket: at most 5 readings of the
     arrays, 8 for float64.
 
@@ -203,8 +204,8 @@ def by_score(
 
 def random(
     params: Tree,
-    sparsity: Fractions | None,
-    key: Key,
+    sparsity: Fractions | None = None,
+    key: Key | None = None,
     *,
     scope: Scope = "tensor",
     structure: Structure = None,
@@ -225,9 +226,10 @@ def random(
     params : array or tree of arrays
         Only their shapes matter.
     sparsity : float, or container of float like params
-        The fraction that goes, in [0, 1].
+        The fraction that goes, in [0, 1]. With `NM` it may be left out.
     key : Key
-        The same key gives the same masks, whatever the values, the target and the threads.
+        Must be given. The same key gives the same masks, whatever the values, the target and the
+        threads.
     scope, structure, mask, exclude, of, min_sparsity, max_sparsity, comm : optional
         As for `magnitude`. With `comm`, elements are numbered in rank order.
 
@@ -268,12 +270,13 @@ def random_shrink_(params: Tree, strength: float, key: Key) -> None:
     """Shrink every element by a random part of itself, in place: w -= strength * u * w.
 
     u is uniform on [0, 1): that of ``random.uniform(n, key)`` for the n elements of all arrays, in
-    list order. As a parameter update it acts as under ``torch.no_grad()``.
+    list order. 0 stays 0, NaN stays, an infinity becomes NaN. As a parameter update it acts as
+    under ``torch.no_grad()``.
 
     Parameters
     ----------
     params : array or tree of arrays
-        Written. 0 stays 0.
+        Written.
     strength : float
         In [0, 1].
     key : Key
@@ -326,7 +329,8 @@ class _Scores:
             _core.prune_block_powers(self.name, array, list(block), ord, among, largest, scaled)
             finite = (largest > 0) & np.isfinite(largest)
             np.copyto(norms, largest, where=far & ~finite)
-            np.copyto(norms, largest * scaled ** (1 / ord), where=far & finite)
+            with np.errstate(invalid="ignore"):
+                np.copyto(norms, largest * scaled ** (1 / ord), where=far & finite)
         return norms
 
     def select(self, chosen: _Chosen, which: list[int], count: int | list[int], own: bool) -> None:
@@ -358,7 +362,7 @@ class _Scores:
 class _Random:
     """Units that are ranked by the random bits of their number."""
 
-    key: Key
+    key: Key | None
     name: str = "params"
     first: list[int] = field(default_factory=list)
 
@@ -467,6 +471,8 @@ class _Pruning:
         self.ranked, self.structure, self.normalize, self.of = ranked, structure, normalize, of
         self.whole = scope == "global"
         self.comm = comm
+        if comm is not None and not hasattr(comm, "allgather"):
+            raise TypeError(f"comm: got {type(comm).__name__}, wants an object with allgather")
         self.tree = fixed(params)
         _core.check_arrays(ranked.name, self.tree)
         found = located(ranked.name, self.tree)
@@ -830,7 +836,7 @@ def _full(size: int) -> Words:
     return words
 
 
-def _random_scores(key: Key, first: int, shape: tuple[int, ...]) -> Any:
+def _random_scores(key: Key | None, first: int, shape: tuple[int, ...]) -> Any:
     """Return the random bits of elements as numbers."""
     keys = np.empty(math.prod(shape), np.int64)
     _core.prune_random_keys(key, first, keys)

@@ -78,6 +78,8 @@ class _Ramp(_Checked):
         if at >= self.end:
             return self.final
         at -= (at - self.begin) % self.every
+        if at == self.begin:
+            return self.initial
         left = self._left((at - self.begin) / (self.end - self.begin))
         return self.final + (self.initial - self.final) * left
 

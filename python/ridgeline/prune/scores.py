@@ -88,8 +88,29 @@ def _mapped(function: Callable[..., Any], out: Any, **arguments: Any) -> Any:
             _check_like(key, array, at, model, name)
     if out is None:
         columns.append([None] * len(places))
+    else:
+        _check_apart(columns[-1])
     results = [function(*row) for row in zip(*columns, strict=True)]
     return out if out is not None else like(first, results)
+
+
+def _check_apart(written: list[Any]) -> None:
+    """Raise if two arrays that will be written share memory."""
+    arrays = sorted((a for a in map(_numpy, written) if a.size), key=lambda a: _bounds(a)[0])
+    for i, a in enumerate(arrays):
+        for b in arrays[i + 1 :]:
+            if _bounds(b)[0] >= _bounds(a)[1]:
+                break
+            if np.shares_memory(a, b):
+                raise ValueError("out: got arrays that share memory, wants each once")
+
+
+def _bounds(array: npt.NDArray[Any]) -> tuple[int, int]:
+    """Return the addresses between which an array lies."""
+    reach = [(n - 1) * step for n, step in zip(array.shape, array.strides, strict=True)]
+    start = array.ctypes.data
+    low, high = sum(r for r in reach if r < 0), sum(r for r in reach if r > 0)
+    return start + low, start + high + array.itemsize
 
 
 def _check_like(key: str, array: Any, at: str, model: Any, name: str) -> None:
@@ -333,7 +354,13 @@ def wanda(w: TreeT, x_norm: Any, out: Any = None) -> TreeT:
     array([[5. , 2. ],
            [2.5, 4. ]])
     """
-    return cast("TreeT", _mapped(_core.prune_wanda, out, w=w, x_norm=x_norm))
+    return cast("TreeT", _mapped(_wanda, out, w=w, x_norm=x_norm))
+
+
+def _wanda(w: Any, x_norm: Any, out: Any) -> Any:
+    if "float16" in str(getattr(x_norm, "dtype", "")):  # and bfloat16
+        x_norm = _numpy(x_norm).astype(np.float32)
+    return _core.prune_wanda(w, x_norm, out)
 
 
 def lamp(w: TreeT, out: Any = None) -> TreeT:

@@ -548,4 +548,6 @@ def cubic(
     if step >= end:
         return final
     t = step - (step - begin) % every
+    if t == begin:
+        return initial
     return final + (initial - final) * (1 - (t - begin) / (end - begin)) ** 3
