@@ -552,7 +552,7 @@ def _pruning_figure(runs: dict[str, list[Run]]) -> Figure:
             label=method.name,
         )
     accuracy.set_title("Accuracy on held-out digits", loc="left")
-    accuracy.set_ylim(0.9, 1)
+    accuracy.set_ylim(0.75, 1)
     accuracy.set_xlabel("epoch")
     sparsity.set_title("Weights that are pruned", loc="left")
     sparsity.set_ylim(-0.03, 1)
