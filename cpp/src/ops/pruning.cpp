@@ -40,6 +40,11 @@ void set_bits(std::uint64_t* words, std::int64_t at, std::uint64_t bits) {
   }
 }
 
+/// The first n bits of a word.
+std::uint64_t first_bits(std::int64_t n) {
+  return n >= 64 ? ~std::uint64_t{0} : (std::uint64_t{1} << n) - 1;
+}
+
 bool bit_of(const std::uint64_t* words, std::int64_t i) {
   return (words[i / 64] >> i % 64 & 1) != 0;
 }
@@ -70,7 +75,7 @@ class Groups {
     for (std::int64_t j = 0; j < rows; ++j)
       read(first + j * inner_, n, keys_ + j * columns);
     rank_(keys_, m_, keep_, bits_);
-    const std::uint64_t exist = n == 64 ? ~std::uint64_t{0} : (std::uint64_t{1} << n) - 1;
+    const std::uint64_t exist = first_bits(n);
     for (std::int64_t j = 0; j < rows; ++j)
       set_bits(words_, first + j * inner_, bits_[j] & exist & part(first + j * inner_));
   }
@@ -188,8 +193,7 @@ std::int64_t product(std::span<const std::int64_t> values) {
 void set_range(std::uint64_t* words, std::int64_t at, std::int64_t n) {
   while (n > 0) {
     const std::int64_t count = std::min<std::int64_t>(n, 64 - at % 64);
-    const std::uint64_t bits = count == 64 ? ~std::uint64_t{0} : (std::uint64_t{1} << count) - 1;
-    words[at / 64] |= bits << at % 64;
+    words[at / 64] |= first_bits(count) << at % 64;
     at += count;
     n -= count;
   }
@@ -359,11 +363,6 @@ void for_each_stretch(std::span<const std::int64_t> shape, std::span<const std::
       }
     }
   });
-}
-
-/// The first n bits of a word.
-std::uint64_t first_bits(std::int64_t n) {
-  return n >= 64 ? ~std::uint64_t{0} : (std::uint64_t{1} << n) - 1;
 }
 
 }  // namespace

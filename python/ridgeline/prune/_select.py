@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import _core
-from ..masks import Mask, MaskSet, _aligned
+from ..masks import Mask, MaskSet, _aligned, _count
 from ..masks import _made as _set_made
 from ..random import Key
 from ._tree import excluded, fixed, is_array, located
@@ -428,10 +428,6 @@ def _blank(sizes: Sequence[int]) -> list[Words]:
     return [buffer[end - n : end] for n, end in zip(counts, ends, strict=True)]
 
 
-def _kept(words: Words, size: int) -> Mask:
-    return Mask._of((size,), words)
-
-
 def _gathered(comm: Communicator, value: int) -> tuple[int, int]:
     """Return the sum of a number over the ranks before this one, and over all."""
     mine = os.urandom(16)
@@ -638,7 +634,7 @@ class _Pruning:
             result.units.append(unit)
             result.sizes.append(size)
             result.among.append(among)
-            result.alive.append(size if among is None else _kept(among.copy(), size).count)
+            result.alive.append(size if among is None else _count(among))
             result.divisors.append(self._divisor(unit, size, among))
             result.words.append(own)
             result.blocks.append(block)
@@ -722,7 +718,7 @@ class _Pruning:
         free = list(range(len(pruned)))
         while free:
             self._select_some(chosen, free, count - sum(share.values()), own)
-            counts = {i: chosen.alive[i] - _kept(chosen.words[i].copy(), chosen.sizes[i]).count
+            counts = {i: chosen.alive[i] - _count(chosen.words[i])
                       for i in free}  # fmt: skip
             under = [i for i in free if counts[i] < low[i]]
             over = [i for i in free if counts[i] > high[i]]
@@ -811,9 +807,7 @@ class _Pruning:
                 if given is not None:
                     alive = _flags(given._words[begin * length // 64 :], (end - begin) * length)
                     among = [Mask.from_array(row)._words for row in alive.reshape(-1, length)]
-                left = [
-                    length if part is None else _kept(part.copy(), length).count for part in among
-                ]
+                left = [length if part is None else _count(part) for part in among]
                 counts = [self._going(fractions[i], length, n) for n in left]
                 _core.prune_select(self.ranked.name, rows, counts, own, among, None, False)
                 kept = np.concatenate([_flags(row, length) for row in own])
