@@ -6,8 +6,11 @@ import argparse
 import importlib.util
 import json
 import math
+import re
+import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,11 +26,15 @@ from ridgeline.bench import (
     prune_peers,
     random_peers,
     roof,
+    step_peers,
 )
 
 pytest.importorskip("rich")
 
-LIBRARIES = ("torch", "jax", "numba")
+LIBRARIES = ("torch", "jax", "numba", "optax", "deepspeed")
+
+
+SCRIPTS = Path(__file__).parents[1] / "bench"
 
 
 def bench(*options: object) -> int:
@@ -151,22 +158,27 @@ class TestCases:
         most = max(300, abs(math.prod(operation.shape)))
         small = replace(case.layout, sizes=tuple(min(n, most) for n in case.layout.sizes[:3]))
         memory = measure.Memory(small.elements)
-        memory.restore(small.elements)
-        arrays = memory.arrays(small, operation.arrays)
+        memory.restore(small.elements, operation.dtype)
+        memory.restore_params(small.elements, operation.dtype)
+        arrays = memory.arrays(small, operation.arrays, operation.dtype)
         norms = measure._norms(case, arrays)
         ridgeline = case.implementations(LIBRARIES)[0]
-        calls = measure._arguments(
+        function, calls = measure.calls(
             replace(case, layout=small), ridgeline, arrays, norms, cases.CALLS
         )
         changed = False
         for arguments in calls:
             before = [x.copy() for each in arrays for x in each]
-            operation.function(*arguments)
+            function(*arguments)
             after = [x for each in arrays for x in each]
             changed = any(not np.array_equal(x, y) for x, y in zip(before, after, strict=True))
         in_place = cases.OUT not in operation.arrays
         if operation.variant in ("clips", "everything") or not (in_place or operation.writes):
             assert changed
+        if operation.recipe is not None:
+            assert changed or operation.dtype == "bfloat16"  # where steps round to nothing
+            grads = zip(before[: len(arrays[0])], arrays[0], strict=True)
+            assert all(np.array_equal(x, y) for x, y in grads)
         tiny = np.finfo(np.float32).tiny
         written = [x for x in after if not np.all(np.isnan(x))]
         assert all(np.all((np.abs(x) >= tiny) | (x == 0)) for x in written)
@@ -178,7 +190,8 @@ class TestCases:
         [
             case
             for case in cases.cases()
-            if case.layout in (cases.CACHE_2, cases.THOUSAND) or case.operation.prunes
+            if case.operation.recipe is None
+            and (case.layout in (cases.CACHE_2, cases.THOUSAND) or case.operation.prunes)
         ],
         ids=lambda case: case.name,
     )
@@ -194,7 +207,13 @@ class TestCases:
         monkeypatch.setattr(peers, "_cores", lambda: 4)
         assert "4 cores" in peers.missing(compiled=True, threads=3)["jax"]
         assert peers.missing(compiled=True, threads=4) == {}
-        assert list(peers.missing(compiled=False, threads=4)) == ["torch.compile"]
+        assert list(peers.missing(compiled=False, threads=4)) == ["torch.compile", "deepspeed"]
+
+    def test_libraries_need_others(self, monkeypatch):
+        monkeypatch.setattr(peers, "_cores", lambda: 1)
+        for name, needed in (("optax", "jax"), ("deepspeed", "torch")):
+            monkeypatch.setattr(peers, "_installed", lambda library, gone=needed: library != gone)
+            assert peers.missing(compiled=True, threads=1)[name] == f"needs {needed}"
 
 
 class TestChecks:
@@ -619,6 +638,230 @@ class TestPruning:
             assert {timing.runs for timing in result.timings.values()} == {runs}
 
 
+STEPS = {op.name: op for op in cases.OPERATIONS if op.recipe is not None}
+SMALL = cases.Layout("small", (257, 40_003, 3, 1), single=False)
+ONE = cases.Layout("one", (5_003,))
+
+
+def bytes_of(name):
+    """Return the bytes that a step moves for each element."""
+    operation = STEPS[name]
+    n = 2**20
+    return sum(roof.bytes_moved(p, n, operation.itemsize) for p in operation.passes) / n
+
+
+class TestSteps:
+    def test_cases(self):
+        assert list(STEPS) == list(step_peers.RECIPES)
+        names = [case.name for case in cases.select("step_") if not case.overhead]
+        assert names[:8] == [
+            "step_adamw_clip_l1/64MiB",
+            "step_adamw_clip_l1/resnet50",
+            "step_adamw_clip_l1/gpt2",
+            "step_adamw_clip_l1/1000x256",
+            "step_adamw_clip/64MiB",
+            "step_adamw_clip/resnet50",
+            "step_adamw_clip/gpt2",
+            "step_adamw_clip/1000x256",
+        ]
+        assert names[-1] == "step_adamw_clip_bf16_parameters/1000x256"
+        quick = [case for case in cases.select("step_") if cli._is_quick(case)]
+        assert [case.name for case in quick] == [
+            "step_adamw_clip_l1/resnet50",
+            "overhead/step_adamw_clip_l1",
+        ]
+
+    def test_gpt2_has_its_parameters(self):
+        assert len(cases.GPT2.sizes) == 148
+        assert cases.GPT2.elements == 124_439_808
+
+    def test_bytes_moved(self):
+        assert {name: bytes_of(name) for name in STEPS} == {
+            "step_adamw_clip_l1": 4 + 28,
+            "step_adamw_clip": 4 + 28,
+            "step_adamw": 28,
+            "step_sgd_clip_l1": 4 + 20,
+            "step_adamw_clip_l1_bf16_states": 4 + 20,
+            "step_adamw_clip_l1_8bit_states": 4 + 16 + 4 / 64,
+            "step_adamw_clip_bf16_parameters": 2 + 22,
+        }
+
+    @pytest.mark.parametrize("layout", [SMALL, ONE], ids=lambda layout: layout.name)
+    @pytest.mark.parametrize("name", STEPS)
+    def test_ridgeline_and_numpy_do_the_same(self, name, layout):
+        good, left_out = measure._checked(cases.Case(STEPS[name], layout), LIBRARIES)
+        assert left_out == {}
+        wide = ["ridgeline float32 states"] * name.endswith("states")
+        assert [each.name for each in good] == ["ridgeline", *wide, "numpy"]
+
+    @pytest.mark.slow
+    @pytest.mark.filterwarnings("ignore")  # the peers' own
+    @pytest.mark.parametrize("layout", [SMALL, ONE], ids=lambda layout: layout.name)
+    @pytest.mark.parametrize("name", STEPS)
+    def test_every_peer_does(self, name, layout):
+        without = peers.missing(compiled=False, threads=10**6)
+        good, left_out = measure._checked(cases.Case(STEPS[name], layout), without)
+        assert left_out == {}
+        wanted = {"numpy"} | {library for library in ("optax", "numba") if library not in without}
+        if STEPS[name].dtype == "float32" and "torch" not in without:
+            wanted.add("torch fused")
+        assert wanted <= {each.name for each in good}
+
+    @pytest.fixture
+    def check(self):
+        """Check a step that the reference takes with other settings."""
+        optimizers = rl.reference.optimizers
+
+        def is_right(name, *, layout=SMALL, change=None, factor=1.0, limit=1.0, **other):
+            operation = STEPS[name]
+            recipe = operation.recipe
+            case = cases.Case(operation, layout)
+
+            def make(grads, params, *norms):
+                settings = step_peers._settings(
+                    recipe, optimizers.GlobalNorm, rl.reference.L1, [limit * n for n in norms]
+                )
+                rule = optimizers.SGD if recipe.rule == "sgd" else optimizers.AdamW
+                optimizer = rule(params, **{**settings, **other})
+
+                def step(grads):
+                    optimizer.step([factor * g for g in grads])
+                    if change is not None:
+                        change(params)
+
+                return step
+
+            data = measure.Memory(layout.elements)
+            reference = peers.Implementation("reference", operation.reference)
+            wanted = measure._outcome(case, data, reference)
+            got = measure._outcome(case, data, peers.Implementation("peer", make))
+            return measure._is_right(case, "peer", got, wanted)
+
+        return is_right
+
+    @pytest.mark.parametrize("name", STEPS)
+    def test_a_wrong_step_is_found(self, check, name):
+        def off(params):
+            params[1][7] += 0.05
+
+        assert check(name)
+        assert not check(name, lr=1.02 * step_peers.RATE)
+        assert not check(name, change=lambda params: params[1].fill(0))
+        if STEPS[name].dtype == "float32":
+            assert not check(name, lr=1.001 * step_peers.RATE)
+            assert not check(name, change=off)
+        if STEPS[name].recipe.rule == "adamw":
+            assert not check(name, weight_decay=0.0)
+            assert not check(name, betas=(0.8, 0.999))
+            assert not check(name, eps=1e-3)
+            if STEPS[name].dtype == "float32":
+                assert not check(name, betas=(0.9, 0.99))
+                assert not check(name, eps=1e-6)
+        else:
+            assert not check(name, momentum=0.0)
+            assert not check(name, dampening=0.1)
+            assert not check(name, nesterov=True)
+        if STEPS[name].recipe.clip:
+            assert not check(name, clip=None)
+            assert not check(name, limit=1.1)
+        if STEPS[name].recipe.prox:
+            assert not check(name, penalty=None)
+            assert not check(name, prox=None)
+            assert not check(name, prox="preconditioned") or STEPS[name].recipe.rule == "sgd"
+
+    def test_arrays_that_are_missing_are_found(self):
+        x = np.ones(3)
+        assert fairness.stepped([0 * x, x], [x, x], [x, x], 0.1)
+        assert not fairness.stepped([0 * x, x], [x], [x, x], 0.1)
+        assert not fairness.stepped([0 * x], [x[:2]], [x], 0.1)
+        assert not fairness.stepped([0 * x], [np.nan * x], [x], 0.1)
+
+    @pytest.mark.usefixtures("without_libraries")
+    @pytest.mark.parametrize("name", ["step_sgd_clip_l1", "step_adamw_clip_bf16_parameters"])
+    def test_data_are_put_back(self, name):
+        data = measure.Memory(SMALL.elements)
+        (before,) = (x.copy() for x in data.flat(SMALL.elements, cases.PARAMS))
+        case = cases.Case(STEPS[name], SMALL)
+        result = measure.run_case(case, data, roof.Roof(1), 0, LIBRARIES)
+        assert np.array_equal(data.flat(SMALL.elements, cases.PARAMS)[0], before)
+        assert result.traffic == 24 * SMALL.elements
+        assert result.roof > 0
+        assert set(result.timings) == {"ridgeline", "numpy"}
+
+    def test_json_says_the_dtype(self, tmp_path):
+        file = tmp_path / "out.json"
+        words = "step_adamw_clip_bf16_parameters 1000x256"
+        with_numpy = dict.fromkeys(LIBRARIES, "not here")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(peers, "missing", lambda compiled, threads: with_numpy)
+            assert bench("-k", words, "--budget", 0, "--json", file) == 0
+        (result,) = json.loads(file.read_text())["results"]
+        assert result["dtype"] == "bfloat16"
+        assert result["traffic_bytes"] == 24 * 256_000
+
+    def test_what_a_case_needs(self, monkeypatch, capsys):
+        narrow, large, other = (
+            cases.select(words)[0]
+            for words in ("clip_bf16_parameters 1000x256", "adamw_clip_l1 gpt2", "dropout 64MiB")
+        )
+        monkeypatch.setattr(measure, "_free_bytes", lambda: 10**9)
+        assert measure.obstacle(narrow, LIBRARIES) is None
+        assert measure.obstacle(other, LIBRARIES) is None
+        assert measure.obstacle(large, LIBRARIES) == "needs about 6 GB of memory, 1 are free"
+        assert bench("-k", large.name, "--budget", 0) == 0
+        assert f"without {large.name}: needs about" in capsys.readouterr().out
+        real = importlib.util.find_spec
+        monkeypatch.setattr(
+            importlib.util, "find_spec", lambda name: None if name == "ml_dtypes" else real(name)
+        )
+        assert measure.obstacle(narrow, LIBRARIES) == "needs ml_dtypes"
+        assert measure._free_bytes() > 0
+
+    @pytest.mark.skipif(not memory.is_possible(), reason="Linux only")
+    def test_memory_holds_the_states(self):
+        for name, states in (("step_adamw", 2.0), ("step_adamw_clip_l1_8bit_states", 0.51)):
+            (case,) = cases.select(f"{name}/64MiB")
+            first = memory.extra(case, (*LIBRARIES, "numpy"))[0]
+            assert first.implementation == "ridgeline"
+            assert first.arrays == 2 * 2**26
+            assert 0.98 * states < first.extra / 2**26 < states + 0.1
+
+
+class TestScripts:
+    @pytest.fixture
+    def run(self):
+        """Run a script of bench/ and return what it prints."""
+
+        def run(name, *options):
+            done = subprocess.run(
+                [sys.executable, str(SCRIPTS / name), *options],
+                capture_output=True,
+                text=True,
+                timeout=300,
+            )
+            assert done.returncode == 0, done.stderr
+            return done.stdout
+
+        return run
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("adamw", ["numpy", "torch"])
+    def test_ablation(self, run, adamw):
+        if adamw == "torch":
+            pytest.importorskip("torch")
+        text = run("step_ablation.py", "--arrays", "1000x256", "--rounds", "1", "--adamw", adamw)
+        assert text.count("| one pass: rl.AdamW | 32.12 |") == 2
+        assert text.count("| one pass: rl.AdamW | 30.12 |") == 1
+        assert text.count("| ratio |") == 3
+
+    @pytest.mark.slow
+    def test_state_quality(self, run):
+        text = run("state_quality.py", "--seeds", "2", "--epochs", "2")
+        assert text.count("\n| ") == 9
+        for loss in re.findall(r"\| [\w, -]+ \| ([\d.]+) ±", text):
+            assert 0 < float(loss) < 2.4
+
+
 @pytest.mark.skipif(not memory.is_possible(), reason="Linux only")
 class TestMemory:
     def test_cases(self):
@@ -658,10 +901,30 @@ class TestMemory:
 
 
 @pytest.mark.usefixtures("without_libraries")
-@pytest.mark.parametrize("pattern", roof.TRAFFIC)
+@pytest.mark.parametrize("pattern", [*roof.TRAFFIC, *roof.STEPS])
 def test_roof_without_numba(pattern):
-    memory = measure.Memory(4096)
-    memory.restore(4096)
     measured = roof.Roof(threads=2)
     assert measured.source == "numpy, 1 thread"
-    assert measured.sample(pattern, *memory.for_roof(4096, pattern)) > 0
+    passes_leave_the_data(measured, pattern)
+
+
+@pytest.mark.parametrize("pattern", [*roof.TRAFFIC, *roof.STEPS])
+def test_roof_with_numba(pattern):
+    pytest.importorskip("numba")
+    measured = roof.Roof(threads=2)
+    assert measured.source == "numba"
+    passes_leave_the_data(measured, pattern)
+
+
+def passes_leave_the_data(measured, pattern):
+    memory = measure.Memory(4096)
+    memory.restore(4096)
+    for x in memory.flat(4096, cases.OUT, cases.OUT_2):
+        x.fill(1)
+    arrays = memory.for_roof(4096, pattern)
+    before = [x.copy() for x in arrays]
+    assert measured.sample(pattern, *arrays) > 0
+    if pattern in roof.STEPS:
+        assert all(np.array_equal(x, y) for x, y in zip(before, arrays, strict=True))
+        gradient, *rewritten = (4 * x.size for x in arrays)
+        assert gradient + 2 * sum(rewritten) == roof.bytes_moved(pattern, 4096)

@@ -190,6 +190,58 @@ def test_pruning_gradual(run):
     assert min(map(int, better)) >= 4
 
 
+def test_torch_adamw(run):
+    pytest.importorskip("torch")
+    pytest.importorskip("sklearn")
+    text = run("torch_adamw.py")
+    for name in ("torch, fused", "ridgeline"):
+        assert number(rf"{name}: largest difference of a loss (\S+)", text) < 1e-4
+    assert 20 < number(r"(\d+)% of the steps were clipped", text) < 100
+    for name in ("torch", "torch, fused", "ridgeline"):
+        assert number(rf"\n{name} +([\d.]+) ms per step", text) > 0
+        losses = re.search(rf"^{name} +(\d.*\d)$", text, re.MULTILINE)[1].split()
+        assert float(losses[0]) > 2 > 0.1 > float(losses[-1])
+
+
+def test_online_ftrl(run):
+    pytest.importorskip("sklearn")
+    text = run("online_ftrl.py")
+    rows = re.findall(r"^(\w+) +([\d.]+) +([\d.]+) +([\d.]+)% +(\d+)$", text, re.MULTILINE)
+    assert [name for name, *_ in rows] == 4 * ["SGD"] + 4 * ["Adagrad"] + 5 * ["FTRL"]
+    table = {(name, float(l1)): tuple(map(float, row)) for name, l1, *row in rows}
+    for name in ("SGD", "Adagrad", "FTRL"):
+        left = [row[2] for key, row in table.items() if key[0] == name]
+        assert left[0] == 891  # a feature that was never there keeps the weight 0
+        assert left == sorted(left, reverse=True)
+        assert len(set(left)) == len(left)
+    # Half of the weights and not a worse loss; and better than the others with less.
+    assert table["FTRL", 2][2] < 0.5 * 891
+    assert table["FTRL", 2][0] == pytest.approx(table["FTRL", 0][0], rel=0.05)
+    for name in ("SGD", "Adagrad"):
+        assert table["FTRL", 2][0] < min(row[0] for key, row in table.items() if key[0] == name)
+        assert table["FTRL", 2][2] < table[name, 0.01][2]
+        assert table["FTRL", 2][1] < table[name, 0.01][1]
+
+
+def test_proximal_sgd(run, tmp_path):
+    pytest.importorskip("matplotlib")
+    text = run("proximal_sgd.py")
+    rows = re.findall(r"^(\S.*?)  +(\d+) +([\d,]+) +([\d.]+)$", text, re.MULTILINE)
+    rows = {name: (int(a), int(b.replace(",", "")), float(c)) for name, a, b, c in rows}
+    assert list(rows) == ["no penalty", "L1, gradient", "L1, proximal", "MCP, proximal"]
+    assert all(found == 30 for found, _, _ in rows.values())
+    wrong = [row[1] for row in rows.values()]
+    assert wrong[:2] == [1970, 1970]
+    assert 0 < wrong[2] < 600
+    assert wrong[3] == 0
+    errors = [row[2] for row in rows.values()]
+    assert errors[0] > 0.5 > 0.3 > max(errors[1:3])
+    assert errors[3] < 0.05
+    picture = tmp_path / "proximal_sgd.png"
+    assert str(picture.resolve()) in text
+    assert picture.read_bytes().startswith(PNG)
+
+
 def test_pruning_pytorch(run):
     for package in ("torch", "sklearn", "scipy", "rich"):
         pytest.importorskip(package)
@@ -220,7 +272,7 @@ def blocks(document):
 
 
 def test_the_documents_are_found():
-    assert {"dropout.md", "pruning.md"} <= set(DOCUMENTS)
+    assert {"dropout.md", "optimizers.md", "pruning.md"} <= set(DOCUMENTS)
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)

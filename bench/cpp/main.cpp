@@ -39,6 +39,7 @@ int main(int argc, char** argv) {
   ridgeline::bench::add_clipping_rows();
   ridgeline::bench::add_dropout_rows();
   ridgeline::bench::add_pruning_rows();
+  ridgeline::bench::add_optimizer_rows();
   benchmark::RunSpecifiedBenchmarks();
   benchmark::Shutdown();
 }

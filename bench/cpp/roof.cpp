@@ -81,7 +81,64 @@ void write_lines(Line* b, std::size_t n) {
 #endif
 }
 
-void pass(Pattern pattern, Line* a, Line* b, std::size_t n) {
+/// `Wide` lines of each state to `lines_at_once` lines of the others.
+template <std::size_t Wide, std::size_t States>
+[[gnu::always_inline]] inline void step_groups(const Line* a, Line* b, Line* c, Line* d,
+                                               std::size_t groups, std::uint64_t bits) {
+  for (std::size_t i = 0; i < groups; ++i) {
+    for (std::size_t k = i * lines_at_once; k < (i + 1) * lines_at_once; ++k)
+      b[k] ^= a[k] & bits;
+    for (std::size_t k = i * Wide; k < (i + 1) * Wide; ++k) {
+      c[k] ^= bits;
+      if constexpr (States == 2) d[k] ^= bits;
+    }
+  }
+}
+
+BEST_INSTRUCTIONS void momentum_lines(const Line* a, Line* b, Line* c, std::size_t n,
+                                      std::uint64_t bits) {
+  step_groups<lines_at_once, 1>(a, b, c, nullptr, n, bits);
+}
+
+BEST_INSTRUCTIONS void adam_lines(const Line* a, Line* b, Line* c, Line* d, std::size_t n,
+                                  std::uint64_t bits) {
+  step_groups<lines_at_once, 2>(a, b, c, d, n, bits);
+}
+
+BEST_INSTRUCTIONS void adam_wide_lines(const Line* a, Line* b, Line* c, Line* d, std::size_t n,
+                                       std::uint64_t bits) {
+  step_groups<2 * lines_at_once, 2>(a, b, c, d, n, bits);
+}
+
+BEST_INSTRUCTIONS void adam_narrow_lines(const Line* a, Line* b, Line* c, Line* d, std::size_t n,
+                                         std::uint64_t bits) {
+  step_groups<lines_at_once / 2, 2>(a, b, c, d, n, bits);
+}
+
+BEST_INSTRUCTIONS void adam_bytes_lines(const Line* a, Line* b, Line* c, Line* d, std::size_t n,
+                                        std::uint64_t bits) {
+  step_groups<lines_at_once / 4, 2>(a, b, c, d, n, bits);
+}
+
+/// Lines of c and d to `lines_at_once` lines of a.
+std::size_t state_lines(Pattern pattern) {
+  return pattern == Pattern::adam_wide     ? 2 * lines_at_once
+         : pattern == Pattern::adam_narrow ? lines_at_once / 2
+         : pattern == Pattern::adam_bytes  ? lines_at_once / 4
+                                           : lines_at_once;
+}
+
+/// Over the groups [begin, end) of `lines_at_once` lines of a.
+void pass(Pattern pattern, const Regions& arrays, std::size_t begin, std::size_t end) {
+  const auto line = [&](std::size_t array, std::size_t lines) {
+    return reinterpret_cast<Line*>(arrays[array]) + begin * lines;
+  };
+  const std::size_t groups = end - begin;
+  const std::size_t n = groups * lines_at_once;
+  Line* const a = line(0, lines_at_once);
+  Line* const b = line(1, lines_at_once);
+  Line* const c = line(2, state_lines(pattern));
+  Line* const d = line(3, state_lines(pattern));
   switch (pattern) {
   case Pattern::read:
     return read_lines(a, n);
@@ -95,31 +152,38 @@ void pass(Pattern pattern, Line* a, Line* b, std::size_t n) {
     return stream_lines(a, b, n);
   case Pattern::write:
     return write_lines(b, n);
+  case Pattern::momentum:
+    return momentum_lines(a, b, c, groups, no_bits);
+  case Pattern::adam:
+    return adam_lines(a, b, c, d, groups, no_bits);
+  case Pattern::adam_wide:
+    return adam_wide_lines(a, b, c, d, groups, no_bits);
+  case Pattern::adam_narrow:
+    return adam_narrow_lines(a, b, c, d, groups, no_bits);
+  case Pattern::adam_bytes:
+    return adam_bytes_lines(a, b, c, d, groups, no_bits);
   }
 }
 
-void pass_of_team(Pattern pattern, std::byte* a, std::byte* b, std::size_t bytes, int threads) {
-  auto* x = reinterpret_cast<Line*>(a);
-  auto* y = reinterpret_cast<Line*>(b);
+void pass_of_team(Pattern pattern, const Regions& arrays, std::size_t bytes, int threads) {
   const std::size_t groups = bytes / (sizeof(Line) * lines_at_once);
-  if (threads == 1) return pass(pattern, x, y, groups * lines_at_once);
+  if (threads == 1) return pass(pattern, arrays, 0, groups);
   const auto team = static_cast<std::size_t>(threads);
 #pragma omp parallel for num_threads(threads) schedule(static, 1)
-  for (std::size_t t = 0; t < team; ++t) {
-    const std::size_t begin = groups * t / team * lines_at_once;
-    const std::size_t end = groups * (t + 1) / team * lines_at_once;
-    pass(pattern, x + begin, y + begin, end - begin);
-  }
+  for (std::size_t t = 0; t < team; ++t)
+    pass(pattern, arrays, groups * t / team, groups * (t + 1) / team);
 }
 
 }  // namespace
 
 const char* name_of(Pattern pattern) {
-  constexpr const char* names[] = {"read", "rewrite", "add", "copy", "stream", "write"};
+  constexpr const char* names[pattern_count] = {"read",      "rewrite",     "add",       "copy",
+                                                "stream",    "write",       "momentum",  "adam",
+                                                "adam_wide", "adam_narrow", "adam_bytes"};
   return names[static_cast<int>(pattern)];
 }
 
-void time_passes(Pattern pattern, std::byte* a, std::byte* b, std::size_t bytes, int threads,
+void time_passes(Pattern pattern, const Regions& arrays, std::size_t bytes, int threads,
                  std::vector<double>& seconds) {
   using Clock = std::chrono::steady_clock;
   constexpr double wanted = 10e-3;
@@ -127,7 +191,7 @@ void time_passes(Pattern pattern, std::byte* a, std::byte* b, std::size_t bytes,
   const auto time = [&](std::size_t passes) {
     const auto start = Clock::now();
     for (std::size_t i = 0; i < passes; ++i)
-      pass_of_team(pattern, a, b, bytes, threads);
+      pass_of_team(pattern, arrays, bytes, threads);
     return std::chrono::duration<double>(Clock::now() - start).count() /
            static_cast<double>(passes);
   };

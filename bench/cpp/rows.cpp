@@ -70,10 +70,10 @@ const std::vector<Layout>& list_layouts() {
   return layouts;
 }
 
-/// Three regions of huge pages, used by all rows in turn.
+/// Four regions of huge pages, used by all rows in turn.
 class Memory {
  public:
-  static constexpr std::size_t count = 3;
+  static constexpr std::size_t count = 4;
   static Memory& get() {
     static Memory memory;
     return memory;
@@ -98,6 +98,15 @@ class Memory {
   }
   std::byte* regions_[count];
 };
+
+/// The arrays of a pattern.
+Regions regions_of(Pattern pattern) {
+  const Memory& memory = Memory::get();
+  const bool writes_third =
+      pattern == Pattern::copy || pattern == Pattern::stream || pattern == Pattern::write;
+  const std::size_t other = writes_third ? 2 : 1;
+  return {memory.region(0), memory.region(other), memory.region(2), memory.region(3)};
+}
 
 std::uint16_t to_bits16(DType dtype, float x) {
   std::uint32_t bits;
@@ -148,13 +157,11 @@ class Roof {
       : passes_(std::move(passes)), bytes_(bytes), threads_(threads), samples_(passes_.size()) {}
 
   void measure() {
-    Memory& memory = Memory::get();
     for (std::size_t p = 0; p < passes_.size(); ++p) {
-      std::byte* other = memory.region(passes_[p] == Pattern::add ? 1 : 2);
       const auto measure = [&](Pattern pattern, Samples& samples) {
-        time_passes(pattern, memory.region(0), other, bytes_, 1, samples.one);
-        if (threads_ > 1)
-          time_passes(pattern, memory.region(0), other, bytes_, threads_, samples.all);
+        const Regions arrays = regions_of(pattern);
+        time_passes(pattern, arrays, bytes_, 1, samples.one);
+        if (threads_ > 1) time_passes(pattern, arrays, bytes_, threads_, samples.all);
       };
       measure(passes_[p], samples_[p]);
       if (passes_[p] == Pattern::copy) measure(Pattern::stream, streamed_);
@@ -220,7 +227,8 @@ double median_time(benchmark::State& state, const Call& call) {
 void run_row(benchmark::State& state, const Op& op, DType dtype, const std::string& target,
              const Layout& layout, int threads) {
   use_target(target);
-  const Data data{fill(0, dtype, layout), fill(1, dtype, layout), fill(2, dtype, layout)};
+  const Data data{fill(0, dtype, layout), fill(1, dtype, layout), fill(2, dtype, layout),
+                  fill(3, dtype, layout)};
   Roof roof(op.passes, layout.total(), threads);
   roof.measure();
   const Call call = op.prepare(data, threads);
@@ -267,19 +275,18 @@ void add_rows(const Op& op, const std::vector<DType>& dtypes) {
 
 void add_roof_rows() {
   for (const Pattern pattern : {Pattern::read, Pattern::rewrite, Pattern::add, Pattern::copy,
-                                Pattern::stream, Pattern::write}) {
+                                Pattern::stream, Pattern::write, Pattern::momentum, Pattern::adam,
+                                Pattern::adam_wide, Pattern::adam_narrow, Pattern::adam_bytes}) {
     for (const Layout& layout : single_layouts) {
       for (const int threads : thread_counts) {
         const auto row = [=](benchmark::State& state) {
-          fill(0, DType::float32, layout);
-          fill(1, DType::float32, layout);
-          fill(2, DType::float32, layout);
-          std::byte* a = Memory::get().region(0);
-          std::byte* b = Memory::get().region(pattern == Pattern::add ? 1 : 2);
+          for (std::size_t region = 0; region < Memory::count; ++region)
+            fill(region, DType::float32, layout);
+          const Regions arrays = regions_of(pattern);
           std::vector<double> seconds;
           for ([[maybe_unused]] auto _ : state) {
             seconds.clear();
-            time_passes(pattern, a, b, layout.total(), threads, seconds);
+            time_passes(pattern, arrays, layout.total(), threads, seconds);
             state.SetIterationTime(median(seconds));
           }
           state.counters["GB/s"] =

@@ -10,10 +10,10 @@
 
 namespace ridgeline::bench {
 
-/// The arrays of a row: three lists alike in sizes. Elements are random, of magnitude 0.5 to 2 and
+/// The arrays of a row: four lists alike in sizes. Elements are random, of magnitude 0.5 to 2 and
 /// either sign: no operation meets denormals.
 struct Data {
-  std::vector<Array> grads, params, out;
+  std::vector<Array> grads, params, out, more;
 };
 
 /// One call, made again and again. It must leave data behind on which the next costs the same.
@@ -37,6 +37,7 @@ void add_penalty_rows();
 void add_clipping_rows();
 void add_dropout_rows();
 void add_pruning_rows();
+void add_optimizer_rows();
 
 inline const std::vector<DType> all_dtypes = {DType::float32, DType::float64, DType::bfloat16,
                                               DType::float16};

@@ -5,9 +5,12 @@ CPU tensors and anything else with ``__dlpack__``, one array or a whole model in
 bits for any number of threads, any instruction set and any memory layout.
 """
 
-from . import clipping, penalties, prune, random, runtime
+from . import clipping, constraints, optimizers, penalties, prune, random, runtime
 from ._core import NonFiniteError, RequiresGradError
 from .clipping import (
+    GlobalNorm,
+    Norm,
+    Value,
     clip_by_global_norm_,
     clip_by_norm_,
     clip_by_rms_,
@@ -15,6 +18,7 @@ from .clipping import (
     global_norm,
     zero_largest_,
 )
+from .constraints import Box, Constraint, NonNegative
 from .dropout import (
     alpha_dropout,
     alpha_dropout_backward,
@@ -34,6 +38,17 @@ from .dropout import (
     zoneout_backward,
 )
 from .masks import Mask, MaskSet
+from .optimizers import (
+    FTRL,
+    SGD,
+    Adagrad,
+    Adam,
+    AdamW,
+    Lion,
+    NAdam,
+    RMSprop,
+    skip_biases_and_norms,
+)
 from .penalties import L0, L1, L2, MCP, SCAD, ElasticNet, Huber, LHalf, LogSum, Penalty
 from .random import Key
 from .runtime import get_num_threads, set_num_threads, show_config, threads
@@ -41,21 +56,35 @@ from .runtime import get_num_threads, set_num_threads, show_config, threads
 __version__ = "0.1.0"
 
 __all__ = [
+    "FTRL",
     "L0",
     "L1",
     "L2",
     "MCP",
     "SCAD",
+    "SGD",
+    "Adagrad",
+    "Adam",
+    "AdamW",
+    "Box",
+    "Constraint",
     "ElasticNet",
+    "GlobalNorm",
     "Huber",
     "Key",
     "LHalf",
+    "Lion",
     "LogSum",
     "Mask",
     "MaskSet",
+    "NAdam",
     "NonFiniteError",
+    "NonNegative",
+    "Norm",
     "Penalty",
+    "RMSprop",
     "RequiresGradError",
+    "Value",
     "__version__",
     "alpha_dropout",
     "alpha_dropout_backward",
@@ -64,6 +93,7 @@ __all__ = [
     "clip_by_rms_",
     "clip_by_value_",
     "clipping",
+    "constraints",
     "drop_block",
     "drop_connect",
     "drop_path",
@@ -76,6 +106,7 @@ __all__ = [
     "gaussian_noise",
     "get_num_threads",
     "global_norm",
+    "optimizers",
     "patch_dropout",
     "penalties",
     "prune",
@@ -83,6 +114,7 @@ __all__ = [
     "runtime",
     "set_num_threads",
     "show_config",
+    "skip_biases_and_norms",
     "threads",
     "token_dropout",
     "zero_largest_",

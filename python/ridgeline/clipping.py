@@ -11,7 +11,9 @@ float16; of any strides.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal, Protocol, cast
 
 import numpy as np
@@ -20,6 +22,9 @@ from . import _core
 from ._typing import Tree
 
 __all__ = [
+    "GlobalNorm",
+    "Norm",
+    "Value",
     "clip_by_global_norm_",
     "clip_by_norm_",
     "clip_by_rms_",
@@ -29,6 +34,126 @@ __all__ = [
 ]
 
 NonFinitePolicy = Literal["propagate", "raise", "skip", "zero"]
+
+
+def _checked_norm(spec: GlobalNorm | Norm) -> None:
+    """Check the fields of a limit on norms, and make them floats."""
+    max_norm, order = _core.number("max_norm", spec.max_norm), _core.number("ord", spec.ord)
+    if not max_norm >= 0:
+        raise ValueError(f"max_norm: got {max_norm}, wants a number of at least 0")
+    if not order > 0:
+        raise ValueError(f"ord: got {order}, wants a number above 0")
+    object.__setattr__(spec, "max_norm", max_norm)
+    object.__setattr__(spec, "ord", order)
+
+
+@dataclass(frozen=True)
+class GlobalNorm:
+    """Clipping by the norm of all gradients together, for an optimizer's ``clip=``.
+
+    What `clip_by_global_norm_` does, inside the step.
+
+    Parameters
+    ----------
+    max_norm : float
+        The limit, at least 0; ``inf`` measures and clips nothing.
+    ord : float, default 2
+        The order of the norm: 1, 2, ``inf`` or any number above 0.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a number is none, or out of range.
+
+    Examples
+    --------
+    >>> import ridgeline as rl
+    >>> rl.GlobalNorm(1)
+    GlobalNorm(max_norm=1.0, ord=2.0)
+    """
+
+    max_norm: float
+    ord: float = 2
+
+    def __post_init__(self) -> None:
+        _checked_norm(self)
+
+
+@dataclass(frozen=True)
+class Norm:
+    """Clipping each gradient by its own norm, for an optimizer's ``clip=``.
+
+    What `clip_by_norm_` does, inside the step.
+
+    Parameters
+    ----------
+    max_norm : float
+        The limit for each array, at least 0; ``inf`` measures and clips nothing.
+    ord : float, default 2
+        The order of the norm: 1, 2, ``inf`` or any number above 0.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a number is none, or out of range.
+
+    Examples
+    --------
+    >>> import ridgeline as rl
+    >>> rl.Norm(0.5, ord=1)
+    Norm(max_norm=0.5, ord=1.0)
+    """
+
+    max_norm: float
+    ord: float = 2
+
+    def __post_init__(self) -> None:
+        _checked_norm(self)
+
+
+@dataclass(frozen=True)
+class Value:
+    """Clamping every gradient element, for an optimizer's ``clip=``.
+
+    What `clip_by_value_` does, inside the step.
+
+    Parameters
+    ----------
+    limit : float or (float, float)
+        A limit L >= 0 clamps to [-L, L]; a pair to [low, high].
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a limit is no number, NaN or negative, or low is above high.
+
+    Examples
+    --------
+    >>> import ridgeline as rl
+    >>> rl.Value(0.5)
+    Value(limit=0.5)
+    """
+
+    limit: float | tuple[float, float]
+
+    def __post_init__(self) -> None:
+        low, high = self._limits
+        if math.isnan(low) or math.isnan(high) or low > high:
+            wants = "(low, high) with low <= high" if self._pair else "a number of at least 0"
+            raise ValueError(f"limit: got {self.limit!r}, wants {wants}")
+
+    @property
+    def _pair(self) -> bool:
+        return isinstance(self.limit, tuple | list)
+
+    @property
+    def _limits(self) -> tuple[float, float]:
+        if isinstance(self.limit, tuple | list):
+            if len(self.limit) != 2:
+                raise ValueError(f"limit: got {len(self.limit)} numbers, wants one or (low, high)")
+            return _core.number("limit", self.limit[0]), _core.number("limit", self.limit[1])
+        bound = _core.number("limit", self.limit)
+        return -bound, bound
 
 
 class Communicator(Protocol):

@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import _core
+from ._files import checked_path, file_names, safetensors_of
 from ._numbering import shape_of
 
 if TYPE_CHECKING:
@@ -774,58 +775,30 @@ def _leaves_of(masks: Mask | MaskSet, tree: Any) -> list[tuple[Keys, Any]]:
 # ---- files
 
 _VERSION = 1
-_SUFFIXES = (".npz", ".safetensors")
-_TAKEN = {"ridgeline", "file", "allow_pickle"}  # the last two are arguments of np.savez
-
-
-def _path(file: str | PathLike[str]) -> Path:
-    """Return the path of a file of masks."""
-    path = Path(file)
-    if path.suffix not in _SUFFIXES:
-        raise ValueError(f"file: got {path.name!r}, wants a name in {' or '.join(_SUFFIXES)}")
-    return path
-
-
-def _safetensors() -> Any:
-    """Import safetensors."""
-    try:
-        import safetensors
-        import safetensors.numpy
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            "ridgeline: .safetensors files need another package: pip install safetensors",
-            name="safetensors",
-        ) from error
-    return safetensors
 
 
 def _save(file: str | PathLike[str], masks: Mask | MaskSet) -> None:
     """Write masks to a file."""
-    path = _path(file)
-    library = _safetensors() if path.suffix == ".safetensors" else None
-    arrays: dict[str, Words] = {}
+    path = checked_path(file)
+    library = safetensors_of(path)
+    flat = [("words", masks)] if isinstance(masks, Mask) else masks.flat()
+    names = file_names(name for name, _ in flat)
+    arrays = {name: mask._words for name, (_, mask) in zip(names, flat, strict=True)}
+    rest = iter(names)
 
-    def layout(masks: Mask | MaskSet, keys: tuple[str, ...]) -> dict[str, Any]:
+    def layout(masks: Mask | MaskSet) -> dict[str, Any]:
         if isinstance(masks, Mask):
-            name = "/".join(keys) if keys else "words"
-            # What a zip file or NumPy would change or mistake.
-            plain = name.isprintable() and "\\" not in name and 0 < len(name) < 1000
-            plain = plain and not name.startswith(("#", "__")) and not name.endswith(".npy")
-            if not plain or name in arrays or name in _TAKEN:
-                name = f"#{len(arrays)}"
-            arrays[name] = masks._words
-            return {"mask": name, "shape": masks.shape}
+            return {"mask": next(rest), "shape": masks.shape}
         children = masks._children
         if not isinstance(children, dict):
-            values = [layout(child, (*keys, str(i))) for i, child in enumerate(children)]
-            return {"values": values}
+            return {"values": [layout(child) for child in children]}
         for key in children:
             if type(key) not in (str, int):
                 raise TypeError(f"masks: got the key {key!r}, wants strings or integers in a file")
-        values = [layout(child, (*keys, str(key))) for key, child in children.items()]
+        values = [layout(child) for child in children.values()]
         return {"keys": list(children), "values": values}
 
-    text = json.dumps({"version": _VERSION, "masks": layout(masks, ())})
+    text = json.dumps({"version": _VERSION, "masks": layout(masks)})
     if library is None:
         members: dict[str, Any] = {"ridgeline": np.frombuffer(text.encode(), np.uint8), **arrays}
         with path.open("wb") as stream:
@@ -836,8 +809,8 @@ def _save(file: str | PathLike[str], masks: Mask | MaskSet) -> None:
 
 def _load(file: str | PathLike[str]) -> Mask | MaskSet:
     """Read masks from a file."""
-    path = _path(file)
-    library = _safetensors() if path.suffix == ".safetensors" else None
+    path = checked_path(file)
+    library = safetensors_of(path)
     with path.open("rb") as stream:
         try:
             if library is None:

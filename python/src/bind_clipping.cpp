@@ -50,20 +50,6 @@ py::list floats(const std::vector<double>& values) {
   return result;
 }
 
-[[noreturn]] void raise_non_finite(const Tensors& grads, const NonFiniteError& error) {
-  const std::string norm = py::repr(py::float_(error.norm)).cast<std::string>();
-  py::object array = py::none();
-  std::string cause = "the elements are finite, their norm overflows";
-  if (error.index >= 0) {
-    array = py::str(grads.path(static_cast<std::size_t>(error.index)));
-    cause = "first non-finite array: " + array.cast<std::string>();
-  }
-  py::object exception = py::handle(non_finite_error)("the global norm is " + norm + "; " + cause);
-  exception.attr("array") = array;
-  PyErr_SetObject(non_finite_error, exception.ptr());
-  throw py::error_already_set();
-}
-
 }  // namespace
 
 void bind_clipping(py::module_& m) {
@@ -99,7 +85,10 @@ void bind_clipping(py::module_& m) {
             if (!(norm <= limit)) g.written();
             return norm;
           } catch (const NonFiniteError& error) {
-            raise_non_finite(g, error);
+            raise_non_finite(error.norm,
+                             error.index < 0
+                                 ? std::nullopt
+                                 : std::optional(g.path(static_cast<std::size_t>(error.index))));
           }
         });
   m.def("clip_by_rms_", [](py::handle grads, py::handle max_rms) {

@@ -11,5 +11,7 @@ void bind_clipping(pybind11::module_& m);
 void bind_random(pybind11::module_& m);
 void bind_dropout(pybind11::module_& m);
 void bind_pruning(pybind11::module_& m);
+void bind_constraints(pybind11::module_& m);
+void bind_optimizers(pybind11::module_& m);
 
 }  // namespace ridgeline::python

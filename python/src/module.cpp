@@ -10,4 +10,6 @@ PYBIND11_MODULE(_core, m) {
   ridgeline::python::bind_random(m);
   ridgeline::python::bind_dropout(m);
   ridgeline::python::bind_pruning(m);
+  ridgeline::python::bind_constraints(m);
+  ridgeline::python::bind_optimizers(m);
 }

@@ -306,7 +306,7 @@ py::object plain_tree(py::handle node) {
 /// without running Python code, which might change it: then it can be walked as it is.
 bool is_plain(py::handle node) {
   PyObject* object = node.ptr();
-  if (PyArray_CheckExact(object)) return true;
+  if (PyArray_CheckExact(object) || object == Py_None) return true;
   const Recursion guard;
   if (PyList_CheckExact(object)) {
     for (Py_ssize_t i = 0; i < PyList_GET_SIZE(object); ++i) {
@@ -353,8 +353,8 @@ py::object reusable_tree(py::handle tree) {
   return is_plain(tree) ? py::reinterpret_borrow<py::object>(tree) : plain_tree(tree);
 }
 
-Tensors::Tensors(const char* name, py::handle tree, Access access, const Tensors* model)
-    : name_(name), access_(access), model_(model) {
+Tensors::Tensors(const char* name, py::handle tree, Access access, const Tensors* model, bool holes)
+    : name_(name), access_(access), model_(model), holes_(holes) {
   tree_ = reusable_tree(tree);
   flatten(tree_, model == nullptr ? py::handle() : py::handle(model->tree_), nullptr);
 }
@@ -472,6 +472,13 @@ void Tensors::flatten(py::handle node, py::handle model, const Place* place) {
     }
     return;
   }
+  if (holes_ && object == Py_None) {
+    same_kind(compare && is_array(model));
+    shapes_.push_back({nullptr, 0});
+    arrays_.push_back(Array());
+    objects_.push_back(py::none());
+    return;
+  }
   try {
     if (PyArray_CheckExact(object)) {
       same_kind(compare && is_array(model));
@@ -521,6 +528,35 @@ WithoutGil::~WithoutGil() {
     for (;;)
       pause();
   }
+}
+
+bool Tensors::unchanged() const {
+  for (std::size_t i = 0; i < size(); ++i) {
+    const py::handle object = objects_[i];
+    TensorView view;
+    if (PyArray_Check(object.ptr())) {
+      auto* array = reinterpret_cast<PyArrayObject*>(object.ptr());
+      if (access_ != Access::read && !PyArray_ISWRITEABLE(array)) return false;
+      if (PyArray_IS_C_CONTIGUOUS(array) && arrays_[i].contiguous() &&
+          PyArray_DATA(array) == arrays_[i].data && PyArray_SIZE(array) == arrays_[i].size &&
+          PyArray_NDIM(array) == shapes_[i].ndim)
+        continue;
+      return false;
+    }
+    const TypeEntry* entry = find_exchange_type(Py_TYPE(object.ptr()));
+    if (entry == nullptr) return false;
+    try {
+      view = exchange_view(*entry, object);
+    } catch (const Problem&) {
+      return false;
+    }
+    if (view.array.data != arrays_[i].data || view.array.size != arrays_[i].size ||
+        view.array.dtype != arrays_[i].dtype || view.array.dims != arrays_[i].dims ||
+        view.shape.ndim != shapes_[i].ndim) {
+      return false;
+    }
+  }
+  return true;
 }
 
 void Tensors::written() const {
@@ -619,6 +655,16 @@ void raise_argument_error(const ArgumentError& error,
       error.problem(error.other == nullptr ? "" : place(error.other, error.other_index));
   PyErr_SetString(error.kind == ArgumentError::Kind::type ? PyExc_TypeError : PyExc_ValueError,
                   message.c_str());
+  throw py::error_already_set();
+}
+
+void raise_non_finite(double norm, const std::optional<std::string>& array) {
+  const std::string text = py::repr(py::float_(norm)).cast<std::string>();
+  const std::string cause = array.has_value() ? "first non-finite array: " + *array
+                                              : "the elements are finite, their norm overflows";
+  py::object exception = py::handle(non_finite_error)("the global norm is " + text + "; " + cause);
+  exception.attr("array") = array.has_value() ? py::object(py::str(*array)) : py::none();
+  PyErr_SetObject(non_finite_error, exception.ptr());
   throw py::error_already_set();
 }
 

@@ -62,8 +62,9 @@ class OneOrMany {
 class Tensors {
  public:
   /// Reads `tree`; an error names the place in it. With `model`, the structure and the shapes must
-  /// be those of `model`, and dicts are matched by key.
-  Tensors(const char* name, py::handle tree, Access access, const Tensors* model = nullptr);
+  /// be those of `model`, and dicts are matched by key. With `holes`, None may stand for an array.
+  Tensors(const char* name, py::handle tree, Access access, const Tensors* model = nullptr,
+          bool holes = false);
   Tensors(const Tensors&) = delete;
   Tensors& operator=(const Tensors&) = delete;
 
@@ -78,6 +79,13 @@ class Tensors {
 
   /// The place of array `index`, such as grads['w'][0].
   std::string path(std::size_t index) const;
+
+  /// Whether None stands for the array.
+  bool hole(std::size_t index) const { return objects_[index].is_none(); }
+
+  /// Whether every array still has the memory that was seen, and can be written if it has to be.
+  /// Changed shapes count.
+  bool unchanged() const;
 
   /// Tells torch that its tensors were written.
   void written() const;
@@ -98,6 +106,7 @@ class Tensors {
   const char* name_;
   Access access_;
   const Tensors* model_ = nullptr;
+  bool holes_ = false;
   py::object tree_;
   OneOrMany<Array> arrays_;
   OneOrMany<Shape> shapes_;         ///< for the arguments compared with this one
@@ -142,6 +151,10 @@ auto run(std::initializer_list<const Tensors*> arguments, F&& f);
 /// ridgeline.NonFiniteError and ridgeline.RequiresGradError.
 extern PyObject* non_finite_error;
 extern PyObject* requires_grad_error;
+
+/// Raises NonFiniteError about a norm; `array` is the place of the first bad array, if there is
+/// one.
+[[noreturn]] void raise_non_finite(double norm, const std::optional<std::string>& array);
 
 /// Lists for iterables and dicts for mappings, so that a tree can be walked more than once; a tree
 /// of exact lists, tuples and dicts is returned as it is.

@@ -30,6 +30,7 @@ enum class Stream : std::uint32_t {
   integers,
   fold_in,
   split,
+  rounding,  ///< 16 bits for each element
 };
 
 /// The index of each element of an array in its stream: first, first + 1, ... in C order, or by one

@@ -4,6 +4,7 @@
 
 #include "simd/loop.hpp"
 #include "simd/math.hpp"
+#include "simd/shrink.hpp"
 
 namespace ridgeline::RIDGELINE_TARGET {
 namespace {
@@ -18,27 +19,15 @@ struct Lanes {
         shrink(lane(c.shrink)), threshold(lane(c.threshold)), scale(lane(c.scale)),
         inverse(lane(c.inverse)) {}
 
+  /// The same for a step of each element; what else depends on it is the penalty's to set.
+  Lanes(const PenaltyCoefficients& c, V t) : Lanes(c) {
+    step = t;
+    shrink = t * strength;
+  }
+
  private:
   static V lane(double x) { return V(static_cast<typename V::value_type>(x)); }
 };
-
-/// -1, 0 or 1; NaN stays.
-template <class V>
-[[gnu::always_inline]] inline V sign(V w) {
-  return select(abs(w) > V(0), copysign(V(1), w), w);
-}
-
-/// strength * sign(w) for a finite strength, without the product.
-template <class V>
-[[gnu::always_inline]] inline V signed_strength(V strength, V w) {
-  return select(abs(w) > V(0), copysign(strength, w), w);
-}
-
-/// sign(x) max(|x| - u, 0), as x minus the part of it within [-u, u].
-template <class V>
-[[gnu::always_inline]] inline V soft_threshold(V x, V u) {
-  return x - clamped(x, V(0) - u, u);
-}
 
 /// Lasso: s|w| (Tibshirani 1996). prox: soft threshold at u.
 struct L1 {
@@ -53,6 +42,10 @@ struct L1 {
   template <class V>
   static V prox(V x, const Lanes<V>& c) {
     return soft_threshold(x, c.shrink);
+  }
+  template <class V>
+  static V prox_each(V x, Lanes<V>& c) {
+    return prox(x, c);
   }
 };
 
@@ -70,6 +63,10 @@ struct WeightedL1 {
   static V prox(V x, V a, const Lanes<V>& c) {
     return soft_threshold(x, c.shrink * a);
   }
+  template <class V>
+  static V prox_each(V x, V a, Lanes<V>& c) {
+    return prox(x, a, c);
+  }
 };
 
 /// Ridge: s/2 w^2 (Hoerl and Kennard 1970). prox: x / (1 + u), scale = 1/(1 + u).
@@ -85,6 +82,10 @@ struct L2 {
   template <class V>
   static V prox(V x, const Lanes<V>& c) {
     return x * c.scale;
+  }
+  template <class V>
+  static V prox_each(V x, Lanes<V>& c) {
+    return x / (V(1) + c.shrink);
   }
 };
 
@@ -103,6 +104,10 @@ struct ElasticNet {
   template <class V>
   static V prox(V x, const Lanes<V>& c) {
     return soft_threshold(x, c.shrink) * c.scale;
+  }
+  template <class V>
+  static V prox_each(V x, Lanes<V>& c) {
+    return soft_threshold(x, c.shrink) / (V(1) + c.step * c.shape);
   }
 };
 
@@ -125,6 +130,15 @@ struct MCP {
   template <class V>
   static V prox(V x, const Lanes<V>& c) {
     return select(abs(x) > c.threshold, x, soft_threshold(x, c.shrink) * c.scale);
+  }
+  // From t = g on the objective is concave up to s g: 0 or x, equal at |x| = s sqrt(t g).
+  template <class V>
+  static V prox_each(V x, Lanes<V>& c) {
+    const auto convex = c.step < c.shape;
+    c.threshold = c.strength * select(convex, c.shape, sqrt(c.step * c.shape));
+    c.scale = select(convex, V(1) / (V(1) - c.step / c.shape), V(0));
+    const V moved = prox(x, c);
+    return select(x != x, x, moved);
   }
 };
 
@@ -155,6 +169,20 @@ struct SCAD {
     const V middle = ((c.shape - V(1)) * magnitude - c.shape * c.shrink) * c.scale;
     return select(magnitude <= c.threshold, soft_threshold(x, c.shrink),
                   select(magnitude <= c.shape * c.strength, copysign(middle, x), x));
+  }
+  // From t = g - 1 on the middle piece is concave: the soft threshold within [-s, s], or x.
+  template <class V>
+  static V prox_each(V x, Lanes<V>& c) {
+    const V s = c.strength;
+    const V magnitude = abs(x);
+    const auto convex = c.step < c.shape - V(1);
+    c.threshold = (V(1) + c.step) * s;
+    c.scale = V(1) / select(convex, c.shape - V(1) - c.step, V(1));
+    const V soft = lesser(soft_threshold(magnitude, c.shrink), s);
+    const V far = soft - magnitude;
+    const V excess = V(0.5) * (far * far) + c.shrink * (soft - V(0.5) * s * (c.shape + V(1)));
+    const V other = select((magnitude >= c.shape * s) & (excess > V(0)), x, copysign(soft, x));
+    return select(convex | (x != x), prox(x, c), other);
   }
 };
 
@@ -188,6 +216,17 @@ struct LogSum {
     const V small = V(2) * (x * e - u) / (root - difference);
     return select(difference < V(0), small, select(x < V(infinity), large, x));
   }
+  // The root where its objective is below that of 0.
+  template <class V>
+  static V prox_each(V x, Lanes<V>& c) {
+    const V magnitude = abs(x);
+    const V root = log_sum_root(magnitude, c.shrink, c.shape);
+    const V positive = select(root > V(0), root, V(0));
+    const V excess =
+        positive * (V(0.5) * positive - magnitude) + c.shrink * log1p(positive / c.shape);
+    const V moved = select(excess < V(0), copysign(root, x), V(0));
+    return select(magnitude < V(infinity), moved, x);
+  }
 };
 
 /// L0: s for each w != 0. No gradient. prox: x where |x| > sqrt(2u), else 0.
@@ -199,6 +238,11 @@ struct L0 {
   template <class V>
   static V prox(V x, const Lanes<V>& c) {
     return select(abs(x) <= c.threshold, V(0), x);
+  }
+  template <class V>
+  static V prox_each(V x, Lanes<V>& c) {
+    c.threshold = sqrt(V(2) * c.shrink);
+    return prox(x, c);
   }
 };
 
@@ -225,6 +269,12 @@ struct LHalf {
     unroll<5>([&](int) { v = (V(2) * v * v * v - constant) / (V(3) * v * v - V(1)); });
     return select(magnitude < c.threshold, V(0), x * v * v);
   }
+  template <class V>
+  static V prox_each(V x, Lanes<V>& c) {
+    c.scale = power(c.shrink, V(2.0 / 3));
+    c.threshold = V(1.5) * c.scale;
+    return prox(x, c);
+  }
 };
 
 /// Huber, d = shape: s w^2/2 up to |w| = d, then s d (|w| - d/2). prox: x scale up to threshold =
@@ -243,6 +293,12 @@ struct Huber {
   template <class V>
   static V prox(V x, const Lanes<V>& c) {
     return select(abs(x) > c.threshold, x - copysign(c.shrink * c.shape, x), x * c.scale);
+  }
+  template <class V>
+  static V prox_each(V x, Lanes<V>& c) {
+    c.scale = V(1) / (V(1) + c.shrink);
+    c.threshold = c.shape * (V(1) + c.shrink);
+    return prox(x, c);
   }
 };
 
@@ -307,6 +363,35 @@ void prox(void* out, const void* x, const void* weights, std::size_t n,
   }
 }
 
+/// In float64 for every type. The prox of t (f + r/2 x^2) at x is that of t' f at x / (1 + t r), t'
+/// = t / (1 + t r) (Parikh and Boyd 2014, section 2.2).
+template <class T, class P>
+void prox_each(void* x, const void* weights, const void* steps, std::size_t n,
+               const PenaltyCoefficients& coefficients, double ridge) {
+  constexpr int N = map_lanes<T>;
+  using V = Vec<T, N>;
+  const Vec<double, N> r(ridge);
+  const auto moved = [&](V v, V t, auto... a) {
+    const auto length = to_double(t);
+    const auto damped = Vec<double, N>(1) + length * r;
+    Lanes<Vec<double, N>> c(coefficients, length / damped);
+    const auto result = P::prox_each(to_double(v) / damped, to_double(a)..., c);
+    if constexpr (__is_same(T, float)) {
+      return narrow<float>(result);
+    } else {
+      return result;
+    }
+  };
+  auto* out = static_cast<T*>(x);
+  const auto* from = static_cast<const T*>(x);
+  const auto* t = static_cast<const T*>(steps);
+  if constexpr (weighted<P>) {
+    map_into(out, n, moved, from, t, static_cast<const T*>(weights));
+  } else {
+    map_into(out, n, moved, from, t);
+  }
+}
+
 template <class T>
 void find_bad_weights(const void* weights, std::size_t n, double* totals) {
   using V = Vec<double, reduce_lanes>;
@@ -316,7 +401,8 @@ void find_bad_weights(const void* weights, std::size_t n, double* totals) {
 
 template <class T, class P>
 constexpr PenaltyKernels kernels_of() {
-  PenaltyKernels k{&value<T, P>, nullptr, &prox<T, P>};
+  PenaltyKernels k{&value<T, P>, nullptr, &prox<T, P>, nullptr};
+  if constexpr (sizeof(T) > 2) k.prox_each = &prox_each<T, P>;
   if constexpr (!__is_same(P, L0)) k.add_gradient = &add_gradient<T, P>;
   return k;
 }

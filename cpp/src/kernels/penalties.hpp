@@ -28,6 +28,11 @@ struct PenaltyKernels {
   /// out = prox(x); out may be x.
   void (*prox)(void* out, const void* x, const void* weights, std::size_t n,
                const PenaltyCoefficients&);
+  /// x = prox(x) with a step for each element, after the ridge term ridge/2 x^2; where the step is
+  /// so long that the operator has no closed form, its global minimiser (MCP, SCAD, log-sum). Null
+  /// for the half types.
+  void (*prox_each)(void* x, const void* weights, const void* steps, std::size_t n,
+                    const PenaltyCoefficients&, double ridge);
 };
 
 /// The way of a half type to float32 and back, rounded to nearest even; null for the others.

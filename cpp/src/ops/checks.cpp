@@ -34,6 +34,14 @@ void check_ord(double ord) {
     bad_value("ord", "got " + text(ord) + ", wants 1, 2, inf or another number above 0");
 }
 
+void check_box(const Box& box) {
+  if (std::isnan(box.lowest)) bad_value("low", "got nan, wants a number");
+  if (std::isnan(box.highest)) bad_value("high", "got nan, wants a number");
+  if (box.lowest > box.highest) {
+    bad_value("low", "got " + text(box.lowest) + " above high = " + text(box.highest));
+  }
+}
+
 void check_alike(const char* argument, Arrays arrays, const char* model_name, Arrays model) {
   if (arrays.size() != model.size()) {
     bad_value(argument, "got " + std::to_string(arrays.size()) + " arrays, wants " +

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "ridgeline/array.hpp"
+#include "ridgeline/constraints.hpp"
 
 namespace ridgeline {
 
@@ -18,6 +19,9 @@ void check_non_negative(const char* argument, double x, bool infinity_allowed);
 
 /// ord > 0.
 void check_ord(double ord);
+
+/// lowest <= highest, neither NaN.
+void check_box(const Box& box);
 
 /// The same number of arrays, of pairwise equal size and dtype.
 void check_alike(const char* argument, Arrays arrays, const char* model_name, Arrays model);

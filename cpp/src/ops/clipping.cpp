@@ -16,34 +16,6 @@ const ClippingKernels& kernels_for(const ClippingTable& table, DType dtype) {
   return table.kernels[static_cast<std::size_t>(dtype)];
 }
 
-/// Calls kernel(address, n) over the elements of a run, in whatever order memory has them.
-template <class Kernel>
-void map_in_place(const Array& array, const Run& run, Kernel&& kernel) {
-  const Operand operands[] = {{&array, Access::update}};
-  on_memory(operands, run.begin, run.count,
-            [&](void** at, std::int64_t, std::size_t n) { return kernel(at[0], n); });
-}
-
-/// Arrays for a map: those that fill their memory in another order become contiguous.
-class MapArrays {
- public:
-  explicit MapArrays(Arrays arrays) : arrays_(arrays) {
-    bool any = false;
-    for (const Array& array : arrays)
-      any = any || !array.contiguous();
-    if (!any) return;
-    for (const Array& array : arrays)
-      reordered_.push_back(in_memory_order(array));
-    arrays_ = reordered_;
-  }
-  const Array& operator[](std::size_t k) const { return arrays_[k]; }
-  operator Arrays() const { return arrays_; }
-
- private:
-  Arrays arrays_;
-  std::vector<Array> reordered_;
-};
-
 void fill_zero(const Array& array, const Run& run) {
   const Operand operands[] = {{&array, Access::write}};
   on_memory(operands, run.begin, run.count, [&](void** at, std::int64_t, std::size_t n) {
@@ -55,16 +27,6 @@ void check_results(const char* argument, std::span<double> results, Arrays array
   if (results.size() >= arrays.size()) return;
   bad_value(argument, "got room for " + std::to_string(results.size()) + " numbers, wants " +
                           std::to_string(arrays.size()) + ", one for each array");
-}
-
-/// Calls body(array, run) for each run of a map over all elements.
-template <class Body>
-void map_each(Arrays arrays, int threads, Body&& body) {
-  const MapArrays targets(arrays);
-  const WorkList work(targets);
-  parallel(work.elements(), threads, [&](Team team) {
-    work.forward(team, [&](const Run& run) { body(targets[run.array], run); });
-  });
 }
 
 /// What a clip does to one array.

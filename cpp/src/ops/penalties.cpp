@@ -4,13 +4,13 @@
 
 #include "kernels/penalties.hpp"
 #include "ops/checks.hpp"
+#include "ops/penalty_terms.hpp"
 #include "ops/work.hpp"
 #include "runtime/dispatch.hpp"
 
 namespace ridgeline {
-namespace {
 
-void check(Penalties penalties, Arrays params) {
+void check_penalties(Penalties penalties, Arrays params) {
   for (const Penalty& p : penalties) {
     check_non_negative("strength", p.strength, false);
     switch (p.kind) {
@@ -40,38 +40,48 @@ void check(Penalties penalties, Arrays params) {
   }
 }
 
-const PenaltyKernels& kernels_for(const PenaltiesTable& table, const Penalty& p, DType dtype) {
-  return table.kernels[static_cast<std::size_t>(p.kind)][static_cast<std::size_t>(dtype)];
+ProximalTerms proximal_terms(Penalties penalties) {
+  ProximalTerms terms;
+  for (const Penalty& p : penalties) {
+    if (p.kind == PenaltyKind::l2) {
+      terms.ridge += p.strength;
+    } else if (terms.other == nullptr) {
+      terms.other = &p;
+    } else {
+      bad_type(
+          "penalty",
+          "got a sum of several penalties other than L2, wants at most one: the proximal operator "
+          "of their sum has no closed form");
+    }
+  }
+  return terms;
 }
 
-/// A penalty made ready.
-struct Prepared {
-  const Penalty* penalty;
-  PenaltyCoefficients coefficients;
-};
-
-using PreparedList = SmallBuffer<Prepared, 4>;
-
-void prepare(PreparedList& list, const PenaltiesTable& table, Penalties penalties, double step) {
-  for (std::size_t i = 0; i < penalties.size(); ++i) {
-    const Penalty& p = penalties[i];
-    list[i] = {&p, table.coefficients(p.kind, p.strength, p.shape, step)};
+void check_proximal_step(const char* argument, double step, double rest, const Penalty& other) {
+  if (other.kind == PenaltyKind::mcp && !(other.shape > rest)) {
+    bad_value(argument, "got " + text(step) + ", wants less than gamma = " + text(other.shape) +
+                            ": beyond, MCP has no unique proximal point");
+  }
+  if (other.kind == PenaltyKind::scad && !(other.shape > 1 + rest)) {
+    bad_value(argument, "got " + text(step) + ", wants less than gamma - 1 = " +
+                            text(other.shape - 1) + ": beyond, SCAD has no unique proximal point");
   }
 }
 
-char* at_element(void* p, std::int64_t i, DType dtype) {
-  return static_cast<char*>(p) + i * static_cast<std::int64_t>(item_size(dtype));
-}
+namespace {
 
-/// Calls kernel(weights, offset, n) over elements [begin, begin + n) of an array: once, with null,
-/// for a penalty without weights.
-template <class Kernel>
-void with_weights(const Penalty& p, std::size_t array, std::int64_t begin, std::size_t n,
-                  Kernel&& kernel) {
-  if (p.weights.empty()) return kernel(nullptr, std::int64_t{0}, n);
-  const Operand operands[] = {{&p.weights[array], Access::read}};
-  on_memory(operands, begin, static_cast<std::int64_t>(n),
-            [&](void** at, std::int64_t first, std::size_t m) { kernel(at[0], first, m); });
+/// Adds up the totals: over the blocks of an array, over the arrays, over the penalties.
+double sum_of(const WorkList& work, std::size_t arrays, std::size_t penalties, double* totals) {
+  double sum = 0;
+  for (std::size_t i = 0; i < penalties; ++i) {
+    double one = 0;
+    for (std::size_t k = 0; k < arrays; ++k) {
+      one += combine_blocks(work, totals + i * work.blocks(), k,
+                            [](double a, double b) { return a + b; });
+    }
+    sum += one;
+  }
+  return sum;
 }
 
 /// What several stages of one call share.
@@ -139,20 +149,6 @@ void run_stages(const Stages& stages, const Run& run, const Array& target, const
   }
 }
 
-/// Adds up the totals: over the blocks of an array, over the arrays, over the penalties.
-double sum_of(const WorkList& work, std::size_t arrays, std::size_t penalties, double* totals) {
-  double sum = 0;
-  for (std::size_t i = 0; i < penalties; ++i) {
-    double one = 0;
-    for (std::size_t k = 0; k < arrays; ++k) {
-      one += combine_blocks(work, totals + i * work.blocks(), k,
-                            [](double a, double b) { return a + b; });
-    }
-    sum += one;
-  }
-  return sum;
-}
-
 }  // namespace
 
 void check_weights(Arrays weights, int threads) {
@@ -180,7 +176,7 @@ void check_weights(Arrays weights, int threads) {
 
 double penalty_value(Penalties penalties, Arrays params, int threads) {
   const FloatEnvironment environment;
-  check(penalties, params);
+  check_penalties(penalties, params);
   const PenaltiesTable& table = *tables().penalties;
   PreparedList list(penalties.size());
   prepare(list, table, penalties, 0);
@@ -210,7 +206,7 @@ double penalty_value(Penalties penalties, Arrays params, int threads) {
 double add_penalty_gradient(Penalties penalties, Arrays grads, Arrays params, int threads) {
   const FloatEnvironment environment;
   check_alike("grads", grads, "params", params);
-  check(penalties, params);
+  check_penalties(penalties, params);
   check_disjoint("grads", grads, "params", params);
   for (const Penalty& p : penalties) {
     if (p.kind == PenaltyKind::l0)
@@ -244,35 +240,13 @@ void penalty_prox(Penalties penalties, Arrays out, Arrays params, double step, i
   const bool in_place = out.data() == params.data();
   const char* target = in_place ? "params" : "out";
   check_alike(target, out, "params", params);
-  check(penalties, params);
+  check_penalties(penalties, params);
   check_non_negative("step", step, false);
-  // prox of t (f + r/2 x^2) at x is the prox of t' f at x / (1 + t r), t' = t / (1 + t r)
-  // (Parikh and Boyd 2014, section 2.2): ridge terms go first, and shorten the step of the one
-  // other term.
-  double ridge = 0;
-  const Penalty* other = nullptr;
-  for (const Penalty& p : penalties) {
-    if (p.kind == PenaltyKind::l2) {
-      ridge += p.strength;
-    } else if (other == nullptr) {
-      other = &p;
-    } else {
-      bad_type(
-          "penalty",
-          "got a sum of several penalties other than L2, wants at most one: the proximal operator "
-          "of their sum has no closed form");
-    }
-  }
-  const Penalty ridge_term{PenaltyKind::l2, ridge};
-  const double rest = step / (1 + step * ridge);
-  if (other != nullptr && other->kind == PenaltyKind::mcp && !(other->shape > rest)) {
-    bad_value("step", "got " + text(step) + ", wants less than gamma = " + text(other->shape) +
-                          ": beyond, MCP has no unique proximal point");
-  }
-  if (other != nullptr && other->kind == PenaltyKind::scad && !(other->shape > 1 + rest)) {
-    bad_value("step", "got " + text(step) + ", wants less than gamma - 1 = " +
-                          text(other->shape - 1) + ": beyond, SCAD has no unique proximal point");
-  }
+  const ProximalTerms terms = proximal_terms(penalties);
+  const Penalty* other = terms.other;
+  const Penalty ridge_term{PenaltyKind::l2, terms.ridge};
+  const double rest = step / (1 + step * terms.ridge);
+  if (other != nullptr) check_proximal_step("step", step, rest, *other);
   check_disjoint(target, out, "params", in_place ? Arrays() : params, true);
   if (other != nullptr && !other->weights.empty()) {
     check_disjoint(target, out, "weights", other->weights);
@@ -284,7 +258,7 @@ void penalty_prox(Penalties penalties, Arrays out, Arrays params, double step, i
   const auto add_stage = [&](const Penalty& p, double t) {
     list[count++] = {&p, table.coefficients(p.kind, p.strength, p.shape, t)};
   };
-  if (ridge > 0 || other == nullptr) add_stage(ridge_term, step);
+  if (terms.ridge > 0 || other == nullptr) add_stage(ridge_term, step);
   if (other != nullptr) add_stage(*other, rest);
 
   // A map has no order: arrays of the same strange layout become contiguous.

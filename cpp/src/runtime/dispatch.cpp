@@ -16,6 +16,7 @@ namespace ridgeline {
   extern const DropoutTable dropout;                                                               \
   extern const RandomTable random;                                                                 \
   extern const PruningTable pruning;                                                               \
+  extern const OptimizersTable optimizers;                                                         \
   }
 #include "runtime/targets.def"
 #undef RIDGELINE_TARGET
@@ -24,7 +25,8 @@ namespace {
 
 constexpr Tables compiled[] = {
 #define RIDGELINE_TARGET(name)                                                                     \
-  {#name, &name::penalties, &name::clipping, &name::dropout, &name::random, &name::pruning},
+  {#name,         &name::penalties, &name::clipping,  &name::dropout,                              \
+   &name::random, &name::pruning,   &name::optimizers},
 #include "runtime/targets.def"
 #undef RIDGELINE_TARGET
 };

@@ -8,6 +8,7 @@ struct ClippingTable;
 struct DropoutTable;
 struct RandomTable;
 struct PruningTable;
+struct OptimizersTable;
 
 /// The tables of one target: one row a family.
 struct Tables {
@@ -17,6 +18,7 @@ struct Tables {
   const DropoutTable* dropout;
   const RandomTable* random;
   const PruningTable* pruning;
+  const OptimizersTable* optimizers;
 };
 
 /// The tables in use. Take them once a call, so that a call runs on one target.

@@ -7,6 +7,7 @@
 //   map_reduce(out, n, totals, f, term, x)    both: out[i] = f(out[i], x[i]...), totals of
 //                                         term(x[i]...)
 //   scan(n, state, f, x)                  state = f(state, x[i]) in lanes of no order
+//   update(n, w, states, mask, f, g)      several outputs: f(w[i], states[i], g[i], bits)
 #pragma once
 
 #include "simd/choose.hpp"
@@ -190,6 +191,49 @@ template <class T, class F, class G, class... In>
     }
     total = fold(sum, Add{});
   });
+}
+
+/// The bits of a mask that starts at a word; null stands for all.
+class MaskBits {
+ public:
+  explicit MaskBits(const std::uint64_t* words) : words_(words) {}
+  void meanwhile() const {}
+  [[gnu::always_inline]] std::uint64_t bits(std::size_t i, std::size_t) const {
+    return words_ == nullptr ? ~std::uint64_t{0} : words_[i / 64] >> (i % 64);
+  }
+
+ private:
+  const std::uint64_t* words_;
+};
+
+/// Lanes of an update: one register of each array, since there are many.
+template <class T>
+inline constexpr int update_lanes = register_bytes == 0 ? 1 : register_bytes / int{sizeof(T)};
+
+/// f(w, states, g, bits) changes lanes of w and of its states; what it finds beyond the last
+/// element is 0 and goes nowhere.
+template <int States, class T, class F>
+[[gnu::always_inline]] inline void update(std::size_t n, T* w, T* const (&states)[3],
+                                          const MaskBits mask, const F f, const T* g) {
+  constexpr int N = update_lanes<T>;
+  using V = Vec<T, N>;
+  std::size_t i = 0;
+  for (; i + N <= n; i += N) {
+    V weight = load<T, N>(w + i);
+    V state[3];
+    unroll<States>([&](int k) { state[k] = load<T, N>(states[k] + i); });
+    f(weight, state, load<T, N>(g + i), mask.bits(i, N));
+    store<T, N>(w + i, weight);
+    unroll<States>([&](int k) { store<T, N>(states[k] + i, state[k]); });
+  }
+  if (i == n) return;
+  const std::size_t count = n - i;
+  V weight = Remainder<T, N>(w + i, count).lanes();
+  V state[3];
+  unroll<States>([&](int k) { state[k] = Remainder<T, N>(states[k] + i, count).lanes(); });
+  f(weight, state, Remainder<T, N>(g + i, count).lanes(), mask.bits(i, count));
+  store_first<T, N>(w + i, weight, count);
+  unroll<States>([&](int k) { store_first<T, N>(states[k] + i, state[k], count); });
 }
 
 /// The remainder is padded with its own first element, so that no value comes in that x does not

@@ -62,7 +62,7 @@ using lane_word = typename LaneInt<sizeof(T)>::word;
 
 /// f(0), f(1), ... f(Count - 1), unrolled by the compiler front end.
 template <class F, int... I>
-[[gnu::always_inline]] inline void unroll(F f, std::integer_sequence<int, I...>) {
+[[gnu::always_inline]] inline void unroll([[maybe_unused]] F f, std::integer_sequence<int, I...>) {
   (f(I), ...);
 }
 template <int Count, class F>
@@ -656,6 +656,120 @@ template <class I, int N>
     unroll<static_cast<int>(sizeof joined / 8)>([&](int i) { set |= word[i]; });
     return set != 0;
   }
+}
+
+/// table[index mod 16], lane by lane.
+template <int N>
+[[gnu::always_inline]] inline Vec<float, N> lookup(const float (&table)[16],
+                                                   Vec<std::int32_t, N> index) {
+  using V = Vec<float, N>;
+  V v;
+  unroll<V::registers>([&](int i) {
+#if defined(__x86_64__) && RIDGELINE_REGISTER_BYTES >= 64
+    if constexpr (V::register_lanes == 16) {
+      v.r[i] = _mm512_permutexvar_ps((__m512i)index.r[i], _mm512_loadu_ps(table));
+      return;
+    }
+#endif
+#if defined(__x86_64__) && RIDGELINE_REGISTER_BYTES >= 32
+    if constexpr (V::register_lanes == 8) {
+      const auto place = (__m256i)index.r[i];
+      const __m256 low = _mm256_permutevar8x32_ps(_mm256_loadu_ps(table), place);
+      const __m256 high = _mm256_permutevar8x32_ps(_mm256_loadu_ps(table + 8), place);
+      v.r[i] = _mm256_blendv_ps(low, high, _mm256_castsi256_ps(_mm256_slli_epi32(place, 28)));
+      return;
+    }
+#endif
+    float lane[V::register_lanes];
+    std::int32_t place[V::register_lanes];
+    __builtin_memcpy(place, &index.r[i], sizeof place);
+    unroll<V::register_lanes>([&](int k) { lane[k] = table[place[k] & 15]; });
+    __builtin_memcpy(&v.r[i], lane, sizeof lane);
+  });
+  return v;
+}
+
+/// Towards 0. What is beyond the integers gives some integer.
+template <int N>
+[[gnu::always_inline]] inline Vec<std::int32_t, N> truncated(Vec<float, N> a) {
+  using I = Vec<std::int32_t, N>;
+  I result;
+  unroll<I::registers>([&](int i) {
+    if constexpr (I::register_lanes == 1) {
+      result.r[i] = static_cast<std::int32_t>(a.r[i]);
+    } else {
+      result.r[i] = __builtin_convertvector(a.r[i], typename I::R);
+    }
+  });
+  return result;
+}
+
+/// Exact up to 2^24.
+template <int N>
+[[gnu::always_inline]] inline Vec<float, N> to_float(Vec<std::int32_t, N> a) {
+  using V = Vec<float, N>;
+  V result;
+  unroll<V::registers>([&](int i) {
+    if constexpr (V::register_lanes == 1) {
+      result.r[i] = static_cast<float>(a.r[i]);
+    } else {
+      result.r[i] = __builtin_convertvector(a.r[i], typename V::R);
+    }
+  });
+  return result;
+}
+
+/// Bytes as 32-bit lanes, and the low bytes of lanes back.
+template <int N>
+[[gnu::always_inline]] inline Vec<std::int32_t, N> load_bytes(const std::uint8_t* p) {
+  using I = Vec<std::int32_t, N>;
+  I v;
+  unroll<I::registers>([&](int i) {
+    const std::uint8_t* from = p + i * I::register_lanes;
+#if defined(__x86_64__) && RIDGELINE_REGISTER_BYTES >= 64
+    if constexpr (I::register_lanes == 16) {
+      v.r[i] = (typename I::R)_mm512_cvtepu8_epi32(
+          _mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
+      return;
+    }
+#endif
+#if defined(__x86_64__) && RIDGELINE_REGISTER_BYTES >= 32
+    if constexpr (I::register_lanes == 8) {
+      v.r[i] = (typename I::R)_mm256_cvtepu8_epi32(
+          _mm_loadl_epi64(reinterpret_cast<const __m128i*>(from)));
+      return;
+    }
+#endif
+    std::int32_t lane[I::register_lanes];
+    unroll<I::register_lanes>([&](int k) { lane[k] = from[k]; });
+    __builtin_memcpy(&v.r[i], lane, sizeof lane);
+  });
+  return v;
+}
+template <int N>
+[[gnu::always_inline]] inline void store_bytes(std::uint8_t* p, Vec<std::int32_t, N> v) {
+  using I = Vec<std::int32_t, N>;
+  unroll<I::registers>([&](int i) {
+    std::uint8_t* to = p + i * I::register_lanes;
+#if defined(__x86_64__) && RIDGELINE_REGISTER_BYTES >= 64
+    if constexpr (I::register_lanes == 16) {
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm512_cvtepi32_epi8((__m512i)v.r[i]));
+      return;
+    }
+#endif
+#if defined(__x86_64__) && RIDGELINE_REGISTER_BYTES >= 32
+    if constexpr (I::register_lanes == 8) {
+      const auto lanes = (__m256i)v.r[i];
+      const __m128i words =
+          _mm_packus_epi32(_mm256_castsi256_si128(lanes), _mm256_extracti128_si256(lanes, 1));
+      _mm_storel_epi64(reinterpret_cast<__m128i*>(to), _mm_packus_epi16(words, words));
+      return;
+    }
+#endif
+    std::int32_t lane[I::register_lanes];
+    __builtin_memcpy(lane, &v.r[i], sizeof lane);
+    unroll<I::register_lanes>([&](int k) { to[k] = static_cast<std::uint8_t>(lane[k]); });
+  });
 }
 
 /// Combines the lanes by a fixed tree: i with i + N/2, then i with i + N/4, ... so that the result

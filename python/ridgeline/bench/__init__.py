@@ -6,7 +6,7 @@ JAX and Numba where installed) in turn, beside the memory roof of the same momen
     cases.py         what is measured
     peers.py         the same operations in NumPy and PyTorch; loops.py: in Numba
     random_peers.py  those that draw at random; fairness.py: whether they draw what they should
-    prune_peers.py   those that prune
+    prune_peers.py   those that prune; step_peers.py: steps of optimizers
     roof.py          the speed of memory with trivial arithmetic
     measure.py       checks, interleaved rounds, medians
     memory.py        peak extra memory, in fresh processes

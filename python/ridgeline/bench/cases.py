@@ -11,9 +11,10 @@ from typing import Any
 import ridgeline as rl
 from ridgeline import _core, reference
 
-from . import fairness
+from . import fairness, step_peers
 from .fairness import Fair
 from .peers import L1, L2, Implementation, peers
+from .step_peers import Recipe
 
 Numbers = tuple[Any, ...]
 CallNumbers = Callable[[list[float]], Iterator[Numbers]]  # from the norms of the arrays
@@ -57,11 +58,25 @@ def _resnet50() -> Iterator[int]:
     yield from (1000 * 2048, 1000)
 
 
+def _gpt2() -> Iterator[int]:
+    """The parameters of GPT-2 small (Radford et al. 2019)."""
+    width = 768
+    norm = (width, width)
+    yield from (50257 * width, 1024 * width)
+    for _ in range(12):
+        yield from norm
+        yield from (3 * width * width, 3 * width, width * width, width)
+        yield from norm
+        yield from (4 * width * width, 4 * width, 4 * width * width, width)
+    yield from norm
+
+
 TINY = Layout("256", (256,))
 CACHE_1 = Layout("16KiB", (2**12,))
 CACHE_2 = Layout("512KiB", (2**17,))
 MEMORY = Layout("64MiB", (2**24,))
 RESNET = Layout("resnet50", tuple(_resnet50()), single=False)
+GPT2 = Layout("gpt2", tuple(_gpt2()), single=False)
 THOUSAND = Layout("1000x256", (256,) * 1000, single=False)
 LAYOUTS = (CACHE_1, CACHE_2, MEMORY, RESNET, THOUSAND)
 
@@ -77,7 +92,8 @@ class Operation:
     reference returns, up to ``tolerance``. ``shape``: of the array, where it is not flat.
     ``makes_masks``: what counts of the result is which elements it keeps. ``takes_masks``: masks of
     the arrays, half pruned, are an argument. ``once``: a second call would find other data, so each
-    run is one. ``checked``: so many elements of each array, at most, are compared.
+    run is one. ``checked``: so many elements of each array, at most, are compared. ``recipe``: of
+    the step of an optimizer, see `step_peers`: functions make what is called with gradients.
     """
 
     name: str
@@ -97,6 +113,17 @@ class Operation:
     takes_masks: bool = False
     once: bool = False
     checked: int = 100_003
+    recipe: Recipe | None = None
+
+    @property
+    def dtype(self) -> str:
+        """Of the arrays."""
+        return "float32" if self.recipe is None else self.recipe.parameters
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of an element."""
+        return 4 if self.dtype == "float32" else 2
 
     @property
     def prunes(self) -> bool:
@@ -130,6 +157,10 @@ def _below_joint(norms: list[float]) -> Iterator[Numbers]:
 
 def _above_joint(norms: list[float]) -> Iterator[Numbers]:
     return itertools.repeat((2 * math.hypot(*norms),))
+
+
+def _half_joint(norms: list[float]) -> Iterator[Numbers]:
+    return itertools.repeat((math.hypot(*norms) / 2,))
 
 
 def _below_each(norms: list[float]) -> Iterator[Numbers]:
@@ -228,6 +259,23 @@ def _takes_masks(variant: str, passes: tuple[str, ...], *, once: bool) -> Operat
         overhead=False,
         takes_masks=True,
         once=once,
+    )
+
+
+def _step(recipe: Recipe, *layouts: Layout) -> Operation:
+    return Operation(
+        recipe.name,
+        "",
+        step_peers.ridgeline_step(recipe),
+        step_peers.reference_step(recipe),
+        recipe.passes,
+        _half_joint if recipe.clip else _always(),
+        arrays=(GRADS, PARAMS),
+        writes=False,
+        layouts=layouts,
+        overhead=recipe == Recipe("adamw"),
+        checked=10_007,
+        recipe=recipe,
     )
 
 
@@ -439,6 +487,10 @@ OPERATIONS = (
     ),
     _takes_masks("first", ("rewrite",), once=True),
     _takes_masks("again", ("read",), once=False),
+    *(
+        _step(recipe, MEMORY, RESNET, GPT2, *([THOUSAND] if "states" not in name else []))
+        for name, recipe in step_peers.RECIPES.items()
+    ),
 )
 
 

@@ -95,6 +95,8 @@ def _measure(args: argparse.Namespace, chosen: list[Case], console: Any) -> dict
     threads = rl.get_num_threads()
     budget = args.budget if args.budget is not None else 0.2 if args.quick else 2.0
     left_out = peers.missing(args.compile, threads)
+    cannot = {case.name: measure.obstacle(case, left_out) for case in chosen}
+    chosen = [case for case in chosen if cannot[case.name] is None]
     peers.set_threads(threads)
     report: dict[str, Any] = {
         "format": FORMAT,
@@ -107,7 +109,7 @@ def _measure(args: argparse.Namespace, chosen: list[Case], console: Any) -> dict
             "filter": args.filter,
             "budget": budget,
         },
-        "left_out": left_out,
+        "left_out": {**left_out, **{name: why for name, why in cannot.items() if why}},
     }
     if args.memory:
         with console.status(""):
@@ -118,7 +120,7 @@ def _measure(args: argparse.Namespace, chosen: list[Case], console: Any) -> dict
         return report
     roof = Roof(threads)
     report["roof_source"] = roof.source
-    data = measure.Memory(max(case.layout.elements for case in chosen))
+    data = measure.Memory(max((case.layout.elements for case in chosen), default=0))
     results = []
     with console.status("") as status:
         for i, case in enumerate(chosen):
@@ -131,6 +133,8 @@ def _measure(args: argparse.Namespace, chosen: list[Case], console: Any) -> dict
 
 def _is_quick(case: Case) -> bool:
     name, layout = case.operation.full_name, case.layout
+    if case.operation.recipe is not None and not case.overhead:
+        return layout is RESNET and name == "step_adamw_clip_l1"
     if case.operation.prunes:
         return layout is MEMORY and name == "prune_magnitude/50"
     if case.operation.fair and not case.overhead:
@@ -158,7 +162,7 @@ def _as_json(result: Result) -> dict[str, Any]:
         "case": case.name,
         "operation": case.operation.full_name,
         "layout": case.layout.name,
-        "dtype": "float32",
+        "dtype": case.operation.dtype,
         "arrays": len(case.layout.sizes),
         "elements": case.layout.elements,
         "traffic_bytes": result.traffic,
@@ -217,7 +221,7 @@ def _print(report: dict[str, Any], results: list[Result], all_peers: bool, conso
 
 
 def _throughput_table(results: list[Result], all_peers: bool) -> Any:
-    table = _table("float32: medians", "case", "time", "min - max", "GB/s", "of roof")
+    table = _table("Medians", "case", "time", "min - max", "GB/s", "of roof")
     table.add_column("speedup over best peer", no_wrap=True)
     for result in results:
         for name in _shown(result, all_peers):

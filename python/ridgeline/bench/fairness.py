@@ -113,6 +113,20 @@ def pruned(read: Sequence[Array], made: Sequence[Array], numbers: Sequence[Any])
     return _is_chosen(kept, p)
 
 
+def stepped(
+    before: Sequence[Array], got: Sequence[Array], wanted: Sequence[Array], tolerance: float
+) -> bool:
+    """The arrays moved as wanted, but for errors of that part of the way, in the 2-norm."""
+    if [x.size for x in got] != [x.size for x in wanted]:
+        return False
+    start, end, right = (np.concatenate([*map(_float64, x)]) for x in (before, got, wanted))
+    return bool(np.linalg.norm(end - right) <= tolerance * np.linalg.norm(right - start))
+
+
+def _float64(x: Array) -> npt.NDArray[np.float64]:
+    return np.asarray(x).astype(np.float64).ravel()
+
+
 def _scaled(x: Array, p: float) -> Array:
     return x.astype(np.float64) / (1 - p)
 

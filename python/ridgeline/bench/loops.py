@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from .fairness import alpha_constants
+from .roof import STEPS
 
 L1 = np.float32(1e-5)
 L2 = np.float32(1e-4)
@@ -243,6 +244,73 @@ def _apply_mask(w: Any, kept: Any) -> None:
         w[i] = w[i] if kept[i] else ZERO
 
 
+# Optimizers: the sum of squares, then all the rest in one loop. bfloat16 is uint16 here.
+
+
+@numba.njit(inline="always")  # type: ignore[untyped-decorator]
+def _wide(x: Any) -> Any:
+    """Return the float32 of a bfloat16's bits."""
+    return np.uint32(np.uint32(x) << np.uint32(16)).view(np.float32)
+
+
+@numba.njit(inline="always")  # type: ignore[untyped-decorator]
+def _narrow(x: Any) -> Any:
+    """Return the bits of the nearest bfloat16."""
+    bits = np.float32(x).view(np.uint32)
+    half = np.uint32(0x7FFF) + (np.uint32(bits >> np.uint32(16)) & np.uint32(1))
+    return np.uint16(np.uint32(bits + half) >> np.uint32(16))
+
+
+@numba.njit(inline="always")  # type: ignore[untyped-decorator]
+def _same(x: Any) -> Any:
+    return x
+
+
+def _steps(load: Any, store: Any) -> dict[str, Callable[..., Any]]:
+    """Functions of parameters and gradients that are stored in some way; states are float32."""
+
+    def squares(g: Any) -> Any:
+        total = ZERO
+        for i in prange(g.size):
+            x = load(g[i])
+            total += x * x
+        return total
+
+    def adamw(
+        w: Any,
+        g: Any,
+        m: Any,
+        v: Any,
+        scale: Any,
+        rate: Any,
+        root: Any,
+        b1: Any,
+        b2: Any,
+        eps: Any,
+        kept: Any,
+        threshold: Any,
+    ) -> None:
+        for i in prange(w.size):
+            x = scale * load(g[i])
+            m[i] = b1 * m[i] + (ONE - b1) * x
+            v[i] = b2 * v[i] + (ONE - b2) * x * x
+            y = kept * load(w[i]) - rate * m[i] / (np.sqrt(v[i]) * root + eps)
+            w[i] = store(y - min(max(y, -threshold), threshold))
+
+    def sgd(w: Any, g: Any, m: Any, scale: Any, rate: Any, momentum: Any, threshold: Any) -> None:
+        for i in prange(w.size):
+            m[i] = momentum * m[i] + scale * load(g[i])
+            y = load(w[i]) - rate * m[i]
+            w[i] = store(y - min(max(y, -threshold), threshold))
+
+    return {"squares": squares, "adamw": adamw, "sgd": sgd}
+
+
+# The roof
+
+_BLOCK = 1024  # float32 of the gradients in a block
+
+
 def _read(a: Any, b: Any, zero: Any, passes: int) -> Any:
     total = ZERO
     for _ in range(passes):
@@ -275,7 +343,57 @@ def _write(a: Any, b: Any, zero: Any, passes: int) -> None:
             b[i] = zero
 
 
-# The same with non-temporal stores, which take no cache line from memory to write it.
+def _adam_pass(g: Any, p: Any, m: Any, v: Any, zero: Any, passes: int) -> None:
+    for _ in range(passes):
+        for i in prange(g.size):
+            p[i] = p[i] + zero * g[i]
+            m[i] = m[i] + zero
+            v[i] = v[i] + zero
+
+
+def _momentum_pass(g: Any, p: Any, m: Any, zero: Any, passes: int) -> None:
+    for _ in range(passes):
+        for i in prange(g.size):
+            p[i] = p[i] + zero * g[i]
+            m[i] = m[i] + zero
+
+
+# The same, block after block of each array: for elements of several sizes.
+
+
+@numba.njit(fastmath=True)  # type: ignore[untyped-decorator]
+def _rewrite_block(x: Any, k: Any, blocks: Any, zero: Any) -> None:
+    block = x[k * x.size // blocks : (k + 1) * x.size // blocks]
+    for i in range(block.size):
+        block[i] = block[i] + zero
+
+
+@numba.njit(fastmath=True)  # type: ignore[untyped-decorator]
+def _add_block(x: Any, y: Any, k: Any, blocks: Any, zero: Any) -> None:
+    where = slice(k * x.size // blocks, (k + 1) * x.size // blocks)
+    to, by = x[where], y[where]
+    for i in range(to.size):
+        to[i] = to[i] + zero * by[i]
+
+
+def _adam_blocks(g: Any, p: Any, m: Any, v: Any, zero: Any, passes: int) -> None:
+    blocks = max(g.size // _BLOCK, 1)
+    for _ in range(passes):
+        for k in prange(blocks):
+            _add_block(p, g, k, blocks, zero)
+            _rewrite_block(m, k, blocks, zero)
+            _rewrite_block(v, k, blocks, zero)
+
+
+def _momentum_blocks(g: Any, p: Any, m: Any, zero: Any, passes: int) -> None:
+    blocks = max(g.size // _BLOCK, 1)
+    for _ in range(passes):
+        for k in prange(blocks):
+            _add_block(p, g, k, blocks, zero)
+            _rewrite_block(m, k, blocks, zero)
+
+
+# Copies and writes with non-temporal stores, which take no cache line from memory to write it.
 
 _LINE = 16  # float32 in a cache line
 
@@ -352,12 +470,22 @@ class Loops:
         self.apply_mask = compiled(_apply_mask)
         self.high_digits = compiled(_high_digits)
         self.low_digits = compiled(_low_digits)
+        self.wide = {name: compiled(each) for name, each in _steps(_same, _same).items()}
+        self.narrow = {name: compiled(each) for name, each in _steps(_wide, _narrow).items()}
+        blocks = dict.fromkeys((name for name in STEPS if "adam" in name), compiled(_adam_blocks))
         self.roof: dict[str, Callable[..., Any]] = {
+            **blocks,
             "read": compiled(_read),
             "rewrite": compiled(_rewrite),
             "add": compiled(_add),
             "copy": compiled(_copy),
             "write": compiled(_write),
+            "adam": compiled(_adam_pass),
+            "momentum": compiled(_momentum_pass),
+        }
+        self.blocks: dict[str, Callable[..., Any]] = {
+            "adam": blocks["adam"],
+            "momentum": compiled(_momentum_blocks),
         }
         copy_lines, write_lines = compiled(_copy_lines), compiled(_write_lines)
         zeros = np.zeros(_LINE, np.float32)

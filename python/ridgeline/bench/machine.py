@@ -11,7 +11,7 @@ from typing import Any
 import ridgeline as rl
 from ridgeline import _core
 
-_LIBRARIES = ("numpy", "torch", "jax", "numba")
+_LIBRARIES = ("numpy", "torch", "jax", "numba", "optax", "deepspeed")
 _ENVIRONMENT = (
     "NUMBA_NUM_THREADS",
     "OMP_NUM_THREADS",

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import gc
 import importlib
+import importlib.util
 import itertools
 import math
+import sys
 from collections.abc import Callable, Container, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from statistics import median
 from time import perf_counter
 from typing import Any
@@ -18,16 +21,19 @@ import numpy.typing as npt
 
 from ridgeline import Key, Mask, MaskSet
 
+from . import fairness
 from .cases import CALLS, FLOOR, GRADS, OUT, OUT_2, PARAMS, PRUNED, Case, Layout, Numbers
 from .peers import Implementation
-from .roof import TRAFFIC, Roof
+from .roof import STEPS, Roof, bytes_moved, words
 
 MIN_RUNS = 7
 MAX_RUNS = 201
 SLOW = 0.25  # seconds of a call from which it is made in every third round only
 _SAMPLE = 500e-6  # seconds that a run takes at least
+_SCALES = (1.0, 0.25, 2.0, 1.5)  # of the gradients of the steps that are checked
+_REGIONS = 5  # of a Memory, with the original gradients
 
-Flat = npt.NDArray[np.float32]
+Flat = npt.NDArray[Any]
 
 
 class WrongResult(RuntimeError):
@@ -40,32 +46,78 @@ class Memory:
     def __init__(self, elements: int) -> None:
         sample = np.random.default_rng(0).standard_normal(2**16 + 1, dtype=np.float32)
         self._original = np.resize(sample, elements)
-        # Hardly any two alike: what ranks them has few ties to break.
-        params = np.random.default_rng(1).standard_normal(elements, dtype=np.float32)
         # Starts differ modulo 4096, lest stores and loads look like one address to the core.
         self._regions = {
             GRADS: np.empty(elements + 272, np.float32)[272:],
-            PARAMS: params,
+            PARAMS: np.empty(elements, np.float32),
             OUT: np.empty(elements + 544, np.float32)[544:],
             OUT_2: np.empty(elements + 816, np.float32)[816:],
         }
+        self.restore_params(elements)
 
-    def flat(self, elements: int, *regions: str) -> list[Flat]:
+    def flat(self, elements: int, *regions: str, dtype: str = "float32") -> list[Flat]:
         """Return that many elements of each region."""
-        return [self._regions[name][:elements] for name in regions]
+        kind = _dtype(dtype)
+        return [self._regions[name].view(kind)[:elements] for name in regions]
 
-    def for_roof(self, elements: int, pattern: str) -> list[Flat]:
-        """Return the two arrays of a pattern."""
-        return self.flat(elements, GRADS, OUT if pattern in ("copy", "write") else PARAMS)
+    def for_roof(self, elements: int, pattern: str, itemsize: int = 4) -> list[Flat]:
+        """Return the arrays of a pattern."""
+        regions = [GRADS, OUT if pattern in ("copy", "write") else PARAMS]
+        if pattern in STEPS:
+            regions = [GRADS, PARAMS, OUT, OUT_2]
+        sizes = words(pattern, elements, itemsize)
+        return [self._regions[name][:n] for name, n in zip(regions, sizes, strict=False)]
 
-    def restore(self, elements: int) -> None:
+    def restore(self, elements: int, dtype: str = "float32") -> None:
         """Undo what was written to the gradients."""
-        np.copyto(self._regions[GRADS][:elements], self._original[:elements])
+        (gradients,) = self.flat(elements, GRADS, dtype=dtype)
+        np.copyto(gradients, self._original[:elements], casting="unsafe")
 
-    def arrays(self, layout: Layout, regions: Iterable[str]) -> list[list[Flat]]:
+    def restore_params(self, elements: int, dtype: str = "float32") -> None:
+        """Undo what was written to the parameters."""
+        # Hardly any two alike: what ranks them has few ties to break.
+        rng = np.random.default_rng(1)
+        (params,) = self.flat(elements, PARAMS, dtype=dtype)
+        if dtype == "float32":
+            rng.standard_normal(dtype=np.float32, out=params)
+        else:
+            params[...] = rng.standard_normal(elements, dtype=np.float32)
+
+    def arrays(
+        self, layout: Layout, regions: Iterable[str], dtype: str = "float32"
+    ) -> list[list[Flat]]:
         """Return the arrays of a layout in each region."""
         ends = np.cumsum(layout.sizes)[:-1]
-        return [np.split(flat, ends) for flat in self.flat(layout.elements, *regions)]
+        flats = self.flat(layout.elements, *regions, dtype=dtype)
+        return [np.split(flat, ends) for flat in flats]
+
+
+def _dtype(name: str) -> Any:
+    if name == "bfloat16":
+        name = importlib.import_module("ml_dtypes").bfloat16
+    return np.dtype(name)
+
+
+def obstacle(case: Case, without: Container[str]) -> str | None:
+    """Say why a case is left out: steps keep states, for each implementation."""
+    if case.operation.recipe is None:
+        return None
+    if case.operation.dtype == "bfloat16" and importlib.util.find_spec("ml_dtypes") is None:
+        return "needs ml_dtypes"
+    # states and as much again while a call runs, for those that copy
+    needs = 4 * case.layout.elements * (_REGIONS + 4 * len(case.implementations(without)))
+    if needs > (free := _free_bytes()):
+        return f"needs about {needs * 1e-9:.0f} GB of memory, {free * 1e-9:.0f} are free"
+    return None
+
+
+def _free_bytes() -> int:
+    """Return what is free, files in memory included."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return sys.maxsize
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
 
 
 @dataclass(frozen=True)
@@ -92,8 +144,8 @@ class Result:
     @property
     def traffic(self) -> int:
         """Bytes that a call has to move."""
-        passes = self.case.operation.passes or ()
-        return 4 * self.case.layout.elements * sum(TRAFFIC[p] for p in passes)
+        operation, elements = self.case.operation, self.case.layout.elements
+        return sum(bytes_moved(p, elements, operation.itemsize) for p in operation.passes or ())
 
     @property
     def best_peer(self) -> str | None:
@@ -122,8 +174,12 @@ def run_case(
     """Check all implementations of a case, then time them for `budget` seconds or seven rounds."""
     timed, left_out = _checked(case, without)
     layout, operation = case.layout, case.operation
-    memory.restore(layout.elements)
-    sets = memory.arrays(layout, operation.arrays)
+    memory.restore(layout.elements, operation.dtype)
+    if operation.recipe is not None:
+        memory.restore_params(layout.elements, operation.dtype)
+        for x in memory.flat(layout.elements, OUT, OUT_2):
+            x.fill(0)
+    sets = memory.arrays(layout, operation.arrays, operation.dtype)
     norms = _norms(case, sets)
     runners = [_Runner(case, each, sets, norms, memory) for each in timed]
     result = Result(case, {}, left_out, None)
@@ -131,7 +187,9 @@ def run_case(
         result.errors = {r.name: _relative_error(r.call(), sets[0]) for r in runners}
 
     passes = () if case.overhead else (operation.passes or ())
-    patterns = [(each, memory.for_roof(layout.elements, each)) for each in passes]
+    patterns = [
+        (each, memory.for_roof(layout.elements, each, operation.itemsize)) for each in passes
+    ]
     roofs: list[float] = []
     with _no_garbage_collection():
         for runner in runners:
@@ -144,13 +202,18 @@ def run_case(
                     runner.sample()
     result.timings = {runner.name: runner.timing() for runner in runners}
     result.roof = median(roofs) if passes else None
+    if operation.recipe is not None:
+        memory.restore_params(layout.elements)
     return result
 
 
 def call_of(case: Case, implementation: Implementation, memory: Memory) -> Callable[[], Any]:
-    """Return the first call of an implementation."""
-    sets = memory.arrays(case.layout, case.operation.arrays)
+    """Return the first call of an implementation; of a step also what makes it."""
+    operation = case.operation
+    sets = memory.arrays(case.layout, operation.arrays, operation.dtype)
     (arguments,) = _arguments(case, implementation, sets, _norms(case, sets), 1)
+    if operation.recipe is not None:
+        return lambda: implementation.function(*arguments)(arguments[0])
     return lambda: implementation.function(*arguments)
 
 
@@ -166,11 +229,10 @@ class _Runner:
         memory: Memory,
     ) -> None:
         self.name = implementation.name
-        self._function = implementation.function
+        self._function, self._arguments = calls(case, implementation, sets, norms, CALLS + 1)
         self._restore = case.operation.writes
         self._elements = case.layout.elements
         self._memory = memory
-        self._arguments = _arguments(case, implementation, sets, norms, CALLS + 1)
         self._once = case.operation.once
         self._calls = 1
         self.is_slow = False
@@ -215,6 +277,21 @@ class _Runner:
         return perf_counter() - start
 
 
+def calls(
+    case: Case,
+    implementation: Implementation,
+    sets: list[list[Flat]],
+    norms: list[float],
+    count: int,
+) -> tuple[Callable[..., Any], list[tuple[Any, ...]]]:
+    """Return what is called, and the arguments of the first `count` calls."""
+    function = implementation.function
+    if case.operation.recipe is None or implementation.kind == "none":
+        return function, _arguments(case, implementation, sets, norms, count)
+    (arguments,) = _arguments(case, implementation, sets, norms, 1)
+    return function(*arguments), [arguments[:1]] * count
+
+
 def _arguments(
     case: Case,
     implementation: Implementation,
@@ -229,8 +306,7 @@ def _arguments(
     arrays: list[list[Any]] = [[x.reshape(shape) for x in each] for each in sets]
     convert: Any = None
     if implementation.kind == "torch":
-        from_numpy = importlib.import_module("torch").from_numpy
-        arrays = [[from_numpy(x) for x in each] for each in arrays]
+        arrays = [[_torch_tensor(x) for x in each] for each in arrays]
     elif implementation.kind == "jax":
         arrays = [
             each if name in (OUT, OUT_2) else [_jax_array(x) for x in each]
@@ -238,6 +314,8 @@ def _arguments(
         ]
     elif implementation.kind == "numba" and not case.operation.prunes:
         convert = _numba_number
+        if case.operation.dtype == "bfloat16":
+            arrays = [[x.view(np.uint16) for x in each] for each in arrays]
     if case.operation.takes_masks:
         arrays.append(_masks(case, implementation.kind))
     first = [each[0] if case.layout.single else each for each in arrays]
@@ -257,6 +335,13 @@ def _masks(case: Case, kind: str) -> list[Any]:
     return masks
 
 
+def _torch_tensor(x: Any) -> Any:
+    torch: Any = importlib.import_module("torch")
+    if x.dtype == np.float32:
+        return torch.from_numpy(x)
+    return torch.from_numpy(x.view(np.uint16)).view(torch.bfloat16)
+
+
 def _jax_array(x: Any) -> Any:
     jax: Any = importlib.import_module("jax")
     return jax.device_put(x, jax.devices("cpu")[0])
@@ -274,7 +359,9 @@ def _converted(numbers: Numbers, convert: Any) -> Numbers:
 
 def _norms(case: Case, sets: list[list[Flat]]) -> list[float]:
     """The norms of the gradients, where there are any."""
-    return [float(np.linalg.norm(x)) for x in sets[0]] if case.operation.arrays[0] == GRADS else []
+    if case.operation.arrays[0] != GRADS:
+        return []
+    return [float(np.linalg.norm(x.astype(np.float32, copy=False))) for x in sets[0]]
 
 
 @dataclass(frozen=True)
@@ -302,6 +389,8 @@ class _Outcome:
 
 def _outcome(case: Case, memory: Memory, implementation: Implementation) -> _Outcome:
     elements, regions = case.layout.elements, case.operation.arrays
+    if case.operation.recipe is not None:
+        return _steps(case, memory, implementation)
     memory.restore(elements)
     for x in memory.flat(elements, OUT, OUT_2):
         x.fill(np.nan)
@@ -312,6 +401,25 @@ def _outcome(case: Case, memory: Memory, implementation: Implementation) -> _Out
     returned = implementation.function(*arguments)
     written = [[x.copy() for x in each] for each in sets]
     return _Outcome(read, written, returned, arguments[len(regions) :])
+
+
+def _steps(case: Case, memory: Memory, implementation: Implementation) -> _Outcome:
+    """What some steps, of gradients that change, did to the parameters."""
+    elements, operation = case.layout.elements, case.operation
+    memory.restore(elements, operation.dtype)
+    memory.restore_params(elements, operation.dtype)
+    sets = memory.arrays(case.layout, operation.arrays, operation.dtype)
+    grads, before = ([x.copy() for x in each] for each in sets)
+    (arguments,) = _arguments(case, implementation, sets, _norms(case, sets), 1)
+    step = implementation.function(*arguments)
+    returned = None
+    for k, scale in enumerate(_SCALES):
+        for target, source in zip(sets[0], grads, strict=True):
+            target[...] = np.roll(source, k) * source.dtype.type(scale)
+        (now,) = _arguments(case, implementation, sets, [1.0], 1)
+        returned = step(now[0])
+    written = [[x.copy() for x in each] for each in sets]
+    return _Outcome(before, written, returned, arguments[2:])
 
 
 def _checked(case: Case, without: Container[str]) -> tuple[list[Implementation], dict[str, str]]:
@@ -344,6 +452,11 @@ def _checked(case: Case, without: Container[str]) -> tuple[list[Implementation],
 def _is_right(case: Case, name: str, got: _Outcome, wanted: _Outcome) -> bool:
     """Whether results are those of the reference; for a peer that draws at random, as good."""
     operation = case.operation
+    if operation.recipe is not None:
+        moved = got.arrays[1] if got.returned is None else got.returned
+        own = name == "ridgeline"
+        tolerance = operation.recipe.tolerance if own else operation.recipe.peer_tolerance
+        return fairness.stepped(got.read, moved, wanted.arrays[1], tolerance)
     if operation.makes_masks:
         return _keeps_the_same(case, name, got, wanted)
     if operation.fair is None:

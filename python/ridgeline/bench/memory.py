@@ -1,7 +1,7 @@
 """Peak extra memory of a call: each implementation once, in a process of its own.
 
-What the call allocates beyond the arrays that it is given, its result included. The libraries are
-loaded and the functions compiled before, by a call on smaller arrays. Linux only.
+What the call allocates beyond the arrays that it is given: its result, the states of an optimizer.
+The libraries are loaded and the functions compiled before, by a call on smaller arrays. Linux only.
 """
 
 from __future__ import annotations
@@ -48,7 +48,8 @@ def chosen(words: str) -> list[Case]:
 def extra(case: Case, without: Collection[str]) -> list[Extra]:
     """Measure all implementations of a case."""
     found = [each for each in case.implementations(without) if each.name != FLOOR]
-    arrays = 4 * case.layout.elements * len(case.operation.arrays)
+    operation = case.operation
+    arrays = operation.itemsize * case.layout.elements * len(operation.arrays)
     result = []
     for each in found:
         settings = {
@@ -83,7 +84,8 @@ def _child(case_name: str, name: str, threads: int, target: str, without: Collec
     small = replace(case, layout=case.operation.reduced(case.layout))
     for each in (small, case):
         memory = measure.Memory(each.layout.elements)
-        memory.restore(each.layout.elements)
+        memory.restore(each.layout.elements, each.operation.dtype)
+        memory.restore_params(each.layout.elements, each.operation.dtype)
         for x in memory.flat(each.layout.elements, OUT, OUT_2):
             x.fill(0)
         call = measure.call_of(each, implementation, memory)

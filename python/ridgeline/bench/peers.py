@@ -2,7 +2,7 @@
 
 All have the signature of ridgeline's function: arrays first, then the numbers of the case. For many
 arrays the arguments are lists. Those that draw at random are in `random_peers`, those that prune in
-`prune_peers`.
+`prune_peers`, the steps of optimizers in `step_peers`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from . import prune_peers, random_peers
+from . import prune_peers, random_peers, step_peers
 
 L1 = 1e-5
 L2 = 1e-4
@@ -38,12 +38,17 @@ class Implementation:
 
 def missing(compiled: bool, threads: int) -> dict[str, str]:
     """Say which peers are left out, and why."""
-    libraries = ("torch", "jax", "numba")
+    libraries = ("torch", "jax", "numba", "optax", "deepspeed")
     reasons = {name: "not installed" for name in libraries if not _installed(name)}
     if "jax" not in reasons and threads < (cores := _cores()):
         reasons["jax"] = f"always has a thread for each of the {cores} cores"
     if "torch" not in reasons and not compiled:
         reasons["torch.compile"] = "only with --compile"
+    for name, needed in (("optax", "jax"), ("deepspeed", "torch")):
+        if needed in reasons:
+            reasons.setdefault(name, f"needs {needed}")
+    if not compiled:
+        reasons.setdefault("deepspeed", "only with --compile")
     return reasons
 
 
@@ -56,6 +61,9 @@ def peers(
     """
     compiled = "torch.compile" not in without
     libraries: dict[str, Callable[[], dict[str, dict[str, Function]]]]
+    recipe = step_peers.RECIPES.get(operation)
+    if recipe is not None:
+        return _step_peers(recipe, without)
     if operation in prune_peers.OPERATIONS:
         libraries = {
             "numpy": lambda: prune_peers.numpy_tables(single),
@@ -84,6 +92,24 @@ def peers(
         if kind not in without
         for name, table in tables().items()
         if operation in table
+    ]
+
+
+def _step_peers(recipe: step_peers.Recipe, without: Container[str]) -> list[Implementation]:
+    compiled = "torch.compile" not in without
+    libraries: dict[str, tuple[str, Callable[[], dict[str, Function]]]] = {
+        "ridgeline": ("ridgeline", lambda: step_peers.ridgeline_tables(recipe)),
+        "numpy": ("numpy", lambda: step_peers.numpy_tables(recipe)),
+        "torch": ("torch", lambda: step_peers.torch_tables(recipe, compiled)),
+        "deepspeed": ("torch", lambda: step_peers.deepspeed_tables(recipe)),
+        "optax": ("jax", lambda: step_peers.optax_tables(recipe)),
+        "numba": ("numba", lambda: step_peers.numba_tables(recipe)),
+    }
+    return [
+        Implementation(name, function, kind)
+        for library, (kind, table) in libraries.items()
+        if library not in without
+        for name, function in table().items()
     ]
 
 

@@ -11,7 +11,7 @@ dropout are equal bit for bit, so those say where they round; they take one arra
 array([ 1.5, -0. ])
 """
 
-from ridgeline.reference import pruning, random
+from ridgeline.reference import optimizers, pruning, random
 from ridgeline.reference.clipping import (
     clip_by_global_norm_,
     clip_by_norm_,
@@ -83,6 +83,7 @@ __all__ = [
     "gaussian_dropout",
     "gaussian_noise",
     "global_norm",
+    "optimizers",
     "patch_dropout",
     "pruning",
     "random",

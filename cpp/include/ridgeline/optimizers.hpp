@@ -1,0 +1,149 @@
+// Optimizer steps that regularize in the same pass over memory: each element's data is read once
+// and written once, after one reading of the gradients if a norm is needed.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "ridgeline/clipping.hpp"
+#include "ridgeline/constraints.hpp"
+#include "ridgeline/penalties.hpp"
+#include "ridgeline/random.hpp"
+
+namespace ridgeline {
+
+enum class OptimizerKind : std::uint8_t {
+  sgd,
+  momentum,  ///< SGD with a state
+  adam,      ///< and AdamW
+  amsgrad,
+  nadam,
+  rmsprop,
+  rmsprop_momentum,
+  rmsprop_centered,
+  rmsprop_centered_momentum,
+  adagrad,
+  lion,
+  ftrl,
+};
+inline constexpr std::size_t optimizer_kind_count = 12;
+
+/// How many states an optimizer keeps for each element.
+constexpr int state_count(OptimizerKind kind) {
+  constexpr int counts[optimizer_kind_count] = {0, 1, 2, 3, 2, 1, 2, 2, 3, 1, 1, 2};
+  return counts[static_cast<std::size_t>(kind)];
+}
+/// Whether a state is never negative: one of squares.
+constexpr bool state_of_squares(OptimizerKind kind, int state) {
+  switch (kind) {
+  case OptimizerKind::adam:
+  case OptimizerKind::amsgrad:
+  case OptimizerKind::nadam:
+  case OptimizerKind::ftrl:
+    return state >= 1;
+  case OptimizerKind::momentum:
+  case OptimizerKind::lion:
+    return false;
+  default:
+    return state == 0;
+  }
+}
+
+/// Whose rule is followed where libraries differ; docs/optimizers.md lists the differences.
+enum class Convention : std::uint8_t { torch, keras, optax };
+
+/// How a penalty enters: its gradient joins the gradient, or its proximal operator follows the
+/// step, with the learning rate as its step, or with that of each element.
+enum class Prox : std::uint8_t { none, plain, preconditioned };
+
+/// How states are stored. bfloat16 is rounded randomly. dynamic8 is a byte each and the largest
+/// magnitude of each block of 256 (Dettmers et al. 2022).
+enum class StateType : std::uint8_t { compute, bfloat16, dynamic8 };
+inline constexpr std::size_t code_block = 256;
+
+/// The numbers of a group of parameters. Each optimizer reads its own.
+struct OptimizerGroup {
+  double lr = 0;
+  double weight_decay = 0;
+  double beta1 = 0, beta2 = 0;  ///< RMSprop's alpha is beta2
+  double eps = 0;
+  double momentum = 0, dampening = 0;
+  bool nesterov = false;
+  double lr_decay = 0;
+  double momentum_decay = 0;
+  double beta = 0, l1 = 0, l2 = 0;  ///< FTRL
+  Penalties penalties = {};
+  Prox prox = Prox::none;
+  Box box = {-__builtin_inf(), __builtin_inf()};
+};
+
+/// What belongs to one parameter beside its array. Memory that is not used is null; all of it has
+/// the parameter's elements in C order. The compute type is float64 for float64, else float32.
+struct OptimizerParameter {
+  std::size_t group = 0;
+  std::size_t place = 0;     ///< among the arrays that the group's penalties have weights for
+  std::uint64_t number = 0;  ///< random bits differ for parameters of different numbers
+  double decay = 1;          ///< multiplies the group's weight decay
+  std::int64_t steps = 0;    ///< done so far; a step adds 1
+  double product = 1;        ///< of NAdam's momenta so far
+
+  void* states[3] = {};
+  float* scales[3] = {};  ///< dynamic8: one a block
+  float* master = nullptr;
+  void* compensation = nullptr;  ///< what rounding the parameter lost, in its own type
+  void* average = nullptr;       ///< in the compute type
+  const std::uint64_t* mask = nullptr;
+};
+
+struct StepOptions {
+  OptimizerKind kind = OptimizerKind::sgd;
+  Convention convention = Convention::torch;
+  StateType state_type = StateType::compute;
+
+  double scale = 1;  ///< of the gradients, before all else
+  enum class Clip : std::uint8_t { none, global_norm, norm, value } clip = Clip::none;
+  double max_norm = 0, ord = 2;
+  double low = 0, high = 0;
+  std::optional<double> norm;  ///< of scaled gradients, where it is known already
+  NonFinite on_nonfinite = NonFinite::propagate;  ///< not zero
+  std::optional<double> max_update_rms;
+
+  double average_decay = 0;
+  bool stochastic_rounding = false;  ///< of the 16-bit parameters
+  Key key{};
+  std::uint64_t step = 0;  ///< random bits differ between steps
+  bool checked = false;    ///< whether a call before found that no memory overlaps
+  int threads = 0;
+};
+
+struct StepReport {
+  std::optional<double> norm;   ///< of all scaled gradients, if one was taken
+  std::vector<double> factors;  ///< by clipping: one, or with Clip::norm one an array
+  bool skipped = false;
+  std::ptrdiff_t first_nonfinite = -1;
+  double penalty = 0;  ///< before the step
+};
+
+/// Throws if parameters share memory.
+void check_parameters(Arrays params);
+
+/// One step. `grads` have the sizes of `params`, and their dtype or the compute type.
+/// Throws NonFiniteError, with nothing changed, if asked for.
+StepReport optimizer_step(const StepOptions& options, std::span<const OptimizerGroup> groups,
+                          std::span<OptimizerParameter> state, Arrays params, Arrays grads);
+
+/// The norm of scaled gradients, for those who combine it with that of other processes.
+double gradient_norm(Arrays grads, double scale, double ord, int threads = 0);
+
+/// sums += grads, or sums = grads if they are the first; sums in the compute type.
+void accumulate(Arrays grads, Arrays sums, bool first, int threads = 0);
+
+/// Writes the blocks' codes and scales of x, which is contiguous float32; and back.
+void encode_states(const Array& x, bool squares, std::uint8_t* codes, float* scales,
+                   int threads = 0);
+void decode_states(const std::uint8_t* codes, const float* scales, bool squares, const Array& x,
+                   int threads = 0);
+
+}  // namespace ridgeline

@@ -1,0 +1,93 @@
+// The table of optimizer kernels that each target exports.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "ridgeline/optimizers.hpp"
+
+namespace ridgeline {
+
+/// What a step needs of its numbers, in float64, so that each is rounded once. Values that change
+/// nothing are the defaults.
+struct StepCoefficients {
+  // The gradient: g' = clamp(g scale, low, high) + l1 sign(w) + l2 w.
+  double scale = 1, low = -__builtin_inf(), high = __builtin_inf();
+  double gradient_l1 = 0, gradient_l2 = 0;
+
+  double keep = 1;  ///< decoupled decay: w *= keep first
+  double lr = 0;
+  double step = 0;           ///< what the update is multiplied by
+  double gradient_step = 0;  ///< NAdam: the same for its term of the gradient
+  double decay1 = 0, gain1 = 0, decay2 = 0, gain2 = 0;  ///< of the first and second state
+  double root = 1;  ///< what a square root is multiplied by: the bias correction of Adam
+  double eps = 0, eps_inside = 0;  ///< outside and inside the square root
+  double largest_scale = 1;        ///< AMSGrad: what is compared with the largest so far
+  double momentum = 0;             ///< RMSprop; SGD's Nesterov term
+  double nesterov_gradient = 1;
+  double l1 = 0, l2 = 0, beta = 0;  ///< FTRL
+  bool nesterov = false;
+
+  // After the step: the proximal operator of the elastic net, then the box.
+  double threshold = 0;  ///< t l1
+  double shrink = 1;     ///< 1 / (1 + t l2)
+  double prox_l1 = 0, prox_l2 = 0;
+  bool preconditioned = false;  ///< t is lr / denominator of each element instead
+  double lowest = -__builtin_inf(), highest = __builtin_inf();
+};
+
+/// The memory that a step meets, of the compute type.
+struct StepOperands {
+  void* w;
+  const void* g;
+  void* states[3];
+  /// Bit i: whether element i is updated at all. For all of the n elements in whole words.
+  const std::uint64_t* mask;
+  void* steps;  ///< null, or where lr / denominator of each element goes
+};
+
+struct StepKernels {
+  /// The scale of the gradient, decay and the update alone.
+  void (*plain)(const StepOperands&, std::size_t n, const StepCoefficients&);
+  /// All of it; mask must not be null.
+  void (*full)(const StepOperands&, std::size_t n, const StepCoefficients&);
+  /// totals[b] = the sum over block b of the squares by which `full` without decay, prox and box
+  /// would change w; nothing is written.
+  void (*squares)(const StepOperands&, std::size_t n, const StepCoefficients&, double* totals);
+};
+
+/// Random bits for rounding, 16 an element: those of element i, i a multiple of 128 for the first.
+struct Rounding {
+  Key key;
+  std::uint32_t purpose;  ///< bits for one purpose are independent of those for another
+  std::uint64_t first;
+};
+
+struct OptimizersTable {
+  StepKernels steps[optimizer_kind_count][2];  ///< float32, float64
+
+  /// out = clamp(g scale, low, high) in the compute type.
+  void (*prepare[dtype_count])(const void* g, std::size_t n, double scale, double low, double high,
+                               void* out);
+  /// sum += g, or sum = g if it is the first, in the compute type.
+  void (*accumulate[dtype_count])(const void* g, std::size_t n, bool first, void* sum);
+  /// mean += gain (w - mean); float32, float64.
+  void (*average[2])(const void* w, std::size_t n, double gain, void* mean);
+  /// x = saved where the mask is 0; for elements of 2, 4 and 8 bytes.
+  void (*restore[3])(void* x, const void* saved, std::size_t n, const std::uint64_t* mask);
+
+  // The 16-bit types; null for the others.
+  /// Rounds to one of the two neighbours, with the probability that makes the mean exact.
+  void (*round_randomly[dtype_count])(const float* x, std::size_t n, const Rounding&, void* out);
+  /// w = high + low.
+  void (*join[dtype_count])(const void* high, const void* low, std::size_t n, float* w);
+  /// high = w rounded, low = (w - high) rounded.
+  void (*split[dtype_count])(const float* w, std::size_t n, void* high, void* low);
+
+  // Blocks of code_block elements as a byte each and the largest magnitude of each block; without
+  // sign, and with sign.
+  void (*decode[2])(const std::uint8_t* codes, const float* scales, std::size_t n, float* out);
+  void (*encode[2])(const float* x, std::size_t n, std::uint8_t* codes, float* scales);
+};
+
+}  // namespace ridgeline

@@ -1,0 +1,776 @@
+#include "ridgeline/optimizers.hpp"
+
+#include <cmath>
+#include <limits>
+
+#include "kernels/optimizers.hpp"
+#include "ops/checks.hpp"
+#include "ops/norm.hpp"
+#include "ops/penalty_terms.hpp"
+#include "ops/work.hpp"
+#include "runtime/dispatch.hpp"
+
+namespace ridgeline {
+namespace {
+
+constexpr double infinite = std::numeric_limits<double>::infinity();
+constexpr auto block = static_cast<std::int64_t>(block_size);
+
+DType compute_dtype(DType dtype) {
+  return dtype == DType::float64 ? DType::float64 : DType::float32;
+}
+std::size_t index_of(DType dtype) { return static_cast<std::size_t>(dtype); }
+
+/// x^n by squaring: the same bits on every machine, which libm does not promise.
+double integer_power(double x, std::int64_t n) {
+  double result = 1;
+  for (; n > 0; n /= 2) {
+    if (n % 2 == 1) result *= x;
+    x *= x;
+  }
+  return result;
+}
+
+// ---- what a group is about
+
+/// A group made ready for one step.
+struct Plan {
+  const OptimizerGroup* group;
+  bool elastic = true;  ///< all penalties are l1 or l2: they fit into the kernels
+  double l1 = 0, l2 = 0;
+  // Of others:
+  PreparedList gradients;  ///< and for the value
+  ProximalTerms proximal;
+  PenaltyCoefficients ridge, other;
+
+  explicit Plan(const OptimizerGroup& g) : group(&g), gradients(g.penalties.size()) {}
+  bool penalized() const { return !group->penalties.empty(); }
+};
+
+void prepare_plan(Plan& plan, OptimizerKind kind, const PenaltiesTable& table) {
+  const OptimizerGroup& group = *plan.group;
+  for (const Penalty& p : group.penalties) {
+    if (p.kind == PenaltyKind::l2) {
+      plan.l2 += p.strength;
+    } else if (p.kind == PenaltyKind::l1 || p.kind == PenaltyKind::elastic_net) {
+      plan.l1 += p.strength;
+      plan.l2 += p.shape;
+    } else {
+      plan.elastic = false;
+    }
+  }
+  prepare(plan.gradients, table, group.penalties, 0);
+  if (plan.elastic) return;
+  const bool by_gradient = group.prox == Prox::none || kind == OptimizerKind::ftrl;
+  if (by_gradient) {
+    for (const Penalty& p : group.penalties) {
+      if (p.kind == PenaltyKind::l0)
+        bad_type("penalty", "L0 has no gradient; use prox='plain' or 'preconditioned'");
+    }
+    return;
+  }
+  plan.proximal = proximal_terms(group.penalties);
+  const double rest = group.lr / (1 + group.lr * plan.proximal.ridge);
+  const Penalty& other = *plan.proximal.other;
+  if (group.prox == Prox::plain) check_proximal_step("lr", group.lr, rest, other);
+  plan.ridge = table.coefficients(PenaltyKind::l2, plan.proximal.ridge, 0, group.lr);
+  plan.other = table.coefficients(other.kind, other.strength, other.shape, rest);
+}
+
+void check_group(const OptimizerGroup& group, OptimizerKind kind, Arrays params) {
+  check_non_negative("lr", group.lr, false);
+  if (kind == OptimizerKind::ftrl && group.lr == 0)
+    bad_value("lr", "got 0, wants a number above 0: FTRL divides by it");
+  check_non_negative("weight_decay", group.weight_decay, false);
+  check_non_negative("eps", group.eps, false);
+  for (const Penalty& p : group.penalties) {
+    Penalty alone = p;
+    if (alone.kind == PenaltyKind::weighted_l1) {  // its weights are compared one by one
+      alone.kind = PenaltyKind::l1;
+      alone.weights = {};
+    }
+    check_penalties({&alone, 1}, params);
+  }
+  check_box(group.box);
+}
+
+// ---- the numbers of a step
+
+/// NAdam: mu_k = b1 (1 - 0.96^(k d)/2) (Dozat 2016; torch's d is 0.004, Keras' is 1).
+double nadam_momentum(const OptimizerGroup& group, std::int64_t k) {
+  const double exponent = static_cast<double>(k) * group.momentum_decay;
+  const double decay = exponent == 0 ? 1 : tables().clipping->power(0.96, exponent);
+  return group.beta1 * (1 - 0.5 * decay);
+}
+
+/// Step k (from 1) of a parameter, without what depends on the gradients. `product` is NAdam's
+/// product of momenta up to this step.
+StepCoefficients coefficients(OptimizerKind kind, Convention convention, const Plan& plan,
+                              std::int64_t k, double product) {
+  const OptimizerGroup& group = *plan.group;
+  const bool torch = convention == Convention::torch;
+  StepCoefficients c;
+  c.lr = group.lr;
+  c.step = group.lr;
+  const auto bias = [&](double beta, std::int64_t n) { return 1 - integer_power(beta, n); };
+  // Where Keras and optax put eps inside the square root.
+  const auto set_eps = [&](bool inside) { (inside ? c.eps_inside : c.eps) = group.eps; };
+  switch (kind) {
+  case OptimizerKind::sgd:
+    break;
+  case OptimizerKind::momentum:
+    c.decay1 = c.momentum = group.momentum;
+    c.nesterov = group.nesterov;
+    c.gain1 = k == 1 ? 1 : 1 - group.dampening;
+    if (convention == Convention::keras) {  // velocity: v = mu v - t g; w += v
+      c.gain1 = c.nesterov_gradient = -group.lr;
+      c.step = -1;
+    }
+    break;
+  case OptimizerKind::adam:
+  case OptimizerKind::amsgrad:
+  case OptimizerKind::nadam: {
+    const double root = std::sqrt(bias(group.beta2, k));
+    c.gain1 = 1 - group.beta1;
+    c.decay2 = group.beta2;
+    c.gain2 = 1 - group.beta2;
+    c.eps = group.eps;
+    c.root = 1 / root;
+    c.step = group.lr / bias(group.beta1, k);
+    if (kind == OptimizerKind::nadam) {
+      if (convention == Convention::optax) {
+        c.step = group.lr * group.beta1 / bias(group.beta1, k + 1);
+        c.gradient_step = group.lr * (1 - group.beta1) / bias(group.beta1, k);
+      } else {
+        const double next = nadam_momentum(group, k + 1);
+        c.step = group.lr * next / (1 - product * next);
+        c.gradient_step = group.lr * (1 - nadam_momentum(group, k)) / (1 - product);
+      }
+    } else if (convention == Convention::keras) {
+      c.step *= root;
+      c.root = 1;
+    } else if (convention == Convention::optax && kind == OptimizerKind::amsgrad) {
+      c.largest_scale = 1 / (root * root);
+      c.root = 1;
+    }
+    break;
+  }
+  case OptimizerKind::rmsprop:
+  case OptimizerKind::rmsprop_momentum:
+  case OptimizerKind::rmsprop_centered:
+  case OptimizerKind::rmsprop_centered_momentum:
+    c.decay2 = group.beta2;
+    c.gain2 = 1 - group.beta2;
+    c.momentum = group.momentum;
+    c.gain1 = 1;
+    set_eps(!torch);
+    if (!torch && (kind == OptimizerKind::rmsprop_momentum ||
+                   kind == OptimizerKind::rmsprop_centered_momentum)) {  // it holds whole steps
+      c.gain1 = group.lr;
+      c.step = 1;
+    }
+    break;
+  case OptimizerKind::adagrad:
+    c.step = group.lr / (1 + static_cast<double>(k - 1) * group.lr_decay);
+    c.lr = c.step;
+    set_eps(!torch);
+    break;
+  case OptimizerKind::lion:
+    c.decay1 = group.beta1;
+    c.gain1 = 1 - group.beta1;
+    c.decay2 = group.beta2;
+    c.gain2 = 1 - group.beta2;
+    break;
+  case OptimizerKind::ftrl:
+    c.step = 1 / group.lr;
+    c.beta = group.beta;
+    c.l1 = group.l1;
+    c.l2 = group.l2;
+    break;
+  }
+  if (plan.elastic && plan.penalized()) {
+    if (kind == OptimizerKind::ftrl) {
+      c.l1 += plan.l1;
+      c.l2 += plan.l2;
+    } else if (group.prox == Prox::none) {
+      c.gradient_l1 = plan.l1;
+      c.gradient_l2 = plan.l2;
+    } else {
+      c.prox_l1 = plan.l1;
+      c.prox_l2 = plan.l2;
+      c.threshold = c.lr * plan.l1;
+      c.shrink = 1 / (1 + c.lr * plan.l2);
+      c.preconditioned = group.prox == Prox::preconditioned;
+    }
+  }
+  c.lowest = group.box.lowest;
+  c.highest = group.box.highest;
+  return c;
+}
+
+// ---- one step
+
+/// One parameter in one step.
+struct Entry {
+  const Plan* plan;
+  OptimizerParameter* parameter;
+  std::size_t numbers;  ///< its coefficients
+  double keep;
+  Key key;
+  bool direct;  ///< the kernel meets its memory itself
+  bool full;
+};
+
+constexpr std::int64_t tile_size = 1024;
+
+/// Where a stretch that the kernel cannot meet in memory is worked on: it stays in the first cache.
+struct Tiles {
+  static constexpr std::size_t bytes = tile_size * sizeof(double);
+  alignas(64) std::byte w[bytes];
+  alignas(64) std::byte g[bytes];
+  alignas(64) std::byte states[3][bytes];
+  alignas(64) std::byte steps[bytes];
+  alignas(64) std::byte saved[bytes];
+  alignas(64) std::byte weights[bytes];
+  alignas(64) std::uint16_t halves[2][tile_size];
+};
+
+class Step {
+ public:
+  Step(const StepOptions& options, std::span<const OptimizerGroup> groups,
+       std::span<OptimizerParameter> state, Arrays params, Arrays grads)
+      : options_(options), state_(state), params_(params), grads_(grads), work_(params),
+        tables_(tables()) {
+    check();
+    prepare(groups);
+  }
+
+  StepReport run();
+
+ private:
+  enum class Pass : std::uint8_t { update, measure };
+
+  void check() const;
+  void prepare(std::span<const OptimizerGroup> groups);
+  void update_run(const Run& run, double scale, double update_factor);
+  void measure_run(const Run& run, double scale);
+  void add_values(const Entry& e, std::size_t array, std::int64_t begin, std::size_t n, void* w);
+  void direct_run(const Entry& e, const Run& run, const StepCoefficients& c);
+  void tiled_run(const Entry& e, const Run& run, const StepCoefficients& c, Pass pass);
+  void tile(const Entry& e, std::size_t array, std::int64_t begin, std::size_t n, void* w,
+            const void* g, const StepCoefficients& c, Pass pass, Tiles& tiles, double* total);
+  void add_gradients(const Entry& e, DType compute, DType dtype, std::int64_t begin, std::size_t n,
+                     void* g, const void* w, Tiles& tiles);
+  void apply_prox(const Entry& e, DType compute, DType dtype, std::int64_t begin, std::size_t n,
+                  void* w, const void* steps, Tiles& tiles);
+  void store_halves(const Entry& e, DType dtype, std::int64_t begin, std::size_t n, const float* w,
+                    void* out, Tiles& tiles);
+  template <class Kernel>
+  void with_wide_weights(const Entry& e, const Penalty& p, DType dtype, std::int64_t begin,
+                         std::size_t n, Tiles& tiles, Kernel&& kernel);
+
+  StepCoefficients numbers_of(const Entry& e, double scale, double update_factor) const {
+    StepCoefficients c = numbers_[e.numbers];
+    c.keep = e.keep;
+    c.scale = scale;
+    if (options_.clip == StepOptions::Clip::value) {
+      c.low = options_.low;
+      c.high = options_.high;
+    }
+    c.step *= update_factor;
+    c.gradient_step *= update_factor;
+    return c;
+  }
+  const StepKernels& kernels(DType dtype) const {
+    return tables_.optimizers
+        ->steps[static_cast<std::size_t>(options_.kind)][dtype == DType::float64 ? 1 : 0];
+  }
+  const std::uint64_t* mask_at(const Entry& e, std::int64_t begin) const {
+    return e.parameter->mask == nullptr ? nullptr : e.parameter->mask + begin / 64;
+  }
+  bool general_gradient(const Plan& plan) const {
+    return !plan.elastic &&
+           (plan.group->prox == Prox::none || options_.kind == OptimizerKind::ftrl);
+  }
+  bool general_prox(const Plan& plan) const { return !plan.elastic && !general_gradient(plan); }
+
+  const StepOptions& options_;
+  std::span<OptimizerParameter> state_;
+  Arrays params_, grads_;
+  const WorkList work_;
+  const Tables& tables_;
+  std::vector<std::unique_ptr<Plan>> plans_;
+  std::vector<StepCoefficients> numbers_;
+  std::vector<Entry> entries_;
+  std::vector<double> products_;  ///< NAdam's after this step
+  std::size_t values_ = 0;        ///< penalties whose value is wanted, at most in one group
+  std::vector<double> value_totals_;
+  std::vector<double> measured_;
+};
+
+void Step::check() const {
+  if (state_.size() != params_.size() || grads_.size() != params_.size()) {
+    bad_value("grads", "got " + std::to_string(grads_.size()) + " arrays, wants " +
+                           std::to_string(params_.size()) + " as in params");
+  }
+  for (std::size_t k = 0; k < params_.size(); ++k) {
+    const auto place = static_cast<std::ptrdiff_t>(k);
+    if (grads_[k].size != params_[k].size) {
+      bad_value("grads",
+                "got " + std::to_string(grads_[k].size) + " elements, wants " +
+                    std::to_string(params_[k].size),
+                place);
+    }
+    if (grads_[k].dtype != params_[k].dtype && grads_[k].dtype != compute_dtype(params_[k].dtype)) {
+      bad_type("grads",
+               std::string("got dtype ") + name_of(grads_[k].dtype) + ", wants " +
+                   name_of(params_[k].dtype),
+               place);
+    }
+  }
+  check_non_negative("loss_scale", options_.scale, false);
+  if (options_.clip == StepOptions::Clip::global_norm || options_.clip == StepOptions::Clip::norm) {
+    check_non_negative("max_norm", options_.max_norm, true);
+    check_ord(options_.ord);
+  }
+  if (options_.max_update_rms) check_non_negative("max_update_rms", *options_.max_update_rms, true);
+  if (!options_.checked) check_disjoint("params", params_, "grads", grads_);
+}
+
+void Step::prepare(std::span<const OptimizerGroup> groups) {
+  for (const OptimizerGroup& group : groups) {
+    check_group(group, options_.kind, params_);
+    plans_.push_back(std::make_unique<Plan>(group));
+    prepare_plan(*plans_.back(), options_.kind, *tables_.penalties);
+    values_ = std::max(values_, group.penalties.size());
+  }
+  value_totals_.resize(values_ * work_.blocks());
+  entries_.reserve(params_.size());
+  products_.reserve(params_.size());
+  const Key step_key = options_.key.fold_in(options_.step);
+  const bool random = options_.stochastic_rounding || options_.state_type == StateType::bfloat16;
+  const OptimizerParameter* last = nullptr;  // most parameters have the numbers of the one before
+  for (std::size_t k = 0; k < params_.size(); ++k) {
+    OptimizerParameter& p = state_[k];
+    const Plan& plan = *plans_[p.group];
+    for (const Penalty& penalty : plan.group->penalties) {
+      if (penalty.kind != PenaltyKind::weighted_l1) continue;
+      if (p.place >= penalty.weights.size() || penalty.weights[p.place].size != params_[k].size ||
+          penalty.weights[p.place].dtype != params_[k].dtype) {
+        bad_value("weights", "got other arrays than params has", static_cast<std::ptrdiff_t>(k));
+      }
+    }
+    double product = p.product;
+    if (options_.kind == OptimizerKind::nadam) product *= nadam_momentum(*plan.group, p.steps + 1);
+    if (last == nullptr || last->group != p.group || last->steps != p.steps ||
+        last->product != p.product) {
+      numbers_.push_back(
+          coefficients(options_.kind, options_.convention, plan, p.steps + 1, product));
+      last = &p;
+    }
+    products_.push_back(product);
+
+    const Array& array = params_[k];
+    const StepCoefficients& c = numbers_.back();
+    const bool bare = !plan.penalized() && c.lowest == -infinite && c.highest == infinite &&
+                      options_.clip != StepOptions::Clip::value && p.mask == nullptr;
+    const bool direct =
+        array.contiguous() && grads_[k].contiguous() && grads_[k].dtype == array.dtype &&
+        item_size(array.dtype) != 2 &&
+        (options_.state_type == StateType::compute || state_count(options_.kind) == 0) &&
+        p.average == nullptr && plan.elastic;
+    const double keep = 1 - plan.group->lr * (plan.group->weight_decay * p.decay);
+    entries_.push_back({&plan, &p, numbers_.size() - 1, keep,
+                        random ? step_key.fold_in(p.number) : Key{}, direct, !bare});
+  }
+}
+
+StepReport Step::run() {
+  using Clip = StepOptions::Clip;
+  StepReport report;
+  const bool by_norm = options_.clip == Clip::global_norm || options_.clip == Clip::norm;
+  const bool strict = options_.on_nonfinite != NonFinite::propagate;
+  const bool known = options_.norm.has_value();
+  const bool reads = !known && (by_norm || strict);
+  const double ord = by_norm ? options_.ord : infinite;
+  std::optional<NormPass> pass;
+  if (reads) pass.emplace(*tables_.clipping, grads_, work_, ord);
+  if (options_.max_update_rms) measured_.resize(work_.blocks());
+  const std::size_t n = params_.size();
+
+  parallel(2 * work_.elements(), options_.threads, [&](Team team) {
+    const bool first = team.rank == 0;
+    SmallBuffer<double, 16> scales(n);
+    double all = options_.scale;
+    Norms norms(reads ? n : 0);
+    if (reads) pass->run(team, norms);
+    double total = 0;
+    if (known) total = *options_.norm;
+    if (reads) total = norms.total() * options_.scale;
+    const auto factor_for = [&](double norm) {
+      return norm <= options_.max_norm ? 1.0 : options_.max_norm / norm;
+    };
+    if (options_.clip == Clip::global_norm) all *= factor_for(total);
+    for (std::size_t k = 0; k < n; ++k) {
+      scales[k] = options_.clip == Clip::norm
+                      ? options_.scale * factor_for(norms.norm(k) * options_.scale)
+                      : all;
+    }
+    const bool bad = (reads || known) && !std::isfinite(total);
+    if (first) {
+      if (by_norm || known) report.norm = total;
+      if (bad && reads) report.first_nonfinite = norms.first_nonfinite();
+      report.skipped = bad && strict;
+      if (options_.clip == Clip::norm) {
+        for (std::size_t k = 0; k < n; ++k)
+          report.factors.push_back(factor_for(norms.norm(k) * options_.scale));
+      } else {
+        report.factors.push_back(options_.clip == Clip::global_norm ? factor_for(total) : 1);
+      }
+    }
+    if (bad && strict) return;
+
+    if (options_.max_update_rms) {
+      work_.forward(team, [&](const Run& run) { measure_run(run, scales[run.array]); });
+      team.barrier();
+    }
+    const auto update_factor = [&](std::size_t k) {
+      const double lr = numbers_[entries_[k].numbers].lr;
+      if (!options_.max_update_rms || lr == 0 || params_[k].size == 0) return 1.0;
+      const double sum =
+          combine_blocks(work_, measured_.data(), k, [](double a, double b) { return a + b; });
+      const double rms = std::sqrt(sum / static_cast<double>(params_[k].size)) / lr;
+      return rms > *options_.max_update_rms ? *options_.max_update_rms / rms : 1.0;
+    };
+    work_.backward(team, [&](const Run& run) {
+      update_run(run, scales[run.array], update_factor(run.array));
+    });
+  });
+
+  if (report.skipped) {
+    if (options_.on_nonfinite == NonFinite::raise) {
+      throw NonFiniteError(report.first_nonfinite, report.norm.value_or(infinite));
+    }
+    return report;
+  }
+  for (std::size_t g = 0; g < plans_.size(); ++g) {
+    for (std::size_t i = 0; i < plans_[g]->group->penalties.size(); ++i) {
+      double one = 0;
+      for (std::size_t k = 0; k < n; ++k) {
+        if (state_[k].group != g) continue;
+        one += combine_blocks(work_, value_totals_.data() + i * work_.blocks(), k,
+                              [](double a, double b) { return a + b; });
+      }
+      report.penalty += one;
+    }
+  }
+  for (std::size_t k = 0; k < n; ++k) {
+    ++state_[k].steps;
+    state_[k].product = products_[k];
+  }
+  return report;
+}
+
+void Step::update_run(const Run& run, double scale, double update_factor) {
+  const Entry& e = entries_[run.array];
+  const StepCoefficients c = numbers_of(e, scale, update_factor);
+  e.direct ? direct_run(e, run, c) : tiled_run(e, run, c, Pass::update);
+}
+
+void Step::measure_run(const Run& run, double scale) {
+  const Entry& e = entries_[run.array];
+  tiled_run(e, run, numbers_of(e, scale, 1), Pass::measure);
+}
+
+/// The values of the penalties over at most one block.
+void Step::add_values(const Entry& e, std::size_t array, std::int64_t begin, std::size_t n,
+                      void* w) {
+  const Plan& plan = *e.plan;
+  const DType dtype = params_[array].dtype;
+  const std::size_t at = work_.first_block(array) + static_cast<std::size_t>(begin) / block_size;
+  for (std::size_t i = 0; i < plan.group->penalties.size(); ++i) {
+    const Penalty& p = plan.group->penalties[i];
+    with_weights(p, e.parameter->place, begin, n,
+                 [&](const void* weights, std::int64_t offset, std::size_t m) {
+                   kernels_for(*tables_.penalties, p, dtype)
+                       .value(at_element(w, offset, dtype), weights, m,
+                              plan.gradients[i].coefficients,
+                              value_totals_.data() + i * work_.blocks() + at);
+                 });
+  }
+}
+
+/// A run of float32 or float64 memory that the kernel reads and writes itself.
+void Step::direct_run(const Entry& e, const Run& run, const StepCoefficients& c) {
+  const DType dtype = params_[run.array].dtype;
+  const StepKernels& kernel = kernels(dtype);
+  const std::int64_t stretch = e.plan->penalized() ? block : run.count;
+  for (std::int64_t done = 0; done < run.count; done += stretch) {
+    const std::int64_t begin = run.begin + done;
+    const auto n = static_cast<std::size_t>(std::min(stretch, run.count - done));
+    StepOperands x{at_element(params_[run.array].data, begin, dtype),
+                   at_element(grads_[run.array].data, begin, dtype),
+                   {},
+                   mask_at(e, begin),
+                   nullptr};
+    for (int j = 0; j < state_count(options_.kind); ++j)
+      x.states[j] = at_element(e.parameter->states[j], begin, dtype);
+    if (e.plan->penalized()) add_values(e, run.array, begin, n, x.w);
+    e.full ? kernel.full(x, n, c) : kernel.plain(x, n, c);
+  }
+}
+
+void Step::tiled_run(const Entry& e, const Run& run, const StepCoefficients& c, Pass pass) {
+  const Array& w = params_[run.array];
+  const Array& g = grads_[run.array];
+  Tiles tiles;
+  const Operand operands[] = {{&w, pass == Pass::update ? Access::update : Access::read},
+                              {&g, Access::read}};
+  on_memory(operands, run.begin, run.count, [&](void** at, std::int64_t first, std::size_t count) {
+    for (std::size_t done = 0; done < count; done += block_size) {
+      const std::size_t n = std::min(block_size, count - done);
+      const std::int64_t begin = run.begin + first + static_cast<std::int64_t>(done);
+      const auto offset = static_cast<std::int64_t>(done);
+      void* own = at_element(at[0], offset, w.dtype);
+      if (pass == Pass::update && e.plan->penalized()) add_values(e, run.array, begin, n, own);
+      double sum = 0;
+      for (std::size_t part = 0; part < n; part += tile_size) {
+        const auto skip = static_cast<std::int64_t>(part);
+        double total = 0;
+        tile(e, run.array, begin + skip, std::min<std::size_t>(tile_size, n - part),
+             at_element(own, skip, w.dtype), at_element(at[1], offset + skip, g.dtype), c, pass,
+             tiles, &total);
+        sum += total;
+      }
+      if (pass == Pass::measure)
+        measured_[work_.first_block(run.array) + static_cast<std::size_t>(begin) / block_size] =
+            sum;
+    }
+  });
+}
+
+/// At most tile_size elements: everything is brought to the compute type, stepped and brought back.
+void Step::tile(const Entry& e, std::size_t array, std::int64_t begin, std::size_t n, void* w,
+                const void* g, const StepCoefficients& numbers, Pass pass, Tiles& tiles,
+                double* total) {
+  const OptimizersTable& table = *tables_.optimizers;
+  const OptimizerParameter& p = *e.parameter;
+  const DType dtype = params_[array].dtype;
+  const DType compute = compute_dtype(dtype);
+  const bool half = item_size(dtype) == 2;
+  const std::size_t type = index_of(dtype);
+  const int states = state_count(options_.kind);
+  const std::uint64_t* mask = mask_at(e, begin);
+  StepCoefficients c = numbers;
+  StepOperands x{w, g, {}, mask, nullptr};
+
+  if (p.master != nullptr) {
+    x.w = p.master + begin;
+  } else if (half) {
+    x.w = tiles.w;
+    auto* wide = reinterpret_cast<float*>(tiles.w);
+    if (p.compensation != nullptr) {
+      table.join[type](w, at_element(p.compensation, begin, dtype), n, wide);
+    } else {
+      tables_.penalties->conversions[type].to_float32(w, n, wide);
+    }
+  }
+  const bool general = general_gradient(*e.plan);
+  if (grads_[array].dtype != compute || general) {
+    table.prepare[index_of(grads_[array].dtype)](g, n, c.scale, c.low, c.high, tiles.g);
+    c.scale = 1;
+    c.low = -infinite;
+    c.high = infinite;
+    x.g = tiles.g;
+    if (general) add_gradients(e, compute, dtype, begin, n, tiles.g, x.w, tiles);
+  }
+  for (int j = 0; j < states; ++j) {
+    x.states[j] = options_.state_type == StateType::compute
+                      ? at_element(p.states[j], begin, compute)
+                      : static_cast<void*>(tiles.states[j]);
+    auto* wide = reinterpret_cast<float*>(tiles.states[j]);
+    if (options_.state_type == StateType::bfloat16) {
+      tables_.penalties->conversions[index_of(DType::bfloat16)].to_float32(
+          at_element(p.states[j], begin, DType::bfloat16), n, wide);
+    } else if (options_.state_type == StateType::dynamic8) {
+      const int with_sign = state_of_squares(options_.kind, j) ? 0 : 1;
+      table.decode[with_sign](static_cast<const std::uint8_t*>(p.states[j]) + begin,
+                              p.scales[j] + begin / static_cast<std::int64_t>(code_block), n, wide);
+    }
+  }
+  const StepKernels& kernel = kernels(compute);
+  if (pass == Pass::measure) return kernel.squares(x, n, c, total);
+
+  const bool proximal = general_prox(*e.plan);
+  if (proximal) {
+    x.steps = tiles.steps;
+    c.lowest = -infinite;
+    c.highest = infinite;
+    if (mask != nullptr) std::memcpy(tiles.saved, x.w, n * item_size(compute));
+  }
+  e.full || proximal ? kernel.full(x, n, c) : kernel.plain(x, n, c);
+  if (proximal) {
+    apply_prox(e, compute, dtype, begin, n, x.w, tiles.steps, tiles);
+    if (numbers.lowest != -infinite || numbers.highest != infinite) {
+      tables_.clipping->kernels[index_of(compute)].clamp(x.w, n, numbers.lowest, numbers.highest);
+    }
+    if (mask != nullptr)
+      table.restore[compute == DType::float64 ? 2 : 1](x.w, tiles.saved, n, mask);
+  }
+
+  if (p.average != nullptr) {
+    table.average[compute == DType::float64 ? 1 : 0](x.w, n, 1 - options_.average_decay,
+                                                     at_element(p.average, begin, compute));
+  }
+  if (half) store_halves(e, dtype, begin, n, static_cast<const float*>(x.w), w, tiles);
+  for (int j = 0; j < states; ++j) {
+    const auto* wide = reinterpret_cast<const float*>(tiles.states[j]);
+    if (options_.state_type == StateType::bfloat16) {
+      table.round_randomly[index_of(DType::bfloat16)](
+          wide, n, {e.key, 1, static_cast<std::uint64_t>(begin)},  // the same bits for all states
+          at_element(p.states[j], begin, DType::bfloat16));
+    } else if (options_.state_type == StateType::dynamic8) {
+      const int with_sign = state_of_squares(options_.kind, j) ? 0 : 1;
+      table.encode[with_sign](wide, n, static_cast<std::uint8_t*>(p.states[j]) + begin,
+                              p.scales[j] + begin / static_cast<std::int64_t>(code_block));
+    }
+  }
+}
+
+/// Calls kernel(weights, offset, m) with the weights of a penalty in the compute type.
+template <class Kernel>
+void Step::with_wide_weights(const Entry& e, const Penalty& p, DType dtype, std::int64_t begin,
+                             std::size_t n, Tiles& tiles, Kernel&& kernel) {
+  with_weights(p, e.parameter->place, begin, n,
+               [&](const void* weights, std::int64_t offset, std::size_t m) {
+                 if (weights != nullptr && item_size(dtype) == 2) {
+                   tables_.penalties->conversions[index_of(dtype)].to_float32(
+                       weights, m, reinterpret_cast<float*>(tiles.weights));
+                   weights = tiles.weights;
+                 }
+                 kernel(weights, offset, m);
+               });
+}
+
+void Step::add_gradients(const Entry& e, DType compute, DType dtype, std::int64_t begin,
+                         std::size_t n, void* g, const void* w, Tiles& tiles) {
+  const Plan& plan = *e.plan;
+  for (std::size_t i = 0; i < plan.group->penalties.size(); ++i) {
+    const Penalty& p = plan.group->penalties[i];
+    with_wide_weights(e, p, dtype, begin, n, tiles,
+                      [&](const void* weights, std::int64_t offset, std::size_t m) {
+                        double unused = 0;
+                        kernels_for(*tables_.penalties, p, compute)
+                            .add_gradient(at_element(g, offset, compute),
+                                          at_element(const_cast<void*>(w), offset, compute),
+                                          weights, m, plan.gradients[i].coefficients, &unused);
+                      });
+  }
+}
+
+void Step::apply_prox(const Entry& e, DType compute, DType dtype, std::int64_t begin, std::size_t n,
+                      void* w, const void* steps, Tiles& tiles) {
+  const Plan& plan = *e.plan;
+  const Penalty& other = *plan.proximal.other;
+  const PenaltiesTable& table = *tables_.penalties;
+  const PenaltyKernels& kernel = kernels_for(table, other, compute);
+  const bool each = plan.group->prox == Prox::preconditioned;
+  if (!each && plan.proximal.ridge > 0) {
+    table.kernels[static_cast<std::size_t>(PenaltyKind::l2)][index_of(compute)].prox(w, w, nullptr,
+                                                                                     n, plan.ridge);
+  }
+  with_wide_weights(e, other, dtype, begin, n, tiles,
+                    [&](const void* weights, std::int64_t offset, std::size_t m) {
+                      void* at = at_element(w, offset, compute);
+                      if (each) {
+                        kernel.prox_each(at, weights,
+                                         at_element(const_cast<void*>(steps), offset, compute), m,
+                                         plan.other, plan.proximal.ridge);
+                      } else {
+                        kernel.prox(at, at, weights, m, plan.other);
+                      }
+                    });
+}
+
+/// The 16-bit copy of the weights. Where the mask is 0 it keeps its bits: rounding what was
+/// widened gives them back, but splitting a sum need not.
+void Step::store_halves(const Entry& e, DType dtype, std::int64_t begin, std::size_t n,
+                        const float* w, void* out, Tiles& tiles) {
+  const OptimizersTable& table = *tables_.optimizers;
+  const OptimizerParameter& p = *e.parameter;
+  const std::size_t type = index_of(dtype);
+  const std::uint64_t* mask = mask_at(e, begin);
+  void* low = p.compensation == nullptr ? nullptr : at_element(p.compensation, begin, dtype);
+  if (mask != nullptr) {
+    std::memcpy(tiles.halves[0], out, n * 2);
+    if (low != nullptr) std::memcpy(tiles.halves[1], low, n * 2);
+  }
+  if (low != nullptr) {
+    table.split[type](w, n, out, low);
+  } else if (options_.stochastic_rounding) {
+    table.round_randomly[type](w, n, {e.key, 0, static_cast<std::uint64_t>(begin)}, out);
+  } else {
+    tables_.penalties->conversions[type].from_float32(w, n, out);
+  }
+  if (mask != nullptr) {
+    table.restore[0](out, tiles.halves[0], n, mask);
+    if (low != nullptr) table.restore[0](low, tiles.halves[1], n, mask);
+  }
+}
+
+}  // namespace
+
+void check_parameters(Arrays params) { check_disjoint("params", params); }
+
+StepReport optimizer_step(const StepOptions& options, std::span<const OptimizerGroup> groups,
+                          std::span<OptimizerParameter> state, Arrays params, Arrays grads) {
+  const FloatEnvironment environment;
+  return Step(options, groups, state, params, grads).run();
+}
+
+double gradient_norm(Arrays grads, double scale, double ord, int threads) {
+  return global_norm(grads, ord, threads) * scale;
+}
+
+void accumulate(Arrays grads, Arrays sums, bool first, int threads) {
+  check_disjoint("sums", sums, "grads", grads);
+  const OptimizersTable& table = *tables().optimizers;
+  const WorkList work(grads);
+  parallel(2 * work.elements(), threads, [&](Team team) {
+    work.forward(team, [&](const Run& run) {
+      const Array& sum = sums[run.array];
+      const Array& g = grads[run.array];
+      const Operand operands[] = {{&sum, Access::update}, {&g, Access::read}};
+      on_memory(operands, run.begin, run.count, [&](void** at, std::int64_t, std::size_t n) {
+        table.accumulate[index_of(g.dtype)](at[1], n, first, at[0]);
+      });
+    });
+  });
+}
+
+void encode_states(const Array& x, bool squares, std::uint8_t* codes, float* scales, int threads) {
+  const OptimizersTable& table = *tables().optimizers;
+  const WorkList work({&x, 1});
+  parallel(work.elements(), threads, [&](Team team) {
+    work.forward(team, [&](const Run& run) {
+      table.encode[squares ? 0 : 1](static_cast<const float*>(x.data) + run.begin,
+                                    static_cast<std::size_t>(run.count), codes + run.begin,
+                                    scales + run.begin / static_cast<std::int64_t>(code_block));
+    });
+  });
+}
+
+void decode_states(const std::uint8_t* codes, const float* scales, bool squares, const Array& x,
+                   int threads) {
+  const OptimizersTable& table = *tables().optimizers;
+  const WorkList work({&x, 1});
+  parallel(work.elements(), threads, [&](Team team) {
+    work.forward(team, [&](const Run& run) {
+      table.decode[squares ? 0 : 1](
+          codes + run.begin, scales + run.begin / static_cast<std::int64_t>(code_block),
+          static_cast<std::size_t>(run.count), static_cast<float*>(x.data) + run.begin);
+    });
+  });
+}
+
+}  // namespace ridgeline

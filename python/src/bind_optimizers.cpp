@@ -1,0 +1,430 @@
+#include "ridgeline/optimizers.hpp"
+
+#include <pybind11/stl.h>
+
+#include <sys/mman.h>
+
+#include <array>
+
+#include "bind_penalties.hpp"
+#include "bind_random.hpp"
+#include "bindings.hpp"
+#include "tensor_view.hpp"
+
+namespace ridgeline::python {
+namespace {
+
+template <class Enum, std::size_t N>
+Enum named(const char* what, const std::string& name, const std::array<const char*, N>& names) {
+  for (std::size_t i = 0; i < N; ++i) {
+    if (name == names[i]) return static_cast<Enum>(i);
+  }
+  throw py::value_error(std::string(what) + ": got '" + name + "'");
+}
+
+constexpr std::array kinds = {"sgd",
+                              "momentum",
+                              "adam",
+                              "amsgrad",
+                              "nadam",
+                              "rmsprop",
+                              "rmsprop_momentum",
+                              "rmsprop_centered",
+                              "rmsprop_centered_momentum",
+                              "adagrad",
+                              "lion",
+                              "ftrl"};
+static_assert(kinds.size() == optimizer_kind_count);
+constexpr std::array conventions = {"torch", "keras", "optax"};
+constexpr std::array state_types = {"compute", "bfloat16", "8bit"};
+constexpr std::array clips = {"none", "global_norm", "norm", "value"};
+constexpr std::array policies = {"propagate", "raise", "skip"};
+
+/// Zeroed memory of its own pages, in huge ones where the system has them.
+class Memory {
+ public:
+  explicit Memory(std::size_t bytes) : bytes_(bytes) {
+    if (bytes == 0) return;
+    constexpr std::size_t huge = std::size_t{1} << 21;
+    mapped_ = bytes < huge ? bytes : bytes + huge;
+    void* all = mmap(nullptr, mapped_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (all == MAP_FAILED) throw std::bad_alloc();
+    start_ = all;
+    const auto address = reinterpret_cast<std::uintptr_t>(all);
+    data_ = bytes < huge ? all : reinterpret_cast<void*>((address + huge - 1) / huge * huge);
+#ifdef MADV_HUGEPAGE
+    if (bytes >= huge) madvise(data_, bytes, MADV_HUGEPAGE);
+#endif
+  }
+  ~Memory() {
+    if (start_ != nullptr) munmap(start_, mapped_);
+  }
+  Memory(const Memory&) = delete;
+  Memory& operator=(const Memory&) = delete;
+  void* data() const { return data_; }
+  std::size_t bytes() const { return bytes_; }
+
+ private:
+  std::size_t bytes_;
+  std::size_t mapped_ = 0;
+  void* start_ = nullptr;
+  void* data_ = nullptr;
+};
+
+/// Parameters and what an optimizer keeps for them between steps.
+class Optimizer {
+ public:
+  Optimizer(const std::string& kind, const std::string& convention, const std::string& state_type,
+            py::object params, bool grouped, std::vector<std::size_t> sizes)
+      : tree_(std::move(params)), grouped_(grouped) {
+    options_.kind = named<OptimizerKind>("kind", kind, kinds);
+    options_.convention = named<Convention>("convention", convention, conventions);
+    options_.state_type = named<StateType>("state_type", state_type, state_types);
+    look();
+    std::size_t k = 0;
+    for (std::size_t group = 0; group < sizes.size(); ++group) {
+      for (std::size_t i = 0; i < sizes[group]; ++i, ++k) {
+        OptimizerParameter p;
+        p.group = group;
+        p.place = i;
+        p.number = k;
+        parameters_.push_back(p);
+      }
+    }
+    if (k != params_->size()) throw py::value_error("sizes: do not add up");
+    accumulated_.assign(k, false);
+    run({&*params_}, [&] { check_parameters(params_->arrays()); });
+  }
+
+  /// The memory of one kind for each parameter; None for none.
+  void attach(const std::string& what, std::size_t state, py::list arrays) {
+    if (arrays.size() != parameters_.size())
+      throw py::value_error("arrays: one for each parameter");
+    const bool reads = what == "mask";
+    for (std::size_t k = 0; k < parameters_.size(); ++k) {
+      void* at = nullptr;
+      if (!arrays[k].is_none()) {
+        const auto info = py::reinterpret_borrow<py::buffer>(arrays[k]).request(!reads);
+        at = info.ptr;
+      }
+      OptimizerParameter& p = parameters_[k];
+      if (what == "state") p.states[state] = at;
+      if (what == "scale") p.scales[state] = static_cast<float*>(at);
+      if (what == "master") p.master = static_cast<float*>(at);
+      if (what == "compensation") p.compensation = at;
+      if (what == "ema") p.average = at;
+      if (what == "mask") p.mask = static_cast<const std::uint64_t*>(at);
+      if (what == "accumulated") {
+        sums_.resize(parameters_.size());
+        const Array& own = params_->arrays()[k];
+        sums_[k] =
+            Array(at, own.dtype == DType::float64 ? DType::float64 : DType::float32, own.size);
+      }
+    }
+    kept_[py::str(what + std::to_string(state))] = arrays;
+  }
+
+  void set_decay(const std::vector<double>& factors) {
+    for (std::size_t k = 0; k < parameters_.size(); ++k)
+      parameters_[k].decay = factors.at(k);
+  }
+
+  std::vector<std::int64_t> steps() const {
+    std::vector<std::int64_t> result;
+    for (const OptimizerParameter& p : parameters_)
+      result.push_back(p.steps);
+    return result;
+  }
+  void set_steps(const std::vector<std::int64_t>& steps) {
+    for (std::size_t k = 0; k < parameters_.size(); ++k)
+      parameters_[k].steps = steps.at(k);
+  }
+  std::vector<double> products() const {
+    std::vector<double> result;
+    for (const OptimizerParameter& p : parameters_)
+      result.push_back(p.product);
+    return result;
+  }
+  void set_products(const std::vector<double>& products) {
+    for (std::size_t k = 0; k < parameters_.size(); ++k)
+      parameters_[k].product = products.at(k);
+  }
+  const std::vector<bool>& accumulated() const { return accumulated_; }
+  void set_accumulated(const std::vector<bool>& accumulated) { accumulated_ = accumulated; }
+
+  /// Adds gradients to the sums.
+  void accumulate(py::handle grads) {
+    look_again();
+    const Tensors g("grads", grads, Access::read, &*params_, true);
+    std::vector<Array> from[2];
+    std::vector<Array> to[2];
+    for (std::size_t k = 0; k < g.size(); ++k) {
+      if (g.hole(k)) continue;
+      const std::size_t later = accumulated_[k] ? 1 : 0;
+      from[later].push_back(g.arrays()[k]);
+      to[later].push_back(sums_[k]);
+    }
+    run({&g}, [&] {
+      for (const bool later : {false, true}) {
+        if (!from[later].empty()) ridgeline::accumulate(from[later], to[later], !later);
+      }
+    });
+    for (std::size_t k = 0; k < g.size(); ++k) {
+      if (!g.hole(k)) accumulated_[k] = true;
+    }
+  }
+
+  /// The norm of the gradients; with None, of the sums.
+  double norm(py::handle grads, double scale, double ord) {
+    look_again();
+    std::optional<Tensors> g;
+    if (!grads.is_none()) g.emplace("grads", grads, Access::read, &*params_, true);
+    std::vector<Array> arrays;
+    for (std::size_t k = 0; k < parameters_.size(); ++k) {
+      if (g ? !g->hole(k) : accumulated_[k]) arrays.push_back(g ? g->arrays()[k] : sums_[k]);
+    }
+    return without_gil(params_->elements(), [&] { return gradient_norm(arrays, scale, ord); });
+  }
+
+  /// `grads` None: the sums. Returns (norm, factors, skipped, first bad array, penalty).
+  py::tuple step(py::handle grads, py::list groups, double scale, py::tuple clip,
+                 py::handle known_norm, const std::string& on_nonfinite, py::handle max_update_rms,
+                 double average_decay, py::handle rounding_key, std::uint64_t step) {
+    look_again();
+    StepOptions options = options_;
+    options.scale = scale;
+    options.clip = named<StepOptions::Clip>("clip", clip[0].cast<std::string>(), clips);
+    if (options.clip == StepOptions::Clip::value) {
+      options.low = clip[1].cast<double>();
+      options.high = clip[2].cast<double>();
+    } else if (options.clip != StepOptions::Clip::none) {
+      options.max_norm = clip[1].cast<double>();
+      options.ord = clip[2].cast<double>();
+    }
+    if (!known_norm.is_none()) options.norm = known_norm.cast<double>();
+    options.on_nonfinite = named<NonFinite>("on_nonfinite", on_nonfinite, policies);
+    if (!max_update_rms.is_none()) options.max_update_rms = max_update_rms.cast<double>();
+    options.average_decay = average_decay;
+    options.stochastic_rounding = !rounding_key.is_none();
+    options.key = rounding_key.is_none() ? Key{} : key_of(rounding_key);
+    options.step = step;
+
+    std::vector<Numbers> numbers;
+    numbers.reserve(groups.size());
+    for (std::size_t i = 0; i < groups.size(); ++i)
+      numbers.emplace_back(py::reinterpret_borrow<py::tuple>(groups[i]), *this, i);
+    std::vector<OptimizerGroup> plain;
+    for (const Numbers& n : numbers)
+      plain.push_back(n.group);
+
+    std::optional<Tensors> g;
+    if (!grads.is_none()) g.emplace("grads", grads, Access::read, &*params_, true);
+    const auto absent = [&](std::size_t k) { return g ? g->hole(k) : !accumulated_[k]; };
+    const auto gradient = [&](std::size_t k) { return g ? g->arrays()[k] : sums_[k]; };
+    const std::size_t all = params_->size();
+    // Parameters without a gradient are left out.
+    active_.clear();
+    Arrays params = params_->arrays();
+    bool whole = g.has_value();
+    for (std::size_t k = 0; k < all; ++k) {
+      if (absent(k)) {
+        whole = false;
+      } else {
+        active_.push_back(k);
+      }
+    }
+    Arrays gradients = whole ? g->arrays() : Arrays();
+    std::span<OptimizerParameter> state = parameters_;
+    if (!whole) {
+      some_params_.clear();
+      some_grads_.clear();
+      some_state_.clear();
+      for (const std::size_t k : active_) {
+        some_params_.push_back(params_->arrays()[k]);
+        some_grads_.push_back(gradient(k));
+        some_state_.push_back(parameters_[k]);
+      }
+      params = some_params_;
+      gradients = some_grads_;
+      state = some_state_;
+    }
+    options.checked = seen_before(params, gradients);
+    const auto place_of = [&](std::ptrdiff_t i) -> std::optional<std::string> {
+      if (i < 0) return std::nullopt;
+      const std::size_t k = active_[static_cast<std::size_t>(i)];
+      if (g) return g->path(k);
+      return "grads" + params_->path(k).substr(std::string_view("params").size());
+    };
+
+    StepReport report;
+    try {
+      const auto call = [&] { return optimizer_step(options, plain, state, params, gradients); };
+      report = without_gil(2 * params_->elements(), call);
+    } catch (const ArgumentError& error) {
+      raise(error, place_of);
+    } catch (const NonFiniteError& error) {
+      raise_non_finite(error.norm, place_of(error.index));
+    }
+    remember(params, gradients);
+    if (!report.skipped) {
+      if (!whole) {
+        for (std::size_t i = 0; i < active_.size(); ++i)
+          parameters_[active_[i]] = some_state_[i];
+      }
+      params_->written();
+    }
+    py::object norm = py::none();
+    if (report.norm) norm = py::float_(*report.norm);
+    const auto bad = place_of(report.first_nonfinite);
+    return py::make_tuple(norm, report.factors, report.skipped,
+                          bad ? py::object(py::str(*bad)) : py::none(), report.penalty);
+  }
+
+ private:
+  /// The numbers of a group, with the terms of its penalty bound to its parameters.
+  struct Numbers {
+    Numbers(const py::tuple& values, const Optimizer& owner, std::size_t place) {
+      const auto number = [&](std::size_t i) { return values[i].cast<double>(); };
+      group.lr = number(0);
+      group.weight_decay = number(1);
+      group.beta1 = number(2);
+      group.beta2 = number(3);
+      group.eps = number(4);
+      group.momentum = number(5);
+      group.dampening = number(6);
+      group.nesterov = number(7) != 0;
+      group.lr_decay = number(8);
+      group.momentum_decay = number(9);
+      group.beta = number(10);
+      group.l1 = number(11);
+      group.l2 = number(12);
+      constexpr std::array proxes = {"none", "plain", "preconditioned"};
+      group.prox = named<Prox>("prox", values[13].cast<std::string>(), proxes);
+      group.box = {number(14), number(15)};
+      if (values[16].is_none()) return;
+      const auto& terms = values[16].cast<const Terms&>();
+      if (terms.weighted()) {
+        const py::object tree =
+            owner.grouped_ ? py::object(py::reinterpret_borrow<py::list>(owner.tree_)[place])
+                           : owner.tree_;
+        model = std::make_unique<Tensors>("params", tree, Access::read);
+      }
+      bound = std::make_unique<Terms::Bound>(terms, model ? *model : *owner.params_);
+      group.penalties = *bound;
+    }
+    OptimizerGroup group;
+    std::unique_ptr<Tensors> model;
+    std::unique_ptr<Terms::Bound> bound;
+  };
+
+  void look() { params_.emplace("params", tree_, Access::parameter); }
+  /// Parameters may have moved.
+  void look_again() {
+    if (params_->unchanged()) return;
+    std::vector<std::int64_t> sizes;
+    for (const Array& array : params_->arrays())
+      sizes.push_back(array.size);
+    std::vector<DType> types;
+    for (const Array& array : params_->arrays())
+      types.push_back(array.dtype);
+    look();
+    bool same = params_->size() == sizes.size();
+    for (std::size_t k = 0; same && k < sizes.size(); ++k)
+      same = params_->arrays()[k].size == sizes[k] && params_->arrays()[k].dtype == types[k];
+    if (!same) throw py::value_error("params: got other shapes or dtypes than at construction");
+  }
+
+  [[noreturn]] void raise(const ArgumentError& error, const auto& place_of) const {
+    const auto place = [&](const char* argument, std::ptrdiff_t index) {
+      const std::string own = argument == nullptr ? "" : argument;
+      if (index < 0) return own;
+      const std::string grads = place_of(index).value();
+      return own +
+             grads.substr(grads.find('[') == std::string::npos ? grads.size() : grads.find('['));
+    };
+    const std::string message =
+        place(error.argument, error.index) + ": " +
+        error.problem(error.other == nullptr ? "" : place(error.other, error.other_index));
+    PyErr_SetString(error.kind == ArgumentError::Kind::type ? PyExc_TypeError : PyExc_ValueError,
+                    message.c_str());
+    throw py::error_already_set();
+  }
+
+  bool seen_before(Arrays params, Arrays grads) const {
+    if (seen_.size() != params.size() + grads.size()) return false;
+    std::size_t i = 0;
+    for (const Arrays arrays : {params, grads}) {
+      for (const Array& array : arrays) {
+        if (!array.contiguous() || array.data != seen_[i++]) return false;
+      }
+    }
+    return true;
+  }
+  void remember(Arrays params, Arrays grads) {
+    seen_.clear();
+    for (const Arrays arrays : {params, grads}) {
+      for (const Array& array : arrays)
+        seen_.push_back(array.data);
+    }
+  }
+
+  py::object tree_;
+  bool grouped_;
+  StepOptions options_;
+  std::optional<Tensors> params_;
+  std::vector<OptimizerParameter> parameters_;
+  std::vector<bool> accumulated_;
+  std::vector<Array> sums_;
+  py::dict kept_;  ///< keeps attached memory alive
+  std::vector<void*> seen_;
+  std::vector<std::size_t> active_;
+  std::vector<Array> some_params_;
+  std::vector<Array> some_grads_;
+  std::vector<OptimizerParameter> some_state_;
+};
+
+}  // namespace
+
+void bind_optimizers(py::module_& m) {
+  py::class_<Memory>(m, "Memory", py::buffer_protocol())
+      .def(py::init<std::size_t>(), py::arg("bytes"))
+      .def_buffer([](Memory& memory) {
+        return py::buffer_info(memory.data(), 1, py::format_descriptor<std::uint8_t>::format(),
+                               static_cast<py::ssize_t>(memory.bytes()));
+      });
+  py::class_<Optimizer>(m, "Optimizer")
+      .def(py::init<const std::string&, const std::string&, const std::string&, py::object, bool,
+                    std::vector<std::size_t>>(),
+           py::arg("kind"), py::arg("convention"), py::arg("state_type"), py::arg("params"),
+           py::arg("grouped"), py::arg("sizes"))
+      .def("attach", &Optimizer::attach, py::arg("what"), py::arg("state"), py::arg("arrays"))
+      .def("set_decay", &Optimizer::set_decay, py::arg("factors"))
+      .def_property("steps", &Optimizer::steps, &Optimizer::set_steps)
+      .def_property("products", &Optimizer::products, &Optimizer::set_products)
+      .def_property("accumulated", &Optimizer::accumulated, &Optimizer::set_accumulated)
+      .def("accumulate", &Optimizer::accumulate, py::arg("grads"))
+      .def("norm", &Optimizer::norm, py::arg("grads"), py::arg("scale"), py::arg("ord"))
+      .def("step", &Optimizer::step, py::arg("grads"), py::arg("groups"), py::arg("scale"),
+           py::arg("clip"), py::arg("known_norm"), py::arg("on_nonfinite"),
+           py::arg("max_update_rms"), py::arg("average_decay"), py::arg("rounding_key"),
+           py::arg("step"));
+  m.def("widen", [](py::handle arrays, py::handle out) {
+    const Tensors from("params", arrays, Access::read);
+    const Tensors to("out", out, Access::write);
+    run({&from, &to}, [&] { accumulate(from.arrays(), to.arrays(), true); });
+  });
+  m.def("encode_states", [](py::buffer x, bool squares, py::buffer codes, py::buffer scales) {
+    const py::buffer_info from = x.request();
+    encode_states(Array(static_cast<const float*>(from.ptr), from.size), squares,
+                  static_cast<std::uint8_t*>(codes.request(true).ptr),
+                  static_cast<float*>(scales.request(true).ptr));
+  });
+  m.def("decode_states", [](py::buffer codes, py::buffer scales, bool squares, py::buffer x) {
+    const py::buffer_info to = x.request(true);
+    decode_states(static_cast<const std::uint8_t*>(codes.request().ptr),
+                  static_cast<const float*>(scales.request().ptr), squares,
+                  Array(static_cast<const float*>(to.ptr), to.size));
+  });
+}
+
+}  // namespace ridgeline::python

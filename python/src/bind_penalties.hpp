@@ -1,0 +1,50 @@
+// The terms of a penalty, for calls that take one.
+#pragma once
+
+#include <algorithm>
+#include <memory>
+
+#include "ridgeline/penalties.hpp"
+#include "tensor_view.hpp"
+
+namespace ridgeline::python {
+
+/// The terms of a penalty object of Python; weights stay Python objects until a call.
+class Terms {
+ public:
+  void add(const std::string& kind, double strength, double shape, py::object weights);
+
+  void extend(const Terms& other) {
+    terms_.insert(terms_.end(), other.terms_.begin(), other.terms_.end());
+    weights_.insert(weights_.end(), other.weights_.begin(), other.weights_.end());
+  }
+
+  bool weighted() const {
+    return std::ranges::any_of(terms_,
+                               [](const Penalty& p) { return p.kind == PenaltyKind::weighted_l1; });
+  }
+
+  /// The penalties for one call on `params`.
+  class Bound {
+   public:
+    Bound(const Terms& terms, const Tensors& params) : penalties_(terms.terms_) {
+      for (std::size_t i = 0; i < penalties_.size(); ++i) {
+        if (penalties_[i].kind != PenaltyKind::weighted_l1) continue;
+        weights_.push_back(
+            std::make_unique<Tensors>("weights", terms.weights_[i], Access::read, &params));
+        penalties_[i].weights = weights_.back()->arrays();
+      }
+    }
+    operator Penalties() const { return penalties_; }
+
+   private:
+    std::vector<Penalty> penalties_;
+    std::vector<std::unique_ptr<Tensors>> weights_;
+  };
+
+ private:
+  std::vector<Penalty> terms_;
+  std::vector<py::object> weights_;
+};
+
+}  // namespace ridgeline::python
