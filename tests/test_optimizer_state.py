@@ -474,11 +474,12 @@ def test_8bit_moments(variant, dtype):
                 signed = name not in ref.Optimizer.unsigned
                 codes, scale = codes_of(opt, name, i)
                 exact = it.state[i][name].astype(np.float32)
-                wants, scales = ref.quantize(exact, signed)
-                np.testing.assert_allclose(scale, scales, rtol=1e-6)
-                differ = codes.astype(int) - wants
-                assert np.all(np.abs(differ) <= 1)
-                assert np.count_nonzero(differ) <= 0.01 * differ.size + 1
+                np.testing.assert_allclose(scale, ref.quantize(exact, signed)[1], rtol=1e-6)
+                q = exact / np.repeat(scale, 256)[: exact.size].reshape(exact.shape)
+                off = 4e-6 * np.abs(q) + 2e-7  # terms may cancel
+                low, high = (ref.codes_of(q + a * off, signed) for a in (-1, 1))
+                assert np.all((low <= codes) & (codes <= high))
+                assert np.mean(low == high) > 0.9 or exact.size < 10
                 back = ref.dequantize(codes, scale, signed)
                 largest = np.repeat(scale, 256)[: exact.size].reshape(exact.shape)
                 assert np.all(np.abs(back - exact) <= (0.0071 if signed else 0.0036) * largest)

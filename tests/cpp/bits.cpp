@@ -18,7 +18,9 @@
 
 #include "random.hpp"
 #include "ridgeline/clipping.hpp"
+#include "ridgeline/constraints.hpp"
 #include "ridgeline/dropout.hpp"
+#include "ridgeline/optimizers.hpp"
 #include "ridgeline/penalties.hpp"
 #include "ridgeline/pruning.hpp"
 #include "ridgeline/runtime.hpp"
@@ -244,6 +246,179 @@ void add_pruning(Hashes& hashes, DType dtype, std::int64_t n, bool whole_range) 
   made("random_shrink", [&](Array, Array, Array o) { random_shrink({&o, 1}, 0.3, key); });
 }
 
+/// A way to step: one hash for each.
+struct Way {
+  const char* name;
+  StepOptions options;
+  OptimizerGroup group;
+  bool mask = false, master = false, kahan = false, average = false;
+};
+
+OptimizerGroup ordinary_group() {
+  OptimizerGroup group;
+  group.lr = 0.01;
+  group.weight_decay = 0.1;
+  group.beta1 = 0.9;
+  group.beta2 = 0.98;
+  group.eps = 1e-6;
+  group.momentum = 0.8;
+  group.nesterov = true;
+  group.lr_decay = 0.1;
+  group.momentum_decay = 0.004;
+  group.beta = 1;
+  group.l1 = 0.02;
+  group.l2 = 0.03;
+  return group;
+}
+
+/// Three steps of `way` on arrays of n elements.
+void add_steps(Hash& hash, const Way& way, DType dtype, std::int64_t n, bool whole_range) {
+  const auto size = static_cast<std::size_t>(n);
+  const DType compute = dtype == DType::float64 ? DType::float64 : DType::float32;
+  const bool narrow = way.options.state_type != StateType::compute;
+  Elements params(dtype, n, whole_range, 7);
+  std::vector<std::vector<std::byte>> memory;
+  const auto zeros = [&](std::size_t bytes) {
+    memory.emplace_back(bytes + 8);
+    return static_cast<void*>(memory.back().data());
+  };
+  OptimizerParameter p;
+  const int states = state_count(way.options.kind);
+  for (int j = 0; j < states; ++j) {
+    p.states[j] = zeros(size * (narrow ? 2 : item_size(compute)));
+    p.scales[j] = static_cast<float*>(zeros(4 * (size / code_block + 1)));
+  }
+  std::vector<std::uint64_t> mask(size / 64 + 1, 0xa5f0f00f12345678);
+  if (way.mask) p.mask = mask.data();
+  if (way.master) p.master = static_cast<float*>(zeros(4 * size));
+  if (way.kahan) p.compensation = zeros(2 * size);
+  if (way.average) p.average = zeros(size * item_size(compute));
+  const Array w = params.array();
+  if (way.master) {
+    const Array master(p.master, DType::float32, n);
+    accumulate({&w, 1}, {&master, 1}, true);
+  }
+  for (std::uint64_t k = 0; k < 3; ++k) {
+    Elements grads(dtype, n, whole_range, 20 + k);
+    const Array g = grads.array();
+    StepOptions options = way.options;
+    options.step = k;
+    const StepReport report = optimizer_step(options, {&way.group, 1}, {&p, 1}, {&w, 1}, {&g, 1});
+    hash.add(report.penalty);
+    hash.add(report.norm.value_or(0));
+  }
+  params.add_to(hash);
+  const auto add = [&](const void* at, DType type) {
+    if (at == nullptr) return;
+    Elements copy(type, n, false, 0);
+    std::memcpy(copy.array().data, at, size * item_size(type));
+    copy.add_to(hash);
+  };
+  for (int j = 0; j < states; ++j) {
+    if (way.options.state_type != StateType::dynamic8) {
+      add(p.states[j], narrow ? DType::bfloat16 : compute);
+      continue;
+    }
+    for (std::size_t i = 0; i < size; ++i)
+      hash.add(std::uint64_t{static_cast<const std::uint8_t*>(p.states[j])[i]});
+    for (std::size_t i = 0; i * code_block < size; ++i)
+      hash.add(double{p.scales[j][i]});
+  }
+  add(p.master, DType::float32);
+  add(p.compensation, dtype);
+  add(p.average, compute);
+}
+
+void add_optimizers(Hashes& hashes, DType dtype, std::int64_t n, bool whole_range) {
+  const char* names[] = {"sgd",
+                         "momentum",
+                         "adam",
+                         "amsgrad",
+                         "nadam",
+                         "rmsprop",
+                         "rmsprop_momentum",
+                         "rmsprop_centered",
+                         "rmsprop_centered_momentum",
+                         "adagrad",
+                         "lion",
+                         "ftrl"};
+  const Penalty elastic{PenaltyKind::elastic_net, 0.2, 0.3};
+  std::vector<Way> ways;
+  for (std::size_t kind = 0; kind < optimizer_kind_count; ++kind) {
+    Way way{names[kind], {}, ordinary_group()};
+    way.options.kind = static_cast<OptimizerKind>(kind);
+    ways.push_back(way);
+    way.mask = true;
+    way.options.clip = StepOptions::Clip::value;
+    way.options.low = -0.4;
+    way.options.high = 0.5;
+    way.group.box = {-0.9, 1.1};
+    way.group.penalties = {&elastic, 1};
+    ways.push_back(way);
+    way.group.prox = Prox::preconditioned;
+    way.options.clip = StepOptions::Clip::global_norm;
+    way.options.max_norm = 1;
+    way.options.max_update_rms = kind == 11 ? std::nullopt : std::optional(0.5);
+    ways.push_back(way);
+  }
+  Way adam{"adam", {}, ordinary_group()};
+  adam.options.kind = OptimizerKind::adam;
+  Elements weights(dtype, n, false, 2);
+  const Array a = weights.array();
+  clip_by_value({&a, 1}, 0, inf);
+  const double shapes[] = {0, 0, 0, 0.25, 2.5, 3.7, 0.125, 0, 0, 0.375};
+  Penalty terms[penalty_kind_count][2];
+  for (std::size_t kind = 0; kind < penalty_kind_count; ++kind) {
+    terms[kind][0] = {static_cast<PenaltyKind>(kind), 0.3, shapes[kind]};
+    if (kind == static_cast<std::size_t>(PenaltyKind::weighted_l1))
+      terms[kind][0].weights = {&a, 1};
+    terms[kind][1] = {PenaltyKind::l2, 0.1};
+    for (const Prox prox : {Prox::none, Prox::plain, Prox::preconditioned}) {
+      if (prox == Prox::none && terms[kind][0].kind == PenaltyKind::l0) continue;
+      Way way = adam;
+      way.name = "adam_prox";
+      way.mask = kind % 2 == 0;
+      way.group.box = {-0.9, inf};
+      way.group.penalties = terms[kind];
+      way.group.prox = prox;
+      ways.push_back(way);
+    }
+  }
+  Way way = adam;
+  way.average = true;
+  way.name = "adam_average";
+  ways.push_back(way);
+  if (dtype != DType::float64) {
+    for (const StateType type : {StateType::bfloat16, StateType::dynamic8}) {
+      Way narrow = adam;
+      narrow.name = type == StateType::bfloat16 ? "adam_bfloat16" : "adam_dynamic8";
+      narrow.options.state_type = type;
+      ways.push_back(narrow);
+    }
+  }
+  if (item_size(dtype) == 2) {
+    way = adam;
+    way.name = "adam_master";
+    way.master = way.mask = true;
+    ways.push_back(way);
+    way = adam;
+    way.name = "adam_kahan";
+    way.kahan = way.mask = true;
+    ways.push_back(way);
+    way = adam;
+    way.name = "adam_stochastic";
+    way.options.stochastic_rounding = true;
+    ways.push_back(way);
+  }
+  for (const Way& each : ways)
+    add_steps(hashes[std::string(each.name) + " " + name_of(dtype)], each, dtype, n, whole_range);
+
+  Elements x(dtype, n, whole_range, 1);
+  const Array boxed = x.array();
+  project({-0.3, 0.7}, {&boxed, 1});
+  x.add_to(hashes[std::string("project_box ") + name_of(dtype)]);
+}
+
 void add_integers(Hashes& hashes) {
   for (const std::uint64_t span : {std::uint64_t{6}, std::uint64_t{3} << 62, std::uint64_t{0}}) {
     std::vector<std::uint64_t> values(1001);
@@ -268,6 +443,8 @@ std::map<std::string, std::string> lines() {
         add_dropout(hashes, dtype, n, whole_range);
         add_pruning(hashes, dtype, n, whole_range);
       }
+      for (const std::int64_t n : {0, 1, 77, 5003})
+        add_optimizers(hashes, dtype, n, whole_range);
     }
   }
   std::map<std::string, std::string> result;
