@@ -270,12 +270,23 @@ def test_stochastic_rounding_of_special_numbers(dtype):
 @pytest.mark.parametrize("option", ["stochastic_rounding", "kahan", "master_weights"])
 def test_options_for_halves_alone(option):
     for dtype in (np.float32, np.float64):
-        for params, name in [
-            (np.ones(3, dtype), "params"),
-            ([np.ones(3, BFLOAT16), np.ones(3, dtype)], r"params\[1\]"),
-        ]:
-            with pytest.raises(TypeError, match=rf"^{option}: got {name} of float.*, wants"):
-                rl.AdamW(params, **{option: True})
+        with pytest.raises(TypeError, match=rf"^{option}: got params of float.*, wants"):
+            rl.AdamW(np.ones(3, dtype), **{option: True})
+        # Among others, each as if alone.
+        mixed = [np.ones(300, BFLOAT16), np.ones(300, dtype)]
+        alone = [mixed[0].copy(), mixed[1].copy()]
+        together = rl.AdamW(mixed, lr=1e-3, **{option: True})
+        first = rl.AdamW([alone[0]], lr=1e-3, **{option: True})
+        second = rl.AdamW([alone[1]], lr=1e-3)
+        for _ in range(5):
+            g = [np.full(300, 0.5, BFLOAT16), np.full(300, 0.5, dtype)]
+            together.step(g)
+            first.step(g[:1])
+            second.step(g[1:])
+        assert bits(mixed) == bits(alone)
+        copied_state = together.state_dict()
+        together.load_state_dict(copied_state)
+        assert bits(together.state_dict()) == bits(copied_state)
 
 
 # ---- moments of 16 bits
@@ -479,7 +490,8 @@ def test_8bit_moments(variant, dtype):
                 off = 4e-6 * np.abs(q) + 2e-7  # terms may cancel
                 low, high = (ref.codes_of(q + a * off, signed) for a in (-1, 1))
                 assert np.all((low <= codes) & (codes <= high))
-                assert np.mean(low == high) > 0.9 or exact.size < 10
+                inside = np.abs(q) < 0.999  # 1 is an edge
+                assert np.count_nonzero(low[inside] != high[inside]) <= 0.1 * exact.size
                 back = ref.dequantize(codes, scale, signed)
                 largest = np.repeat(scale, 256)[: exact.size].reshape(exact.shape)
                 assert np.all(np.abs(back - exact) <= (0.0071 if signed else 0.0036) * largest)
@@ -634,10 +646,10 @@ def test_pickling(variant, precision):
     assert bits(new.state_dict()) == bits(opt.state_dict())
     assert (new.lr, new.clip, new.penalty) == (opt.lr, opt.clip, opt.penalty)
     bad = [np.full(p.shape, NAN, dtype) for p in params]
-    if "accumulation_steps" in options:
+    before = bits([resumed, new.state_dict()])
+    with pytest.raises(rl.NonFiniteError, match="grads"):  # at once, also where sums are kept
         new.step(bad)
-    with pytest.raises(rl.NonFiniteError):
-        new.step(bad)
+    assert bits([resumed, new.state_dict()]) == before
 
 
 def test_copying():

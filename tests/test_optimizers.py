@@ -30,6 +30,7 @@ from helpers import (
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_clipping import Ranks
 
 import ridgeline as rl
 from ridgeline import reference
@@ -1595,8 +1596,6 @@ def test_first_nonfinite_for_any_number_of_threads():
 
 
 def test_ranks_share_the_norm():
-    from test_clipping import Ranks
-
     shapes = [(500,), (3,), (700,)]
     grads = gradients(shapes, np.float64, 2)
     whole = weights(shapes, np.float64)
@@ -1617,8 +1616,6 @@ def test_ranks_share_the_norm():
 
 
 def test_ranks_accumulate():
-    from test_clipping import Ranks
-
     shapes = [(50,), (30,)]
     grads = gradients(shapes, np.float64, 4)
     whole = weights(shapes, np.float64)
@@ -1640,8 +1637,6 @@ def test_ranks_accumulate():
 
 @pytest.mark.parametrize("clip", [None, rl.Value(1.0)])
 def test_ranks_skip_together_without_a_norm(clip):
-    from test_clipping import Ranks
-
     params, ranks = [[np.ones(3)], [np.ones(2)]], Ranks(2)
     opts = [
         rl.SGD(params[r], lr=0.5, clip=clip, on_nonfinite="skip", comm=ranks.comm(r))
@@ -1660,8 +1655,6 @@ def test_ranks_skip_together_without_a_norm(clip):
 @pytest.mark.parametrize("bad", [NAN, INF])
 @pytest.mark.parametrize("policy", [None, "skip", "raise"])
 def test_ranks_share_the_policy(policy, bad):
-    from test_clipping import Ranks
-
     params = [[np.ones(3)], [np.ones(3), np.ones(2)]]
     grads = [[np.ones(3)], [np.ones(3), np.array([1.0, bad])]]
     ranks = Ranks(2)

@@ -627,11 +627,23 @@ class Optimizer:
         self._set_kind()
 
         # A parameter's name for filters is that in its group, for files that in all of them.
-        inner = [(g, name) for g, tree in enumerate(trees) for _, name, _ in located("", tree)]
         found = located("params", self._tree)
+        inner = [
+            (g, name) for g, tree in enumerate(trees) for _, name, _ in located("params", tree)
+        ]
         dtypes = [_dtype_name(array) for _, _, array in found]
         for (at, _, _), dtype in zip(found, dtypes, strict=True):
             self._check_precision(at, dtype)
+        for name, used in (
+            ("master_weights", self._master),
+            ("kahan", self._kahan),
+            ("stochastic_rounding", self._rounding is not None),
+        ):
+            if used and found and not any(dtype in _HALVES for dtype in dtypes):
+                raise TypeError(
+                    f"{name}: got params of {', '.join(dict.fromkeys(dtypes))}, wants bfloat16 or "
+                    "float16 among them"
+                )
         core = _core.Optimizer(
             self._kind(),
             self._convention,
@@ -650,7 +662,6 @@ class Optimizer:
         )
 
     def _check_precision(self, place: str, dtype: str) -> None:
-        half = dtype in _HALVES
         wide = dtype == "float64"
         if self._state_type != "compute" and wide != (self._state_type == "float64"):
             wants = "float64" if wide else "float32, bfloat16 or 8bit"
@@ -663,13 +674,6 @@ class Optimizer:
                 f"state_dtype: got '8bit' for {type(self).__name__}, whose sums only grow by less "
                 "than a byte resolves; wants 'float32' or 'bfloat16'"
             )
-        for name, used in (
-            ("master_weights", self._master),
-            ("kahan", self._kahan),
-            ("stochastic_rounding", self._rounding is not None),
-        ):
-            if used and not half:
-                raise TypeError(f"{name}: got {place} of {dtype}, wants bfloat16 or float16")
 
     def _kind(self) -> str:
         """Return the core's name of the rule."""
@@ -716,21 +720,31 @@ class Optimizer:
                 if not self._squares(name):
                     for codes in kept[name]:
                         codes[...] = 127  # 0
-        if self._master:
-            kept["master"] = self._own(["float32"] * count)
-            core.attach("master", 0, kept["master"])
-        if self._kahan:
-            kept["compensation"] = self._own(["uint16"] * count)
-            core.attach("compensation", 0, kept["compensation"])
+        halves = [dtype in _HALVES for dtype in self._dtypes]
+        for name, dtype, used in (
+            ("master", "float32", self._master),
+            ("compensation", "uint16", self._kahan),
+        ):
+            if used:  # the others have none: empty arrays
+                shapes = [
+                    shape if half else (0,)
+                    for shape, half in zip(self._shapes, halves, strict=True)
+                ]
+                kept[name] = self._own([dtype] * count, shapes)
+                there = zip(kept[name], halves, strict=True)
+                core.attach(name, 0, [array if half else None for array, half in there])
         if self._average:
             kept["ema"] = self._own(self._compute())
             core.attach("ema", 0, kept["ema"])
         if self._every > 1:
             kept["accumulated"] = self._own(self._compute())
             core.attach("accumulated", 0, kept["accumulated"])
-        for name in ("master", "ema"):
-            if name in kept:
-                _core.widen(self._tree, like(self._tree, kept[name]))
+        params = [array for _, _, array in located("params", self._tree)]
+        if self._master:
+            chosen = [k for k, half in enumerate(halves) if half]
+            _core.widen([params[k] for k in chosen], [kept["master"][k] for k in chosen])
+        if self._average:
+            _core.widen(params, kept["ema"])
         self._set(_kept=kept)
         self._initial_states()
 
@@ -922,19 +936,9 @@ class Optimizer:
         policy = self.on_nonfinite
         if policy is None:
             policy = "skip" if isinstance(self.clip, GlobalNorm | Norm) else "propagate"
-        if self._every > 1:
-            self._core.accumulate(grads)
-            self._set(_micro=self._micro + 1)
-            if self._micro < self._every:
-                return StepReport(None, 1.0, False, None, 0.0, False, self._count)
-            self._set(_micro=0)
-            grads = None
-            scale /= self._every
-        try:
-            known, skip = self._norm_of_ranks(grads, scale, policy)
-            if skip:
-                return StepReport(known, 1.0, True, None, 0.0, False, self._count)
-            norm, factors, skipped, first, penalty = self._core.step(
+
+        def step(known: float | None, only_check: bool) -> Any:
+            return self._core.step(
                 grads,
                 numbers,
                 scale,
@@ -945,9 +949,28 @@ class Optimizer:
                 self.ema_decay or 0.0,
                 self._rounding,
                 self._count,
+                only_check,
             )
+
+        if self._every > 1:
+            step(None, True)
+            if policy == "raise" and (bad := self._core.first_nonfinite(grads)) is not None:
+                raise _non_finite(f"a gradient is not finite: {bad}", bad)
+            self._core.accumulate(grads, scale)
+            self._set(_micro=self._micro + 1)
+            if self._micro < self._every:
+                return StepReport(None, 1.0, False, None, 0.0, False, self._count)
+            self._set(_micro=0)
+            grads = None
+            scale = 1.0 / self._every
+        try:
+            known, skip = self._norm_of_ranks(grads, scale, policy)
+            if skip:
+                first = None if grads is None else self._core.first_nonfinite(grads)
+                return StepReport(known, 1.0, True, first, 0.0, False, self._count)
+            norm, factors, skipped, first, penalty = step(known, False)
         finally:
-            if grads is None:
+            if self._every > 1:
                 self._core.accumulated = [False] * len(self._shapes)
         self._set(_count=self._count + (not skipped))
         if known is not None and not isinstance(self.clip, GlobalNorm):
@@ -992,9 +1015,9 @@ class Optimizer:
             return norm, False
         if policy == "skip":
             return norm, True
-        error = _core.NonFiniteError(f"the global norm over all ranks is {norm}")
-        error.array = None
-        raise error
+        bad = None if grads is None else self._core.first_nonfinite(grads)
+        place = bad or "on another rank, or an overflow of the norm"
+        raise _non_finite(f"the global norm is {norm}; first non-finite array: {place}", bad)
 
     def _own_gradients(self) -> Any:
         """Return the gradients that torch left in the parameters."""
@@ -1141,6 +1164,11 @@ class Optimizer:
         for key in own:
             if key not in given:
                 raise ValueError(f"state: got no {key!r}, wants the states of this optimizer")
+        limits = {"micro_step": self._every - 1}
+        for key in ("step", "steps", "micro_step"):
+            if key in own and np.any((given[key] < 0) | (given[key] > limits.get(key, 2**62))):
+                wants = f"at most {limits[key]}" if key in limits else "at least 0"
+                raise ValueError(f"state[{key!r}]: got {given[key]}, wants numbers of {wants}")
         for key, array in given.items():
             if key not in own:
                 raise ValueError(f"state: got {key!r}, which this optimizer does not have")
@@ -1264,6 +1292,12 @@ class Optimizer:
         )
 
 
+def _non_finite(message: str, array: str | None) -> _core.NonFiniteError:
+    error = _core.NonFiniteError(message)
+    error.array = array
+    return error
+
+
 def _without_none(tree: Any) -> Any:
     if isinstance(tree, dict):
         return {key: _without_none(value) for key, value in tree.items() if value is not None}
@@ -1332,12 +1366,17 @@ class SGD(Optimizer):
 
     def _set_kind(self) -> None:
         self._structure.setdefault("stateful", any(group.momentum for group in self.groups))
-        for group in self.groups:
-            if group.nesterov and (not group.momentum or group.dampening):
-                raise ValueError("nesterov: got True, wants a momentum and no dampening with it")
 
     def _check_number(self, group: Group, name: str, value: Any) -> None:
         _needs_state(self, name, value)
+        now = {**group.__dict__, name: value}
+        if len(now.keys() & set(self._names)) < len(self._names):
+            return  # not all of them are there yet
+        if now["nesterov"] and (not now["momentum"] or now["dampening"]):
+            raise ValueError(
+                f"nesterov: got True with momentum={now['momentum']} and "
+                f"dampening={now['dampening']}, wants a momentum and no dampening"
+            )
 
     def _kind(self) -> str:
         return "momentum" if self._structure["stateful"] else "sgd"

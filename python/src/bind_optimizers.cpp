@@ -152,8 +152,8 @@ class Optimizer {
   const std::vector<bool>& accumulated() const { return accumulated_; }
   void set_accumulated(const std::vector<bool>& accumulated) { accumulated_ = accumulated; }
 
-  /// Adds gradients to the sums.
-  void accumulate(py::handle grads) {
+  /// Adds scaled gradients to the sums.
+  void accumulate(py::handle grads, double scale) {
     look_again();
     const Tensors g("grads", grads, Access::read, &*params_, true);
     std::vector<Array> from[2];
@@ -166,7 +166,8 @@ class Optimizer {
     }
     run({&g}, [&] {
       for (const bool later : {false, true}) {
-        if (!from[later].empty()) ridgeline::accumulate(from[later], to[later], !later);
+        if (!from[later].empty())
+          ridgeline::accumulate(from[later], to[later], !later, scale);
       }
     });
     for (std::size_t k = 0; k < g.size(); ++k) {
@@ -186,10 +187,19 @@ class Optimizer {
     return without_gil(params_->elements(), [&] { return gradient_norm(arrays, scale, ord); });
   }
 
+  /// The place of the first gradient that is not finite, or None.
+  py::object first_nonfinite(py::handle grads) {
+    look_again();
+    const Tensors g("grads", grads, Access::read, &*params_, true);
+    const std::ptrdiff_t k = run({&g}, [&] { return ridgeline::first_nonfinite(g.arrays()); });
+    return k < 0 ? py::object(py::none()) : py::str(g.path(static_cast<std::size_t>(k)));
+  }
+
   /// `grads` None: the sums. Returns (norm, factors, skipped, first bad array, penalty).
   py::tuple step(py::handle grads, py::list groups, double scale, py::tuple clip,
                  py::handle known_norm, const std::string& on_nonfinite, py::handle max_update_rms,
-                 double average_decay, py::handle rounding_key, std::uint64_t step) {
+                 double average_decay, py::handle rounding_key, std::uint64_t step,
+                 bool only_check) {
     look_again();
     StepOptions options = options_;
     options.scale = scale;
@@ -208,6 +218,7 @@ class Optimizer {
     options.stochastic_rounding = !rounding_key.is_none();
     options.key = rounding_key.is_none() ? Key{} : key_of(rounding_key);
     options.step = step;
+    options.only_check = only_check;
 
     std::vector<Numbers> numbers;
     numbers.reserve(groups.size());
@@ -265,6 +276,7 @@ class Optimizer {
     } catch (const NonFiniteError& error) {
       raise_non_finite(error.norm, place_of(error.index));
     }
+    if (only_check) return py::make_tuple();
     remember(params, gradients);
     if (!report.skipped) {
       if (!whole) {
@@ -402,12 +414,13 @@ void bind_optimizers(py::module_& m) {
       .def_property("steps", &Optimizer::steps, &Optimizer::set_steps)
       .def_property("products", &Optimizer::products, &Optimizer::set_products)
       .def_property("accumulated", &Optimizer::accumulated, &Optimizer::set_accumulated)
-      .def("accumulate", &Optimizer::accumulate, py::arg("grads"))
+      .def("accumulate", &Optimizer::accumulate, py::arg("grads"), py::arg("scale"))
+      .def("first_nonfinite", &Optimizer::first_nonfinite, py::arg("grads"))
       .def("norm", &Optimizer::norm, py::arg("grads"), py::arg("scale"), py::arg("ord"))
       .def("step", &Optimizer::step, py::arg("grads"), py::arg("groups"), py::arg("scale"),
            py::arg("clip"), py::arg("known_norm"), py::arg("on_nonfinite"),
            py::arg("max_update_rms"), py::arg("average_decay"), py::arg("rounding_key"),
-           py::arg("step"));
+           py::arg("step"), py::arg("only_check"));
   m.def("widen", [](py::handle arrays, py::handle out) {
     const Tensors from("params", arrays, Access::read);
     const Tensors to("out", out, Access::write);

@@ -115,6 +115,7 @@ struct StepOptions {
   Key key{};
   std::uint64_t step = 0;  ///< random bits differ between steps
   bool checked = false;    ///< whether a call before found that no memory overlaps
+  bool only_check = false;  ///< throw what a step would throw before it writes, and change nothing
   int threads = 0;
 };
 
@@ -137,8 +138,8 @@ StepReport optimizer_step(const StepOptions& options, std::span<const OptimizerG
 /// The norm of scaled gradients, for those who combine it with that of other processes.
 double gradient_norm(Arrays grads, double scale, double ord, int threads = 0);
 
-/// sums += grads, or sums = grads if they are the first; sums in the compute type.
-void accumulate(Arrays grads, Arrays sums, bool first, int threads = 0);
+/// sums += scale grads, or sums = scale grads if they are the first; sums in the compute type.
+void accumulate(Arrays grads, Arrays sums, bool first, double scale = 1, int threads = 0);
 
 /// Writes the blocks' codes and scales of x, which is contiguous float32; and back.
 void encode_states(const Array& x, bool squares, std::uint8_t* codes, float* scales,

@@ -271,17 +271,18 @@ void prepare(const void* g, std::size_t n, double scale, double low, double high
 }
 
 template <class T>
-void accumulate(const void* g, std::size_t n, bool first, void* sum) {
+void accumulate(const void* g, std::size_t n, bool first, double scale, void* sum) {
   using F = compute_t<T>;
   using V = Vec<F, map_lanes<F>>;
+  const V factor(static_cast<F>(scale));
   auto* out = static_cast<F*>(sum);
   const auto* in = static_cast<const T*>(g);
   if (first) {
     map_into(
-        out, n, [](V v) { return v; }, in);
+        out, n, [&](V v) { return v * factor; }, in);
   } else {
     map_into(
-        out, n, [](V total, V v) { return total + v; }, static_cast<const F*>(out), in);
+        out, n, [&](V total, V v) { return total + v * factor; }, static_cast<const F*>(out), in);
   }
 }
 

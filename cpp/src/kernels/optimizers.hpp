@@ -16,7 +16,7 @@ struct StepCoefficients {
   double gradient_l1 = 0, gradient_l2 = 0;
 
   double keep = 1;  ///< decoupled decay: w *= keep first
-  double lr = 0;
+  double lr = 0;  ///< of the preconditioned proximal step
   double step = 0;           ///< what the update is multiplied by
   double gradient_step = 0;  ///< NAdam: the same for its term of the gradient
   double decay1 = 0, gain1 = 0, decay2 = 0, gain2 = 0;  ///< of the first and second state
@@ -69,8 +69,9 @@ struct OptimizersTable {
   /// out = clamp(g scale, low, high) in the compute type.
   void (*prepare[dtype_count])(const void* g, std::size_t n, double scale, double low, double high,
                                void* out);
-  /// sum += g, or sum = g if it is the first, in the compute type.
-  void (*accumulate[dtype_count])(const void* g, std::size_t n, bool first, void* sum);
+  /// sum += g scale, or sum = g scale if it is the first, in the compute type.
+  void (*accumulate[dtype_count])(const void* g, std::size_t n, bool first, double scale,
+                                  void* sum);
   /// mean += gain (w - mean); float32, float64.
   void (*average[2])(const void* w, std::size_t n, double gain, void* mean);
   /// x = saved where the mask is 0; for elements of 2, 4 and 8 bytes.

@@ -21,14 +21,29 @@ DType compute_dtype(DType dtype) {
 }
 std::size_t index_of(DType dtype) { return static_cast<std::size_t>(dtype); }
 
-/// x^n by squaring: the same bits on every machine, which libm does not promise.
+/// A number as the sum of two, with twice the digits of one.
+struct Pair {
+  double high, low;
+};
+
+/// The product to nearly twice the digits (Dekker 1971), by an exact multiply-add.
+Pair operator*(Pair a, Pair b) {
+  const double high = a.high * b.high;
+  const double low = std::fma(a.high, b.high, -high) + (a.high * b.low + a.low * b.high);
+  const double sum = high + low;
+  return {sum, low - (sum - high)};
+}
+
+/// x^n by squaring, rounded once: the same bits on every machine, which libm does not promise, and
+/// 1 - x^n without the errors of many roundings.
 double integer_power(double x, std::int64_t n) {
-  double result = 1;
+  Pair result{1, 0};
+  Pair square{x, 0};
   for (; n > 0; n /= 2) {
-    if (n % 2 == 1) result *= x;
-    x *= x;
+    if (n % 2 == 1) result = result * square;
+    square = square * square;
   }
-  return result;
+  return result.high + result.low;
 }
 
 // ---- what a group is about
@@ -148,6 +163,7 @@ StepCoefficients coefficients(OptimizerKind kind, Convention convention, const P
       }
     } else if (convention == Convention::keras) {
       c.step *= root;
+      c.lr *= root;
       c.root = 1;
     } else if (convention == Convention::optax && kind == OptimizerKind::amsgrad) {
       c.largest_scale = 1 / (root * root);
@@ -198,8 +214,8 @@ StepCoefficients coefficients(OptimizerKind kind, Convention convention, const P
     } else {
       c.prox_l1 = plan.l1;
       c.prox_l2 = plan.l2;
-      c.threshold = c.lr * plan.l1;
-      c.shrink = 1 / (1 + c.lr * plan.l2);
+      c.threshold = group.lr * plan.l1;
+      c.shrink = 1 / (1 + group.lr * plan.l2);
       c.preconditioned = group.prox == Prox::preconditioned;
     }
   }
@@ -435,7 +451,7 @@ StepReport Step::run() {
       team.barrier();
     }
     const auto update_factor = [&](std::size_t k) {
-      const double lr = numbers_[entries_[k].numbers].lr;
+      const double lr = entries_[k].plan->group->lr;
       if (!options_.max_update_rms || lr == 0 || params_[k].size == 0) return 1.0;
       const double sum =
           combine_blocks(work_, measured_.data(), k, [](double a, double b) { return a + b; });
@@ -725,14 +741,15 @@ void check_parameters(Arrays params) { check_disjoint("params", params); }
 StepReport optimizer_step(const StepOptions& options, std::span<const OptimizerGroup> groups,
                           std::span<OptimizerParameter> state, Arrays params, Arrays grads) {
   const FloatEnvironment environment;
-  return Step(options, groups, state, params, grads).run();
+  Step step(options, groups, state, params, grads);
+  return options.only_check ? StepReport() : step.run();
 }
 
 double gradient_norm(Arrays grads, double scale, double ord, int threads) {
   return global_norm(grads, ord, threads) * scale;
 }
 
-void accumulate(Arrays grads, Arrays sums, bool first, int threads) {
+void accumulate(Arrays grads, Arrays sums, bool first, double scale, int threads) {
   check_disjoint("sums", sums, "grads", grads);
   const OptimizersTable& table = *tables().optimizers;
   const WorkList work(grads);
@@ -742,7 +759,7 @@ void accumulate(Arrays grads, Arrays sums, bool first, int threads) {
       const Array& g = grads[run.array];
       const Operand operands[] = {{&sum, Access::update}, {&g, Access::read}};
       on_memory(operands, run.begin, run.count, [&](void** at, std::int64_t, std::size_t n) {
-        table.accumulate[index_of(g.dtype)](at[1], n, first, at[0]);
+        table.accumulate[index_of(g.dtype)](at[1], n, first, scale, at[0]);
       });
     });
   });
