@@ -175,8 +175,13 @@ struct Memory {
                                               static_cast<T*>(x.states[2])} {}
 };
 
-template <class T, class Rule>
-void plain(const StepOperands& x, std::size_t n, const StepCoefficients& coefficients) {
+template <class V>
+[[gnu::always_inline]] inline V proximal_point(V w, V threshold, V shrink, const Numbers<V>& c) {
+  return clamped(soft_threshold(w, threshold) * shrink, c.lowest, c.highest);
+}
+
+template <class T, class Rule, bool Proximal>
+void simple(const StepOperands& x, std::size_t n, const StepCoefficients& coefficients) {
   using V = Vec<T, update_lanes<T>>;
   const Memory<T> memory(x);
   const Numbers<V> c(coefficients);
@@ -185,6 +190,7 @@ void plain(const StepOperands& x, std::size_t n, const StepCoefficients& coeffic
       [&](V & w, V(&s)[3], V g, std::uint64_t) __attribute__((always_inline)) {
         V denominator(1);
         w = Rule::next(w * c.keep, g * c.scale, s, denominator, c);
+        if constexpr (Proximal) w = proximal_point(w, c.threshold, c.shrink, c);
       },
       memory.g);
 }
@@ -216,8 +222,7 @@ void full(const StepOperands& x, std::size_t n, const StepCoefficients& coeffici
       threshold = t * c.prox_l1;
       shrink = V(1) / (V(1) + t * c.prox_l2);
     }
-    w = clamped(soft_threshold(w, threshold) * shrink, c.lowest, c.highest);
-    w = select(bits, w, old);
+    w = select(bits, proximal_point(w, threshold, shrink, c), old);
     unroll<Rule::states>([&](int k) { s[k] = select(bits, s[k], before[k]); });
     if (steps != nullptr) {
       V t = c.lr / denominator;
@@ -337,32 +342,33 @@ template <class Half, int N>
   }
 }
 
-/// 128 elements take the 16-bit halves of the words of one tile: element 16 w + l of the first 64
-/// the low half of word w, of the others the high half.
-template <class Half>
-void round_randomly(const float* x, std::size_t n, const Rounding& rounding, void* out) {
-  constexpr int N = map_lanes<float>;
-  constexpr std::size_t tile = 2 * tile_words;
+/// Bits for n elements, from element `rounding.first` on: whole tiles.
+void draw(const Rounding& rounding, std::size_t n, std::uint32_t* words) {
   const RoundKeys keys(rounding.key);
+  const std::size_t tiles = (n + rounding_tile - 1) / rounding_tile;
+  fill_words(words, rounding.first / rounding_tile, tiles, keys, Stream::rounding,
+             rounding.purpose);
+}
+
+/// The elements of a tile take the 16-bit halves of its words: the first half of them the low
+/// halves, in order, the others the high halves.
+template <class Half>
+void round_randomly(const float* x, std::size_t n, const std::uint32_t* words, void* out) {
+  constexpr int N = map_lanes<float>;
+  static_assert(rounding_tile == 2 * tile_words);
+  using U = Vec<std::uint32_t, N>;
   auto* to = static_cast<Bits16*>(out);
-  for (std::size_t begin = 0; begin < n; begin += 2 * tile) {
-    alignas(64) Word words[2 * tile_words];
-    fill_words(words, (rounding.first + begin) / tile, 2, keys, Stream::rounding, rounding.purpose);
-    const std::size_t end = n - begin < 2 * tile ? n - begin : 2 * tile;
-    for (std::size_t i = 0; i < end; i += N) {
-      const std::size_t count = end - i < N ? end - i : N;
-      const std::size_t word = i / tile * tile_words + i % tile_words;
-      const auto both = load_lanes<std::uint32_t, N>(words + word);
-      const bool upper = i % tile >= tile_words;
-      using U = Vec<std::uint32_t, N>;
-      const auto random = bits_as<std::int32_t>(upper ? both >> 16 : both & U(0xffff));
-      const float* from = x + begin + i;
-      if (count == N) {
-        store<Bits16, N>(to + begin + i, rounded_randomly<Half>(load<float, N>(from), random));
-      } else {
-        const auto lanes = Remainder<float, N>(from, count).lanes();
-        store_first<Bits16, N>(to + begin + i, rounded_randomly<Half>(lanes, random), count);
-      }
+  for (std::size_t i = 0; i < n; i += N) {
+    const std::size_t count = n - i < N ? n - i : N;
+    const std::size_t place = i % rounding_tile;
+    const auto both =
+        load_lanes<std::uint32_t, N>(words + i / rounding_tile * tile_words + place % tile_words);
+    const auto random = bits_as<std::int32_t>(place < tile_words ? both & U(0xffff) : both >> 16);
+    if (count == N) {
+      store<Bits16, N>(to + i, rounded_randomly<Half>(load<float, N>(x + i), random));
+    } else {
+      const auto lanes = Remainder<float, N>(x + i, count).lanes();
+      store_first<Bits16, N>(to + i, rounded_randomly<Half>(lanes, random), count);
     }
   }
 }
@@ -520,7 +526,7 @@ void encode(const float* x, std::size_t n, std::uint8_t* codes, float* scales) {
 
 template <class T, class Rule>
 constexpr StepKernels kernels_of() {
-  return {&plain<T, Rule>, &full<T, Rule>, &squares<T, Rule>};
+  return {&simple<T, Rule, false>, &simple<T, Rule, true>, &full<T, Rule>, &squares<T, Rule>};
 }
 
 constexpr OptimizersTable table() {
@@ -555,6 +561,7 @@ constexpr OptimizersTable table() {
   fill_type(DType::float64, double{});
   fill_type(DType::bfloat16, Bfloat16{});
   fill_type(DType::float16, Float16{});
+  t.draw = &draw;
   t.average[0] = &average<float>;
   t.average[1] = &average<double>;
   t.restore[0] = &restore<Bits16>;

@@ -15,8 +15,8 @@ struct StepCoefficients {
   double scale = 1, low = -__builtin_inf(), high = __builtin_inf();
   double gradient_l1 = 0, gradient_l2 = 0;
 
-  double keep = 1;  ///< decoupled decay: w *= keep first
-  double lr = 0;  ///< of the preconditioned proximal step
+  double keep = 1;           ///< decoupled decay: w *= keep first
+  double lr = 0;             ///< of the preconditioned proximal step
   double step = 0;           ///< what the update is multiplied by
   double gradient_step = 0;  ///< NAdam: the same for its term of the gradient
   double decay1 = 0, gain1 = 0, decay2 = 0, gain2 = 0;  ///< of the first and second state
@@ -49,17 +49,23 @@ struct StepOperands {
 struct StepKernels {
   /// The scale of the gradient, decay and the update alone.
   void (*plain)(const StepOperands&, std::size_t n, const StepCoefficients&);
-  /// All of it; mask must not be null.
+  /// Also the plain proximal operator and the box.
+  void (*proximal)(const StepOperands&, std::size_t n, const StepCoefficients&);
+  /// All of it.
   void (*full)(const StepOperands&, std::size_t n, const StepCoefficients&);
   /// totals[b] = the sum over block b of the squares by which `full` without decay, prox and box
   /// would change w; nothing is written.
   void (*squares)(const StepOperands&, std::size_t n, const StepCoefficients&, double* totals);
 };
 
-/// Random bits for rounding, 16 an element: those of element i, i a multiple of 128 for the first.
+/// Elements that one tile of Philox has 16 bits for.
+inline constexpr std::size_t rounding_tile = 128;
+
+/// Random bits for rounding, from element `first` on, the first of a tile. Those for one purpose
+/// are independent of those for another.
 struct Rounding {
   Key key;
-  std::uint32_t purpose;  ///< bits for one purpose are independent of those for another
+  std::uint32_t purpose;
   std::uint64_t first;
 };
 
@@ -77,9 +83,13 @@ struct OptimizersTable {
   /// x = saved where the mask is 0; for elements of 2, 4 and 8 bytes.
   void (*restore[3])(void* x, const void* saved, std::size_t n, const std::uint64_t* mask);
 
+  /// The bits for n elements: a word for two, for whole tiles.
+  void (*draw)(const Rounding&, std::size_t n, std::uint32_t* words);
+
   // The 16-bit types; null for the others.
   /// Rounds to one of the two neighbours, with the probability that makes the mean exact.
-  void (*round_randomly[dtype_count])(const float* x, std::size_t n, const Rounding&, void* out);
+  void (*round_randomly[dtype_count])(const float* x, std::size_t n, const std::uint32_t* words,
+                                      void* out);
   /// w = high + low.
   void (*join[dtype_count])(const void* high, const void* low, std::size_t n, float* w);
   /// high = w rounded, low = (w - high) rounded.

@@ -14,7 +14,6 @@ namespace ridgeline {
 namespace {
 
 constexpr double infinite = std::numeric_limits<double>::infinity();
-constexpr auto block = static_cast<std::int64_t>(block_size);
 
 DType compute_dtype(DType dtype) {
   return dtype == DType::float64 ? DType::float64 : DType::float32;
@@ -234,10 +233,11 @@ struct Entry {
   double keep;
   Key key;
   bool direct;  ///< the kernel meets its memory itself
-  bool full;
+  void (*kernel)(const StepOperands&, std::size_t, const StepCoefficients&);
 };
 
 constexpr std::int64_t tile_size = 1024;
+constexpr std::int64_t piece_size = 1024;
 
 /// Where a stretch that the kernel cannot meet in memory is worked on: it stays in the first cache.
 struct Tiles {
@@ -249,6 +249,7 @@ struct Tiles {
   alignas(64) std::byte saved[bytes];
   alignas(64) std::byte weights[bytes];
   alignas(64) std::uint16_t halves[2][tile_size];
+  alignas(64) std::uint32_t random[tile_size / 2];
 };
 
 class Step {
@@ -388,8 +389,12 @@ void Step::prepare(std::span<const OptimizerGroup> groups) {
 
     const Array& array = params_[k];
     const StepCoefficients& c = numbers_.back();
-    const bool bare = !plan.penalized() && c.lowest == -infinite && c.highest == infinite &&
-                      options_.clip != StepOptions::Clip::value && p.mask == nullptr;
+    const bool regular = c.gradient_l1 == 0 && c.gradient_l2 == 0 && !c.preconditioned &&
+                         options_.clip != StepOptions::Clip::value && p.mask == nullptr &&
+                         !general_prox(plan);
+    const bool bare =
+        c.threshold == 0 && c.shrink == 1 && c.lowest == -infinite && c.highest == infinite;
+    const StepKernels& own = kernels(compute_dtype(array.dtype));
     const bool direct =
         array.contiguous() && grads_[k].contiguous() && grads_[k].dtype == array.dtype &&
         item_size(array.dtype) != 2 &&
@@ -397,7 +402,10 @@ void Step::prepare(std::span<const OptimizerGroup> groups) {
         p.average == nullptr && plan.elastic;
     const double keep = 1 - plan.group->lr * (plan.group->weight_decay * p.decay);
     entries_.push_back({&plan, &p, numbers_.size() - 1, keep,
-                        random ? step_key.fold_in(p.number) : Key{}, direct, !bare});
+                        random ? step_key.fold_in(p.number) : Key{}, direct,
+                        !regular ? own.full
+                        : bare   ? own.plain
+                                 : own.proximal});
   }
 }
 
@@ -498,7 +506,7 @@ void Step::measure_run(const Run& run, double scale) {
   tiled_run(e, run, numbers_of(e, scale, 1), Pass::measure);
 }
 
-/// The values of the penalties over at most one block.
+/// The values of the penalties over at most one piece of a block.
 void Step::add_values(const Entry& e, std::size_t array, std::int64_t begin, std::size_t n,
                       void* w) {
   const Plan& plan = *e.plan;
@@ -508,10 +516,11 @@ void Step::add_values(const Entry& e, std::size_t array, std::int64_t begin, std
     const Penalty& p = plan.group->penalties[i];
     with_weights(p, e.parameter->place, begin, n,
                  [&](const void* weights, std::int64_t offset, std::size_t m) {
+                   double total = 0;
                    kernels_for(*tables_.penalties, p, dtype)
                        .value(at_element(w, offset, dtype), weights, m,
-                              plan.gradients[i].coefficients,
-                              value_totals_.data() + i * work_.blocks() + at);
+                              plan.gradients[i].coefficients, &total);
+                   value_totals_[i * work_.blocks() + at] += total;
                  });
   }
 }
@@ -519,8 +528,8 @@ void Step::add_values(const Entry& e, std::size_t array, std::int64_t begin, std
 /// A run of float32 or float64 memory that the kernel reads and writes itself.
 void Step::direct_run(const Entry& e, const Run& run, const StepCoefficients& c) {
   const DType dtype = params_[run.array].dtype;
-  const StepKernels& kernel = kernels(dtype);
-  const std::int64_t stretch = e.plan->penalized() ? block : run.count;
+  // Values piece by piece: the loads of one piece's step go on below the values of the next.
+  const std::int64_t stretch = e.plan->penalized() ? piece_size : run.count;
   for (std::int64_t done = 0; done < run.count; done += stretch) {
     const std::int64_t begin = run.begin + done;
     const auto n = static_cast<std::size_t>(std::min(stretch, run.count - done));
@@ -532,7 +541,7 @@ void Step::direct_run(const Entry& e, const Run& run, const StepCoefficients& c)
     for (int j = 0; j < state_count(options_.kind); ++j)
       x.states[j] = at_element(e.parameter->states[j], begin, dtype);
     if (e.plan->penalized()) add_values(e, run.array, begin, n, x.w);
-    e.full ? kernel.full(x, n, c) : kernel.plain(x, n, c);
+    e.kernel(x, n, c);
   }
 }
 
@@ -548,7 +557,12 @@ void Step::tiled_run(const Entry& e, const Run& run, const StepCoefficients& c, 
       const std::int64_t begin = run.begin + first + static_cast<std::int64_t>(done);
       const auto offset = static_cast<std::int64_t>(done);
       void* own = at_element(at[0], offset, w.dtype);
-      if (pass == Pass::update && e.plan->penalized()) add_values(e, run.array, begin, n, own);
+      for (std::size_t part = 0; pass == Pass::update && e.plan->penalized() && part < n;
+           part += piece_size) {
+        const auto skip = static_cast<std::int64_t>(part);
+        add_values(e, run.array, begin + skip, std::min<std::size_t>(piece_size, n - part),
+                   at_element(own, skip, w.dtype));
+      }
       double sum = 0;
       for (std::size_t part = 0; part < n; part += tile_size) {
         const auto skip = static_cast<std::int64_t>(part);
@@ -614,8 +628,7 @@ void Step::tile(const Entry& e, std::size_t array, std::int64_t begin, std::size
                               p.scales[j] + begin / static_cast<std::int64_t>(code_block), n, wide);
     }
   }
-  const StepKernels& kernel = kernels(compute);
-  if (pass == Pass::measure) return kernel.squares(x, n, c, total);
+  if (pass == Pass::measure) return kernels(compute).squares(x, n, c, total);
 
   const bool proximal = general_prox(*e.plan);
   if (proximal) {
@@ -624,7 +637,7 @@ void Step::tile(const Entry& e, std::size_t array, std::int64_t begin, std::size
     c.highest = infinite;
     if (mask != nullptr) std::memcpy(tiles.saved, x.w, n * item_size(compute));
   }
-  e.full || proximal ? kernel.full(x, n, c) : kernel.plain(x, n, c);
+  e.kernel(x, n, c);
   if (proximal) {
     apply_prox(e, compute, dtype, begin, n, x.w, tiles.steps, tiles);
     if (numbers.lowest != -infinite || numbers.highest != infinite) {
@@ -639,12 +652,13 @@ void Step::tile(const Entry& e, std::size_t array, std::int64_t begin, std::size
                                                      at_element(p.average, begin, compute));
   }
   if (half) store_halves(e, dtype, begin, n, static_cast<const float*>(x.w), w, tiles);
+  if (options_.state_type == StateType::bfloat16)  // the same bits for all states
+    table.draw({e.key, 1, static_cast<std::uint64_t>(begin)}, n, tiles.random);
   for (int j = 0; j < states; ++j) {
     const auto* wide = reinterpret_cast<const float*>(tiles.states[j]);
     if (options_.state_type == StateType::bfloat16) {
       table.round_randomly[index_of(DType::bfloat16)](
-          wide, n, {e.key, 1, static_cast<std::uint64_t>(begin)},  // the same bits for all states
-          at_element(p.states[j], begin, DType::bfloat16));
+          wide, n, tiles.random, at_element(p.states[j], begin, DType::bfloat16));
     } else if (options_.state_type == StateType::dynamic8) {
       const int with_sign = state_of_squares(options_.kind, j) ? 0 : 1;
       table.encode[with_sign](wide, n, static_cast<std::uint8_t*>(p.states[j]) + begin,
@@ -724,7 +738,8 @@ void Step::store_halves(const Entry& e, DType dtype, std::int64_t begin, std::si
   if (low != nullptr) {
     table.split[type](w, n, out, low);
   } else if (options_.stochastic_rounding) {
-    table.round_randomly[type](w, n, {e.key, 0, static_cast<std::uint64_t>(begin)}, out);
+    table.draw({e.key, 0, static_cast<std::uint64_t>(begin)}, n, tiles.random);
+    table.round_randomly[type](w, n, tiles.random, out);
   } else {
     tables_.penalties->conversions[type].from_float32(w, n, out);
   }
