@@ -443,6 +443,14 @@ struct DynamicMap {
 template <bool Signed>
 inline constexpr DynamicMap<Signed> dynamic_map;
 
+/// magnitude >= 0 with the sign of x.
+template <int N>
+[[gnu::always_inline]] inline Vec<float, N> with_sign(Vec<float, N> magnitude, Vec<float, N> x) {
+  using I = Vec<std::int32_t, N>;
+  return bits_as<float>(bits_as<std::int32_t>(magnitude) |
+                        (bits_as<std::int32_t>(x) & I(static_cast<std::int32_t>(0x80000000))));
+}
+
 /// The values of codes, over the largest magnitude of their block. 0 has an exponent of its own
 /// thanks to the 1/4.
 template <bool Signed, int N>
@@ -455,7 +463,7 @@ template <bool Signed, int N>
   const I exponent = bits_as<std::int32_t>(place) >> 23;
   const V magnitude = place * lookup(map.slope, exponent) + lookup(map.start, exponent);
   if constexpr (Signed) {
-    return copysign(magnitude, number);
+    return with_sign(magnitude, number);
   } else {
     return magnitude;
   }
@@ -474,7 +482,7 @@ template <bool Signed, int N>
   const V line = magnitude * lookup(map.factor, exponent);
   const V number = lesser(line + offset, line * V(0.2f) + (offset + offset));
   if constexpr (Signed) {
-    return truncated(greater(copysign(number, x), V(-127))) + I(127);
+    return truncated(greater(with_sign(number, x), V(-127))) + I(127);
   } else {
     const V least = select(x > V(0), V(2), V(1));
     return truncated(greater(number, least)) - I(1);
