@@ -830,3 +830,46 @@ def test_wrong_precision():
             rl.AdamW(w, **{name: bad})
     with pytest.raises(ValueError, match=r"kahan|master_weights"):
         rl.AdamW(w, kahan=True, master_weights=True)
+
+
+# ---- parameters that somebody else writes
+
+
+def test_master_weights_follow_what_others_write():
+    w = np.full(300, 2.0, BFLOAT16)
+    opt = rl.SGD([w], lr=0.0, master_weights=True)
+    g = [np.zeros(300, BFLOAT16)]
+    rl.Box(0.0, 1.0).project_(w)
+    opt.step(g)
+    assert np.all(w == 1)
+    w[7] = 5.0
+    opt.step(g)
+    assert w[7] == 5
+    assert opt.state["master"][0][7] == 5
+    # What only rounding hides stays: 1 + 300 * 1e-4 in steps that bfloat16 alone would lose.
+    small = rl.SGD([w], lr=1e-4, master_weights=True)
+    w[:] = 1.0
+    for _ in range(300):
+        small.step([np.full(300, -1.0, BFLOAT16)])
+    assert abs(small.state["master"][0][0] - 1.03) < 1e-5
+
+
+@pytest.mark.parametrize("state_dtype", [None, "bfloat16", "8bit"])
+def test_a_mask_can_reset_states(state_dtype):
+    w = np.ones(600, np.float32)
+    opt = rl.Adam([w], lr=0.1, state_dtype=state_dtype)
+    opt.step([np.ones(600, np.float32)])
+    keep = np.arange(600) % 3 != 0
+    mask = rl.Mask.from_array(keep)
+    before = bits(opt.state)
+    opt.set_mask([mask])
+    assert bits(opt.state) == before
+    opt.set_mask([mask], reset=True)
+    assert opt.mask[0] == mask
+    zero = {"exp_avg": 127, "exp_avg_sq": 0} if state_dtype == "8bit" else {}
+    for name in ("exp_avg", "exp_avg_sq"):
+        (state,) = opt.state[name]
+        assert np.all(state[~keep] == zero.get(name, 0))
+        assert np.all(state[keep] != zero.get(name, 0))
+    with pytest.raises(TypeError, match=r"^reset: got int, wants"):
+        opt.set_mask([mask], reset=1)

@@ -2129,3 +2129,62 @@ def test_defaults():
     assert rl.Adam(w, convention="keras").eps == 1e-7
     assert rl.NAdam(w, convention="keras").momentum_decay == 1.0
     assert rl.RMSprop(w, convention="keras").alpha == 0.9
+
+
+# ---- containers that change
+
+
+def test_the_callers_containers_are_not_ours():
+    params = {"w": np.ones(3)}
+    opt = rl.Adam(params)
+    del params["w"]
+    for bad in ({}, {"w": np.ones(3), "x": np.ones(2)}, []):
+        with pytest.raises(ValueError, match=r"^grads: got"):
+            opt.step(bad)
+    opt.decay_filter = rl.skip_biases_and_norms
+    assert opt.step({"w": np.ones(3)}).updated
+    with pytest.raises(AttributeError):
+        opt.groups.append(opt.groups[0])
+    used = iter([np.ones(2)])
+    list(used)
+    with pytest.raises(ValueError, match=r"^params: got an iterator that has nothing left"):
+        rl.SGD(used)
+    assert rl.SGD([]).step([]).updated
+
+
+def test_a_refused_number_changes_no_group():
+    groups = [{"params": np.ones(2)}, {"params": np.ones(3), "nesterov": True}]
+    opt = rl.SGD(groups, momentum=0.9)
+    with pytest.raises(ValueError, match="nesterov"):
+        opt.momentum = 0.0
+    assert opt.momentum == 0.9
+
+
+def test_what_there_is_to_read():
+    opt = rl.AdamW(np.ones(2, np.float32), state_dtype="bfloat16", accumulation_steps=2)
+    assert (opt.convention, opt.state_dtype, opt.accumulation_steps) == ("torch", "bfloat16", 2)
+    assert opt.mask is None
+    assert {"lr", "betas", "clip", "weight_decay"} <= set(dir(opt))
+    assert "state_dtype='bfloat16', accumulation_steps=2" in repr(opt)
+    with pytest.raises(AttributeError, match="ema: there is no average"):
+        opt.ema  # noqa: B018
+    with pytest.raises(AttributeError, match="there is zero_grad_"):
+        opt.zero_grad()
+    with pytest.raises(TypeError, match=r"unexpected argument 'cilp', wants any of lr, .*clip"):
+        rl.AdamW(np.ones(2), cilp=rl.Value(1.0))
+
+
+def test_gradients_of_torch_parameters():
+    torch = pytest.importorskip("torch")
+    w = torch.nn.Parameter(torch.ones(3))
+    frozen = torch.nn.Parameter(torch.ones(2))
+    for params in ([w, frozen], {"a": {"w": w}, "f": frozen}):
+        opt = rl.SGD(params, lr=0.5)
+        w.grad = torch.ones(3)
+        before = w.detach().clone()
+        opt.step()
+        assert torch.equal(w.detach(), before - 0.5)
+        assert torch.equal(frozen.detach(), torch.ones(2))
+        w.grad = None
+        with pytest.raises(ValueError, match=r"^grads: got None, and no parameter has a \.grad"):
+            opt.step()

@@ -138,6 +138,8 @@ class Value:
 
     def __post_init__(self) -> None:
         low, high = self._limits
+        if self._pair:
+            object.__setattr__(self, "limit", (low, high))
         if math.isnan(low) or math.isnan(high) or low > high:
             wants = "(low, high) with low <= high" if self._pair else "a number of at least 0"
             raise ValueError(f"limit: got {self.limit!r}, wants {wants}")

@@ -227,7 +227,7 @@ def _optional(check: Check) -> Check:
 
 
 def _rms(name: str, value: object) -> float:
-    return _number(name, value, 0, math.inf, "a finite number of at least 0")
+    return _number(name, value, 5e-324, math.inf, "a finite number above 0")
 
 
 def _filter(name: str, value: Any) -> Any:
@@ -265,6 +265,25 @@ _NUMBERS: dict[str, Check] = {
     "l2": _non_negative,
 }
 _SHARED = ("lr", "weight_decay", "penalty", "prox", "constraint", "decay_filter")
+
+_OPTIONS = (
+    "penalty",
+    "prox",
+    "clip",
+    "mask",
+    "constraint",
+    "decay_filter",
+    "on_nonfinite",
+    "stochastic_rounding",
+    "comm",
+    "state_dtype",
+    "master_weights",
+    "kahan",
+    "ema",
+    "accumulation_steps",
+    "max_update_rms",
+    "convention",
+)
 
 _SETTINGS: dict[str, Check] = {
     "clip": _instance(GlobalNorm, Norm, Value, what="GlobalNorm, Norm or Value"),
@@ -517,7 +536,7 @@ class Optimizer:
     _has_prox: ClassVar[bool] = True
     _only_grows: ClassVar[bool] = False
 
-    groups: list[Group]
+    groups: tuple[Group, ...]
 
     def __new__(cls, *args: object, **kwargs: object) -> Optimizer:
         """Refuse to create an optimizer of no kind."""
@@ -572,10 +591,10 @@ class Optimizer:
         self.ema_decay = average if average is None else _fraction("ema", average)
         mask = take("mask", None)
         if options:
-            known = ", ".join([*names, "params"])
+            known = ", ".join(dict.fromkeys([*names, *structure, *_OPTIONS]))
             raise TypeError(
-                f"{type(self).__name__}: got an unexpected argument {next(iter(options))!r}; "
-                f"numbers are {known}"
+                f"{type(self).__name__}: got an unexpected argument {next(iter(options))!r}, "
+                f"wants any of {known}"
             )
         if self._master and self._kahan:
             raise ValueError("kahan: got True beside master_weights, wants one of them")
@@ -615,7 +634,11 @@ class Optimizer:
         trees = []
         groups: list[Group] = []
         for place, given in enumerate(params if grouped else [{"params": params}]):
-            trees.append(_named(given["params"]))
+            tree = _named(given["params"])
+            if isinstance(tree, list) and not tree and isinstance(given["params"], Iterator):
+                raise ValueError("params: got an iterator that has nothing left, wants arrays")
+            # Our own containers: what becomes of the caller's does not matter.
+            trees.append(like(tree, (array for _, _, array in located("params", tree))))
             own = {name: value for name, value in given.items() if name != "params"}
             for name in own:
                 if name not in names:
@@ -623,7 +646,7 @@ class Optimizer:
                         f"params[{place}]: got {name!r}, wants any of {', '.join(names)}"
                     )
             groups.append(Group._of(names, {**values, **own}, self._changed))
-        self._set(groups=groups, _grouped=grouped, _tree=trees if grouped else trees[0])
+        self._set(groups=tuple(groups), _grouped=grouped, _tree=trees if grouped else trees[0])
         self._set_kind()
 
         # A parameter's name for filters is that in its group, for files that in all of them.
@@ -659,6 +682,10 @@ class Optimizer:
             _paths=file_names([path or "param" for _, path, _ in found]),
             _own_names=[name for _, name in inner],
             _group_of=[g for g, _ in inner],
+            _flat=isinstance(self._tree, list)
+            and not grouped
+            and len(self._tree) == len(found)
+            and not any(isinstance(array, list | tuple | dict) for array in self._tree),
         )
 
     def _check_precision(self, place: str, dtype: str) -> None:
@@ -802,20 +829,56 @@ class Optimizer:
             object.__setattr__(self, name, checked)
             return
         if name in self.__dict__.get("_keys", ()):
-            for group in self.groups:
-                setattr(group, name, value)
+            before = [getattr(group, name) for group in self.groups]
+            try:
+                for group in self.groups:
+                    setattr(group, name, value)
+            except (TypeError, ValueError):
+                for group, old in zip(self.groups, before, strict=True):
+                    object.__setattr__(group, name, old)
+                raise
             return
         raise AttributeError(f"{type(self).__name__} has no {name!r} to set")
 
     if not TYPE_CHECKING:
 
         def __getattr__(self, name: str) -> Any:
-            if name.startswith("_") or name not in self.__dict__.get("_keys", ()):
-                raise AttributeError(f"{type(self).__name__} has no {name!r}")
+            own = self.__dict__
+            if name == "ema":  # the property's own error comes here
+                raise AttributeError("ema: there is no average; give ema= at construction")
+            if name.startswith("_") or name not in own.get("_keys", ()):
+                near = {"zero_grad": "zero_grad_", "param_groups": "groups"}.get(name)
+                hint = f"; there is {near}" if near else ""
+                raise AttributeError(f"{type(self).__name__} has no {name!r}{hint}")
             values = [getattr(group, name) for group in self.groups]
             if any(value != values[0] for value in values[1:]):
                 raise AttributeError(f"{name}: differs between groups; read opt.groups[i].{name}")
             return values[0]
+
+    def __dir__(self) -> list[str]:
+        return [*super().__dir__(), *self.__dict__.get("_keys", ())]
+
+    @property
+    def mask(self) -> Any:
+        """What `set_mask` was given."""
+        return self._mask
+
+    @property
+    def convention(self) -> str:
+        """Whose rule is followed: "torch", "keras" or "optax"."""
+        convention: str = self._convention
+        return convention
+
+    @property
+    def state_dtype(self) -> str | None:
+        """How moments are kept, as given; None for as float32 or float64."""
+        return None if self._state_type == "compute" else self._state_type
+
+    @property
+    def accumulation_steps(self) -> int:
+        """How many gradients make one update."""
+        count: int = self._every
+        return count
 
     @property
     def steps(self) -> int:
@@ -823,7 +886,7 @@ class Optimizer:
         count: int = self._count
         return count
 
-    def set_mask(self, mask: Any) -> None:
+    def set_mask(self, mask: Any, *, reset: bool = False) -> None:
         """Choose which elements the steps leave alone.
 
         Parameters
@@ -832,6 +895,9 @@ class Optimizer:
             Of the structure and shapes of the parameters (with groups, a list of such trees); None,
             also in the place of a mask or a tree, for no mask. Weights that are not kept are not
             set to 0 here: ``mask.apply_(params)`` does.
+        reset : bool, default False
+            Set the states of elements that are not kept to 0, so that those that come back later
+            (RigL, SET) start anew.
 
         Raises
         ------
@@ -858,8 +924,19 @@ class Optimizer:
                 if own.shape != self._shapes[k]:
                     raise ValueError(f"{place}: got shape {own.shape}, wants {self._shapes[k]}")
                 words[k] = own._words
+        reset = _flag("reset", reset)
         self._core.attach("mask", 0, words)
         self._set(_mask=mask)
+        if not reset or mask is None:
+            return
+        for k, (_, own) in enumerate(masks):
+            if own is None:
+                continue
+            pruned = ~own.to_array()
+            for name in (*self._state_names(), "compensation"):
+                if name in self._kept and self._kept[name][k].shape == pruned.shape:
+                    signed = self._state_type == "8bit" and not self._squares(name)
+                    self._kept[name][k][pruned] = 127 if signed and name != "compensation" else 0
 
     def _masks(self, mask: Any) -> list[tuple[str, Mask | None]]:
         """List the places and masks of all parameters, in their order."""
@@ -975,7 +1052,7 @@ class Optimizer:
         self._set(_count=self._count + (not skipped))
         if known is not None and not isinstance(self.clip, GlobalNorm):
             norm = None
-        one = factors if isinstance(self.clip, Norm) else factors[0]
+        one = factors if isinstance(self.clip, Norm) else 1.0 if skipped else factors[0]
         return StepReport(norm, one, skipped, first, penalty, not skipped, self._count)
 
     def _group_numbers(self, lr: float | None) -> list[tuple[Any, ...]]:
@@ -1021,6 +1098,13 @@ class Optimizer:
 
     def _own_gradients(self) -> Any:
         """Return the gradients that torch left in the parameters."""
+        if self._flat:  # as model.parameters(): the common case costs no walk
+            try:
+                grads = [array.grad for array in self._tree]
+            except AttributeError:
+                grads = []
+            if any(grad is not None for grad in grads):
+                return grads
         found = []
         for place, _, array in located("params", self._tree):
             if not hasattr(array, "grad"):
@@ -1080,7 +1164,7 @@ class Optimizer:
     def ema(self) -> Any:
         """The average of the weights: a tree like the parameters, of read-only NumPy views."""
         if not self._average:
-            raise AttributeError("ema: there is no average; give ema= at construction")
+            raise AttributeError("ema")
         return self._tree_of(self._kept["ema"])
 
     def state_dict(self) -> dict[str, Array]:
@@ -1164,11 +1248,6 @@ class Optimizer:
         for key in own:
             if key not in given:
                 raise ValueError(f"state: got no {key!r}, wants the states of this optimizer")
-        limits = {"micro_step": self._every - 1}
-        for key in ("step", "steps", "micro_step"):
-            if key in own and np.any((given[key] < 0) | (given[key] > limits.get(key, 2**62))):
-                wants = f"at most {limits[key]}" if key in limits else "at least 0"
-                raise ValueError(f"state[{key!r}]: got {given[key]}, wants numbers of {wants}")
         for key, array in given.items():
             if key not in own:
                 raise ValueError(f"state: got {key!r}, which this optimizer does not have")
@@ -1176,6 +1255,11 @@ class Optimizer:
                 raise ValueError(f"state[{key!r}]: got shape {array.shape}, wants {own[key].shape}")
             if array.dtype != own[key].dtype:
                 raise TypeError(f"state[{key!r}]: got {array.dtype}, wants {own[key].dtype}")
+        limits = {"micro_step": self._every - 1}
+        for key in ("step", "steps", "micro_step"):
+            if key in own and np.any((given[key] < 0) | (given[key] > limits.get(key, 2**62))):
+                wants = f"at most {limits[key]}" if key in limits else "at least 0"
+                raise ValueError(f"state[{key!r}]: got {given[key]}, wants numbers of {wants}")
         for name, path, array in self._all_states():
             array[...] = given[f"{name}/{path}"]
         self._core.steps = given["steps"].tolist()
@@ -1288,7 +1372,17 @@ class Optimizer:
         inner = ", ".join(map(repr, self.groups))
         return (
             f"{type(self).__name__}({arrays} array{'s' * (arrays != 1)}, {elements} elements, "
-            f"step={self._count}: {inner})"
+            f"step={self._count}: {inner}{self._other_settings()})"
+        )
+
+    def _other_settings(self) -> str:
+        shown = {name: getattr(self, name) for name in _SETTINGS}
+        shown |= {"state_dtype": self.state_dtype, "convention": self._convention}
+        shown |= {"master_weights": self._master or None, "kahan": self._kahan or None}
+        shown |= {"accumulation_steps": self._every, "stochastic_rounding": self._rounding}
+        usual = {"accumulation_steps": 1, "convention": "torch"}
+        return "".join(
+            f", {name}={value!r}" for name, value in shown.items() if value != usual.get(name)
         )
 
 

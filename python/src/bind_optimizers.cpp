@@ -76,7 +76,7 @@ class Optimizer {
  public:
   Optimizer(const std::string& kind, const std::string& convention, const std::string& state_type,
             py::object params, bool grouped, std::vector<std::size_t> sizes)
-      : tree_(std::move(params)), grouped_(grouped) {
+      : tree_(std::move(params)), grouped_(grouped), groups_(sizes.size()) {
     options_.kind = named<OptimizerKind>("kind", kind, kinds);
     options_.convention = named<Convention>("convention", convention, conventions);
     options_.state_type = named<StateType>("state_type", state_type, state_types);
@@ -166,8 +166,7 @@ class Optimizer {
     }
     run({&g}, [&] {
       for (const bool later : {false, true}) {
-        if (!from[later].empty())
-          ridgeline::accumulate(from[later], to[later], !later, scale);
+        if (!from[later].empty()) ridgeline::accumulate(from[later], to[later], !later, scale);
       }
     });
     for (std::size_t k = 0; k < g.size(); ++k) {
@@ -220,6 +219,8 @@ class Optimizer {
     options.step = step;
     options.only_check = only_check;
 
+    if (static_cast<std::size_t>(groups.size()) != groups_)
+      throw py::value_error("groups: got another number");
     std::vector<Numbers> numbers;
     numbers.reserve(groups.size());
     for (std::size_t i = 0; i < groups.size(); ++i)
@@ -230,6 +231,10 @@ class Optimizer {
 
     std::optional<Tensors> g;
     if (!grads.is_none()) g.emplace("grads", grads, Access::read, &*params_, true);
+    if (g && g->size() != params_->size()) {
+      throw py::value_error("grads: got " + std::to_string(g->size()) + " arrays, wants " +
+                            std::to_string(params_->size()) + " as in params");
+    }
     const auto absent = [&](std::size_t k) { return g ? g->hole(k) : !accumulated_[k]; };
     const auto gradient = [&](std::size_t k) { return g ? g->arrays()[k] : sums_[k]; };
     const std::size_t all = params_->size();
@@ -382,6 +387,7 @@ class Optimizer {
 
   py::object tree_;
   bool grouped_;
+  std::size_t groups_;
   StepOptions options_;
   std::optional<Tensors> params_;
   std::vector<OptimizerParameter> parameters_;

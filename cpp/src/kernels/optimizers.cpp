@@ -373,6 +373,19 @@ void round_randomly(const float* x, std::size_t n, const std::uint32_t* words, v
   }
 }
 
+template <class Half>
+void adopt(const void* half, const float* master, std::size_t n, float* w) {
+  using V = Vec<float, map_lanes<float>>;
+  const auto chosen = [](V own, Vec<std::int32_t, V::lanes> bits) {
+    if constexpr (Half::dtype == DType::bfloat16) {
+      return select(to_bfloat16(own) == bits, own, from_bfloat16(bits));
+    } else {
+      return select(to_float16(own) == bits, own, from_float16(bits));
+    }
+  };
+  map_into(w, n, chosen, master, static_cast<const Bits16*>(half));
+}
+
 template <class T>
 void join(const void* high, const void* low, std::size_t n, float* w) {
   using V = Vec<float, map_lanes<float>>;
@@ -561,6 +574,7 @@ constexpr OptimizersTable table() {
     t.accumulate[i] = &accumulate<T>;
     if constexpr (sizeof(T) == 2) {
       t.round_randomly[i] = &round_randomly<T>;
+      t.adopt[i] = &adopt<T>;
       t.join[i] = &join<T>;
       t.split[i] = &split<T>;
     }

@@ -16,6 +16,7 @@ struct StepCoefficients {
   double gradient_l1 = 0, gradient_l2 = 0;
 
   double keep = 1;           ///< decoupled decay: w *= keep first
+  double rate = 0;           ///< the learning rate of this step; no kernel reads it
   double lr = 0;             ///< of the preconditioned proximal step
   double step = 0;           ///< what the update is multiplied by
   double gradient_step = 0;  ///< NAdam: the same for its term of the gradient
@@ -90,6 +91,8 @@ struct OptimizersTable {
   /// Rounds to one of the two neighbours, with the probability that makes the mean exact.
   void (*round_randomly[dtype_count])(const float* x, std::size_t n, const std::uint32_t* words,
                                       void* out);
+  /// w = master, or half where that is not its rounding: somebody else has written it.
+  void (*adopt[dtype_count])(const void* half, const float* master, std::size_t n, float* w);
   /// w = high + low.
   void (*join[dtype_count])(const void* high, const void* low, std::size_t n, float* w);
   /// high = w rounded, low = (w - high) rounded.

@@ -124,8 +124,7 @@ StepCoefficients coefficients(OptimizerKind kind, Convention convention, const P
   const OptimizerGroup& group = *plan.group;
   const bool torch = convention == Convention::torch;
   StepCoefficients c;
-  c.lr = group.lr;
-  c.step = group.lr;
+  c.rate = c.lr = c.step = group.lr;
   const auto bias = [&](double beta, std::int64_t n) { return 1 - integer_power(beta, n); };
   // Where Keras and optax put eps inside the square root.
   const auto set_eps = [&](bool inside) { (inside ? c.eps_inside : c.eps) = group.eps; };
@@ -187,7 +186,7 @@ StepCoefficients coefficients(OptimizerKind kind, Convention convention, const P
     break;
   case OptimizerKind::adagrad:
     c.step = group.lr / (1 + static_cast<double>(k - 1) * group.lr_decay);
-    c.lr = c.step;
+    c.rate = c.lr = c.step;
     set_eps(!torch);
     break;
   case OptimizerKind::lion:
@@ -459,7 +458,7 @@ StepReport Step::run() {
       team.barrier();
     }
     const auto update_factor = [&](std::size_t k) {
-      const double lr = entries_[k].plan->group->lr;
+      const double lr = numbers_[entries_[k].numbers].rate;
       if (!options_.max_update_rms || lr == 0 || params_[k].size == 0) return 1.0;
       const double sum =
           combine_blocks(work_, measured_.data(), k, [](double a, double b) { return a + b; });
@@ -595,7 +594,9 @@ void Step::tile(const Entry& e, std::size_t array, std::int64_t begin, std::size
   StepOperands x{w, g, {}, mask, nullptr};
 
   if (p.master != nullptr) {
-    x.w = p.master + begin;
+    float* master = p.master + begin;
+    x.w = pass == Pass::update ? master : reinterpret_cast<float*>(tiles.w);
+    table.adopt[type](w, master, n, static_cast<float*>(x.w));
   } else if (half) {
     x.w = tiles.w;
     auto* wide = reinterpret_cast<float*>(tiles.w);
