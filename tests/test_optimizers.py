@@ -8,6 +8,7 @@ import importlib
 import itertools
 import math
 import os
+import threading
 import warnings
 
 import numpy as np
@@ -2188,3 +2189,92 @@ def test_gradients_of_torch_parameters():
         w.grad = None
         with pytest.raises(ValueError, match=r"^grads: got None, and no parameter has a \.grad"):
             opt.step()
+
+
+# ---- parameters that change under the optimizer
+
+
+def test_a_refused_parameter_stays_refused():
+    w = np.ones((2, 3))
+    opt = rl.AdamW([w], lr=0.1)
+    opt.step([np.ones((2, 3))])
+    w.shape = (3, 2)
+    for _ in range(3):
+        with pytest.raises(ValueError, match=r"^params\[0\]: got another shape"):
+            opt.step([np.ones((3, 2))])
+    w.shape = (2, 3)
+    assert opt.step([np.ones((2, 3))]).updated
+    for _ in range(3):
+        w.flags.writeable = False
+        with pytest.raises(ValueError, match=r"^params\[0\]: got a read-only array"):
+            opt.step([np.ones((2, 3))])
+    w.flags.writeable = True
+    assert opt.step([np.ones((2, 3))]).step == 3
+
+
+def test_torch_parameters_that_are_resized_or_moved():
+    torch = pytest.importorskip("torch")
+    p = torch.nn.Parameter(torch.zeros(16))
+    opt = rl.AdamW([p], lr=0.1)
+    opt.step([torch.ones(16)])
+    p.data = torch.zeros(4000)
+    for _ in range(3):
+        with pytest.raises(ValueError, match=r"^params\[0\]: got another shape"):
+            opt.step([torch.ones(4000)])
+    p.data = torch.zeros(16)
+    opt.step([torch.ones(16)])
+    assert torch.all(p != 0)
+
+
+def test_torch_counts_writes_of_what_was_written():
+    torch = pytest.importorskip("torch")
+    a, b = (torch.nn.Parameter(torch.ones(3)) for _ in range(2))
+    opt = rl.SGD([a, b], lr=0.1)
+    versions = a._version, b._version
+    opt.step([torch.ones(3), None])
+    assert a._version > versions[0]
+    assert b._version == versions[1]
+
+
+def test_one_step_at_a_time():
+    w = np.ones((1500, 1500), order="F")
+    opt = rl.SGD(w, lr=1e-3)
+    g = np.ones((1500, 1500))
+    refused, done = [], []
+
+    def work():
+        for _ in range(8):
+            try:
+                done.append(opt.step(g).updated)
+            except RuntimeError as error:
+                refused.append(str(error))
+
+    threads = [threading.Thread(target=work) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(done) + len(refused) == 24
+    assert set(refused) <= {"the optimizer is at work in another thread"}
+    assert opt.steps == len(done)
+    assert np.allclose(w, 1 - 1e-3 * len(done))
+
+
+def test_ftrl_without_beta():
+    w = np.zeros(4)
+    opt = rl.FTRL(w, lr=0.1, beta=0.0, l1=1.0)
+    opt.step(np.array([0.0, 1.0, -5.0, 0.0]))
+    assert w.tolist() == [0, 0, 0.08, 0]
+    opt.step(np.array([np.nan, 0.0, 0.0, 0.0]))
+    assert np.isnan(w[0])
+    with pytest.raises(ValueError, match="max_update_rms: FTRL"):
+        opt.max_update_rms = 1.0
+
+
+def test_gradients_that_can_be_read_once():
+    w = [np.zeros(2), np.zeros(3)]
+    opt = rl.SGD(w, lr=1.0, accumulation_steps=2)
+    for _ in range(2):
+        report = opt.step(np.ones(n) for n in (2, 3))
+    assert report.updated
+    assert [each.tolist() for each in w] == [[-1, -1], [-1, -1, -1]]

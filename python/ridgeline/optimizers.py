@@ -696,6 +696,11 @@ class Optimizer:
                 f"state_dtype: got {self._state_type!r} for {place} of {dtype}, "
                 f"wants {wants} or None"
             )
+        if self._structure.get("centered") and self._state_type in ("bfloat16", "8bit"):
+            raise ValueError(
+                f"state_dtype: got {self._state_type!r} for a centered RMSprop, which subtracts "
+                "states of nearly the same size; wants 'float32'"
+            )
         if self._only_grows and self._state_type == "8bit":
             raise ValueError(
                 f"state_dtype: got '8bit' for {type(self).__name__}, whose sums only grow by less "
@@ -817,6 +822,8 @@ class Optimizer:
     def __setattr__(self, name: str, value: Any) -> None:
         if name in _SETTINGS:
             checked = _SETTINGS[name](name, value)
+            if name == "max_update_rms" and checked is not None and not self._has_prox:
+                raise ValueError("max_update_rms: FTRL has no update to scale, only new weights")
             if name == "ema_decay" and (checked is None) == self._average:
                 raise ValueError(
                     f"ema_decay: got {value!r}, wants "
@@ -1010,6 +1017,8 @@ class Optimizer:
             grads = self._own_gradients()
         elif isinstance(self._tree, dict) and not isinstance(grads, dict):
             grads = _named(grads)
+        if self._every > 1 or self.comm is not None:
+            grads = _core.reusable_tree(grads)  # they are looked at more than once
         policy = self.on_nonfinite
         if policy is None:
             policy = "skip" if isinstance(self.clip, GlobalNorm | Norm) else "propagate"
@@ -1031,7 +1040,12 @@ class Optimizer:
 
         if self._every > 1:
             step(None, True)
-            if policy == "raise" and (bad := self._core.first_nonfinite(grads)) is not None:
+            alone = self.comm is None  # ranks decide together, on their sums
+            if (
+                alone
+                and policy == "raise"
+                and (bad := self._core.first_nonfinite(grads)) is not None
+            ):
                 raise _non_finite(f"a gradient is not finite: {bad}", bad)
             self._core.accumulate(grads, scale)
             self._set(_micro=self._micro + 1)
@@ -1916,7 +1930,8 @@ class FTRL(Optimizer):
         :math:`\lambda`, decoupled; see `Optimizer`.
     **options : penalty, clip, mask, constraint and more
         See `Optimizer`. `L1`, `L2` and `ElasticNet` as `penalty` add to `l1` and `l2`; the gradient
-        of others joins the gradient. There is no `prox`: this is one, and no `max_update_rms`.
+        of others, and of their sums, joins the gradient. There is no `prox`: this is one, and no
+        `max_update_rms`.
 
     Raises
     ------
@@ -1951,8 +1966,6 @@ class FTRL(Optimizer):
         weight_decay: float = 0.0,
         **options: Unpack[Options],
     ) -> None:
-        if options.get("max_update_rms") is not None:
-            raise ValueError("max_update_rms: FTRL has no update to scale, only new weights")
         numbers = {"lr": lr, "beta": beta, "l1": l1, "l2": l2, "weight_decay": weight_decay}
         initial = _initial_value(initial_accumulator_value, options)
         self._start(params, numbers, options, initial=initial)

@@ -80,7 +80,7 @@ class Optimizer {
     options_.kind = named<OptimizerKind>("kind", kind, kinds);
     options_.convention = named<Convention>("convention", convention, conventions);
     options_.state_type = named<StateType>("state_type", state_type, state_types);
-    look();
+    params_ = looked();
     std::size_t k = 0;
     for (std::size_t group = 0; group < sizes.size(); ++group) {
       for (std::size_t i = 0; i < sizes[group]; ++i, ++k) {
@@ -100,6 +100,7 @@ class Optimizer {
   void attach(const std::string& what, std::size_t state, py::list arrays) {
     if (arrays.size() != parameters_.size())
       throw py::value_error("arrays: one for each parameter");
+    const Busy busy(*this);
     const bool reads = what == "mask";
     for (std::size_t k = 0; k < parameters_.size(); ++k) {
       void* at = nullptr;
@@ -125,6 +126,7 @@ class Optimizer {
   }
 
   void set_decay(const std::vector<double>& factors) {
+    const Busy busy(*this);
     for (std::size_t k = 0; k < parameters_.size(); ++k)
       parameters_[k].decay = factors.at(k);
   }
@@ -136,6 +138,7 @@ class Optimizer {
     return result;
   }
   void set_steps(const std::vector<std::int64_t>& steps) {
+    const Busy busy(*this);
     for (std::size_t k = 0; k < parameters_.size(); ++k)
       parameters_[k].steps = steps.at(k);
   }
@@ -146,14 +149,19 @@ class Optimizer {
     return result;
   }
   void set_products(const std::vector<double>& products) {
+    const Busy busy(*this);
     for (std::size_t k = 0; k < parameters_.size(); ++k)
       parameters_[k].product = products.at(k);
   }
   const std::vector<bool>& accumulated() const { return accumulated_; }
-  void set_accumulated(const std::vector<bool>& accumulated) { accumulated_ = accumulated; }
+  void set_accumulated(const std::vector<bool>& accumulated) {
+    const Busy busy(*this);
+    accumulated_ = accumulated;
+  }
 
   /// Adds scaled gradients to the sums.
   void accumulate(py::handle grads, double scale) {
+    const Busy busy(*this);
     look_again();
     const Tensors g("grads", grads, Access::read, &*params_, true);
     std::vector<Array> from[2];
@@ -176,6 +184,7 @@ class Optimizer {
 
   /// The norm of the gradients; with None, of the sums.
   double norm(py::handle grads, double scale, double ord) {
+    const Busy busy(*this);
     look_again();
     std::optional<Tensors> g;
     if (!grads.is_none()) g.emplace("grads", grads, Access::read, &*params_, true);
@@ -188,6 +197,7 @@ class Optimizer {
 
   /// The place of the first gradient that is not finite, or None.
   py::object first_nonfinite(py::handle grads) {
+    const Busy busy(*this);
     look_again();
     const Tensors g("grads", grads, Access::read, &*params_, true);
     const std::ptrdiff_t k = run({&g}, [&] { return ridgeline::first_nonfinite(g.arrays()); });
@@ -199,6 +209,7 @@ class Optimizer {
                  py::handle known_norm, const std::string& on_nonfinite, py::handle max_update_rms,
                  double average_decay, py::handle rounding_key, std::uint64_t step,
                  bool only_check) {
+    const Busy busy(*this);
     look_again();
     StepOptions options = options_;
     options.scale = scale;
@@ -288,7 +299,7 @@ class Optimizer {
         for (std::size_t i = 0; i < active_.size(); ++i)
           parameters_[active_[i]] = some_state_[i];
       }
-      params_->written();
+      params_->written(active_);
     }
     py::object norm = py::none();
     if (report.norm) norm = py::float_(*report.norm);
@@ -334,22 +345,40 @@ class Optimizer {
     std::unique_ptr<Terms::Bound> bound;
   };
 
-  void look() { params_.emplace("params", tree_, Access::parameter); }
-  /// Parameters may have moved.
+  std::unique_ptr<Tensors> looked() const {
+    auto params = std::make_unique<Tensors>("params", tree_, Access::parameter);
+    params->keep_shapes();
+    return params;
+  }
+  /// Parameters may have moved. What does not fit is not taken over.
   void look_again() {
     if (params_->unchanged()) return;
-    std::vector<std::int64_t> sizes;
-    for (const Array& array : params_->arrays())
-      sizes.push_back(array.size);
-    std::vector<DType> types;
-    for (const Array& array : params_->arrays())
-      types.push_back(array.dtype);
-    look();
-    bool same = params_->size() == sizes.size();
-    for (std::size_t k = 0; same && k < sizes.size(); ++k)
-      same = params_->arrays()[k].size == sizes[k] && params_->arrays()[k].dtype == types[k];
-    if (!same) throw py::value_error("params: got other shapes or dtypes than at construction");
+    auto now = looked();
+    bool same = now->size() == params_->size();
+    for (std::size_t k = 0; same && k < now->size(); ++k) {
+      same = now->arrays()[k].dtype == params_->arrays()[k].dtype &&
+             std::ranges::equal(now->shape(k), params_->shape(k));
+      if (!same)
+        throw py::value_error(now->path(k) + ": got another shape or dtype than at construction");
+    }
+    if (!same) throw py::value_error("params: got another number of arrays than at construction");
+    params_ = std::move(now);
   }
+
+  /// One call at a time: others would see its memory while the GIL is released.
+  class Busy {
+   public:
+    explicit Busy(Optimizer& owner) : owner_(owner) {
+      if (owner.busy_) throw std::runtime_error("the optimizer is at work in another thread");
+      owner.busy_ = true;
+    }
+    ~Busy() { owner_.busy_ = false; }
+    Busy(const Busy&) = delete;
+    Busy& operator=(const Busy&) = delete;
+
+   private:
+    Optimizer& owner_;
+  };
 
   [[noreturn]] void raise(const ArgumentError& error, const auto& place_of) const {
     const auto place = [&](const char* argument, std::ptrdiff_t index) {
@@ -389,7 +418,8 @@ class Optimizer {
   bool grouped_;
   std::size_t groups_;
   StepOptions options_;
-  std::optional<Tensors> params_;
+  std::unique_ptr<Tensors> params_;
+  bool busy_ = false;
   std::vector<OptimizerParameter> parameters_;
   std::vector<bool> accumulated_;
   std::vector<Array> sums_;

@@ -530,29 +530,38 @@ WithoutGil::~WithoutGil() {
   }
 }
 
+void Tensors::keep_shapes() {
+  extents_.clear();
+  for (std::size_t i = 0; i < size(); ++i)
+    extents_.insert(extents_.end(), shapes_[i].extents, shapes_[i].extents + shapes_[i].ndim);
+  const std::int64_t* next = extents_.data();
+  for (std::size_t i = 0; i < size(); ++i) {
+    shapes_[i].extents = next;
+    next += shapes_[i].ndim;
+  }
+}
+
 bool Tensors::unchanged() const {
   for (std::size_t i = 0; i < size(); ++i) {
     const py::handle object = objects_[i];
     TensorView view;
-    if (PyArray_Check(object.ptr())) {
-      auto* array = reinterpret_cast<PyArrayObject*>(object.ptr());
-      if (access_ != Access::read && !PyArray_ISWRITEABLE(array)) return false;
-      if (PyArray_IS_C_CONTIGUOUS(array) && arrays_[i].contiguous() &&
-          PyArray_DATA(array) == arrays_[i].data && PyArray_SIZE(array) == arrays_[i].size &&
-          PyArray_NDIM(array) == shapes_[i].ndim)
-        continue;
-      return false;
-    }
-    const TypeEntry* entry = find_exchange_type(Py_TYPE(object.ptr()));
-    if (entry == nullptr) return false;
     try {
-      view = exchange_view(*entry, object);
+      if (PyArray_Check(object.ptr())) {
+        view = numpy_view(reinterpret_cast<PyArrayObject*>(object.ptr()), access_ != Access::read);
+      } else {
+        const TypeEntry* entry = find_exchange_type(Py_TYPE(object.ptr()));
+        if (entry == nullptr) return false;
+        view = exchange_view(*entry, object);
+      }
     } catch (const Problem&) {
       return false;
     }
-    if (view.array.data != arrays_[i].data || view.array.size != arrays_[i].size ||
-        view.array.dtype != arrays_[i].dtype || view.array.dims != arrays_[i].dims ||
-        view.shape.ndim != shapes_[i].ndim) {
+    const Array& seen = arrays_[i];
+    const Shape shape = shapes_[i];
+    if (view.array.data != seen.data || view.array.size != seen.size ||
+        view.array.dtype != seen.dtype || view.array.dims != seen.dims ||
+        view.shape.ndim != shape.ndim ||
+        !std::equal(shape.extents, shape.extents + shape.ndim, view.shape.extents)) {
       return false;
     }
   }
@@ -561,6 +570,18 @@ bool Tensors::unchanged() const {
 
 void Tensors::written() const {
   if (torch_.empty()) return;
+  std::vector<std::size_t> all;
+  for (std::size_t i = 0; i < torch_.size(); ++i)
+    all.push_back(torch_[i]);
+  written(all);
+}
+
+void Tensors::written(std::span<const std::size_t> indices) const {
+  std::vector<std::size_t> torch;
+  for (std::size_t i = 0; i < torch_.size(); ++i) {
+    if (std::ranges::binary_search(indices, torch_[i])) torch.push_back(torch_[i]);
+  }
+  if (torch.empty()) return;
   // What torch.autograd.graph.increment_version calls, which is several times slower for one
   // tensor.
   static const py::object& increment = *new py::object([] {
@@ -568,9 +589,9 @@ void Tensors::written() const {
     return py::getattr(internal, "_increment_version",
                        py::module_::import("torch.autograd.graph").attr("increment_version"));
   }());
-  py::tuple tensors(torch_.size());
-  for (std::size_t i = 0; i < torch_.size(); ++i)
-    tensors[i] = objects_[torch_[i]];
+  py::tuple tensors(torch.size());
+  for (std::size_t i = 0; i < torch.size(); ++i)
+    tensors[i] = objects_[torch[i]];
   increment(tensors);
 }
 

@@ -38,6 +38,7 @@ class OneOrMany {
   std::size_t size() const { return size_; }
   bool empty() const { return size_ == 0; }
   const T& operator[](std::size_t i) const { return size_ == 1 ? one_ : many_[i]; }
+  T& operator[](std::size_t i) { return size_ == 1 ? one_ : many_[i]; }
   std::span<const T> all() const { return {size_ == 1 ? &one_ : many_.data(), size_}; }
   void reserve(std::size_t n) {
     if (n > 1) many_.reserve(n);
@@ -83,12 +84,17 @@ class Tensors {
   /// Whether None stands for the array.
   bool hole(std::size_t index) const { return objects_[index].is_none(); }
 
-  /// Whether every array still has the memory that was seen, and can be written if it has to be.
-  /// Changed shapes count.
+  /// Makes the shapes our own, for arguments that stay: an array may get another shape in place.
+  void keep_shapes();
+
+  /// Whether every array still has the memory, dtype and shape that were seen, and can be written
+  /// if it has to be. Shapes must be our own.
   bool unchanged() const;
 
   /// Tells torch that its tensors were written.
   void written() const;
+  /// That those of these indices, in order, were.
+  void written(std::span<const std::size_t> indices) const;
 
  private:
   /// A node's place in the tree: its key or index in its parent.
@@ -109,10 +115,11 @@ class Tensors {
   bool holes_ = false;
   py::object tree_;
   OneOrMany<Array> arrays_;
-  OneOrMany<Shape> shapes_;         ///< for the arguments compared with this one
-  OneOrMany<py::object> objects_;   ///< keeps the arrays alive, whatever becomes of the tree
-  OneOrMany<py::object> capsules_;  ///< of arrays seen through __dlpack__
-  OneOrMany<std::size_t> torch_;    ///< which of them are torch tensors that will be written
+  OneOrMany<Shape> shapes_;            ///< for the arguments compared with this one
+  std::vector<std::int64_t> extents_;  ///< of kept shapes
+  OneOrMany<py::object> objects_;      ///< keeps the arrays alive, whatever becomes of the tree
+  OneOrMany<py::object> capsules_;     ///< of arrays seen through __dlpack__
+  OneOrMany<std::size_t> torch_;       ///< which of them are torch tensors that will be written
   std::optional<bool> grad_enabled_;
   std::int64_t elements_ = 0;
 };

@@ -113,8 +113,8 @@ struct StepOptions {
   double average_decay = 0;
   bool stochastic_rounding = false;  ///< of the 16-bit parameters
   Key key{};
-  std::uint64_t step = 0;  ///< random bits differ between steps
-  bool checked = false;    ///< whether a call before found that no memory overlaps
+  std::uint64_t step = 0;   ///< random bits differ between steps
+  bool checked = false;     ///< whether a call before found that no memory overlaps
   bool only_check = false;  ///< throw what a step would throw before it writes, and change nothing
   int threads = 0;
 };

@@ -158,7 +158,9 @@ struct Ftrl {
     s[1] = s[1] + g * g;
     const V after = sqrt(s[1]);
     s[0] = s[0] + (g - (after - before) * c.step * w);
-    return (V(0) - soft_threshold(s[0], c.l1)) / ((c.beta + after) * c.step + c.l2);
+    const V rest = soft_threshold(s[0], c.l1);
+    const V next = (V(0) - rest) / ((c.beta + after) * c.step + c.l2);
+    return select(rest == V(0), V(0), next);  // without the 0/0 of beta = n = 0
   }
 };
 
@@ -489,7 +491,8 @@ template <bool Signed, int N>
   using I = Vec<std::int32_t, N>;
   using V = Vec<float, N>;
   constexpr const DynamicMap<Signed>& map = dynamic_map<Signed>;
-  const V magnitude = greater(abs(x), V(0x1p-30f));  // NaN gives 2^-30
+  // NaN gives 2^-30; above 1 are infinities.
+  const V magnitude = lesser(greater(abs(x), V(0x1p-30f)), V(1 + 0x1p-20f));
   const I exponent = bits_as<std::int32_t>(magnitude) >> 24;
   const V offset = lookup(map.offset, exponent);
   const V line = magnitude * lookup(map.factor, exponent);
@@ -518,6 +521,8 @@ void decode(const std::uint8_t* codes, const float* scales, std::size_t n, float
   }
 }
 
+inline constexpr float largest_float = 0x1.fffffep127f;
+
 /// A block whose largest magnitude has no float32 inverse is stored as zeros.
 template <bool Signed>
 void encode(const float* x, std::size_t n, std::uint8_t* codes, float* scales) {
@@ -531,7 +536,9 @@ void encode(const float* x, std::size_t n, std::uint8_t* codes, float* scales) {
       return larger(largest, bits_as<std::int32_t>(abs(v)));  // NaN is the largest
     };
     const K found = scan(end - begin, K(0), next, x + begin);
-    const float scale = __builtin_bit_cast(float, fold(found, larger));
+    const float found_scale = __builtin_bit_cast(float, fold(found, larger));
+    // Infinities are stored as the largest number: 0 times infinity would be NaN for all others.
+    const float scale = found_scale > largest_float ? largest_float : found_scale;
     scales[begin / code_block] = scale;
     // A little more, so that rounding leaves no less than 1 of the largest.
     const V inverse(scale >= 0x1p-126f ? 1 / scale * (1 + 0x1p-22f) : 0);

@@ -349,7 +349,11 @@ void Step::check() const {
     check_non_negative("max_norm", options_.max_norm, true);
     check_ord(options_.ord);
   }
-  if (options_.max_update_rms) check_non_negative("max_update_rms", *options_.max_update_rms, true);
+  if (options_.max_update_rms) {
+    check_non_negative("max_update_rms", *options_.max_update_rms, true);
+    if (options_.kind == OptimizerKind::ftrl)
+      bad_value("max_update_rms", "FTRL has no update to scale, only new weights");
+  }
   if (!options_.checked) check_disjoint("params", params_, "grads", grads_);
 }
 
