@@ -796,8 +796,6 @@ class Optimizer:
     def _changed(self, group: Group, name: str, value: Any) -> None:
         """Check what a group's new number means for the optimizer."""
         self._check_number(group, name, value)
-        if name == "prox" and value is not None and not self._has_prox:
-            raise ValueError(f"prox: {type(self).__name__} has none")
         if not self.__dict__.get("_building", True) and name == "decay_filter":
             object.__setattr__(group, name, value)
             self._apply_filters()

@@ -192,7 +192,7 @@ class Optimizer {
     for (std::size_t k = 0; k < parameters_.size(); ++k) {
       if (g ? !g->hole(k) : accumulated_[k]) arrays.push_back(g ? g->arrays()[k] : sums_[k]);
     }
-    return without_gil(params_->elements(), [&] { return gradient_norm(arrays, scale, ord); });
+    return without_gil(params_->elements(), [&] { return global_norm(arrays, ord) * scale; });
   }
 
   /// The place of the first gradient that is not finite, or None.

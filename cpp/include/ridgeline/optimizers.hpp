@@ -135,9 +135,6 @@ void check_parameters(Arrays params);
 StepReport optimizer_step(const StepOptions& options, std::span<const OptimizerGroup> groups,
                           std::span<OptimizerParameter> state, Arrays params, Arrays grads);
 
-/// The norm of scaled gradients, for those who combine it with that of other processes.
-double gradient_norm(Arrays grads, double scale, double ord, int threads = 0);
-
 /// sums += scale grads, or sums = scale grads if they are the first; sums in the compute type.
 void accumulate(Arrays grads, Arrays sums, bool first, double scale = 1, int threads = 0);
 

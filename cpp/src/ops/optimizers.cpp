@@ -53,7 +53,8 @@ struct Plan {
   bool elastic = true;  ///< all penalties are l1 or l2: they fit into the kernels
   double l1 = 0, l2 = 0;
   // Of others:
-  PreparedList gradients;  ///< and for the value
+  bool by_gradient = false;  ///< else by their proximal operator
+  PreparedList gradients;    ///< and for the value
   ProximalTerms proximal;
   PenaltyCoefficients ridge, other;
 
@@ -75,8 +76,8 @@ void prepare_plan(Plan& plan, OptimizerKind kind, const PenaltiesTable& table) {
   }
   prepare(plan.gradients, table, group.penalties, 0);
   if (plan.elastic) return;
-  const bool by_gradient = group.prox == Prox::none || kind == OptimizerKind::ftrl;
-  if (by_gradient) {
+  plan.by_gradient = group.prox == Prox::none || kind == OptimizerKind::ftrl;
+  if (plan.by_gradient) {
     for (const Penalty& p : group.penalties) {
       if (p.kind == PenaltyKind::l0)
         bad_type("penalty", "L0 has no gradient; use prox='plain' or 'preconditioned'");
@@ -304,11 +305,8 @@ class Step {
   const std::uint64_t* mask_at(const Entry& e, std::int64_t begin) const {
     return e.parameter->mask == nullptr ? nullptr : e.parameter->mask + begin / 64;
   }
-  bool general_gradient(const Plan& plan) const {
-    return !plan.elastic &&
-           (plan.group->prox == Prox::none || options_.kind == OptimizerKind::ftrl);
-  }
-  bool general_prox(const Plan& plan) const { return !plan.elastic && !general_gradient(plan); }
+  static bool general_gradient(const Plan& plan) { return !plan.elastic && plan.by_gradient; }
+  static bool general_prox(const Plan& plan) { return !plan.elastic && !plan.by_gradient; }
 
   const StepOptions& options_;
   std::span<OptimizerParameter> state_;
@@ -637,7 +635,7 @@ void Step::tile(const Entry& e, std::size_t array, std::int64_t begin, std::size
 
   const bool proximal = general_prox(*e.plan);
   if (proximal) {
-    x.steps = tiles.steps;
+    if (e.plan->group->prox == Prox::preconditioned) x.steps = tiles.steps;
     c.lowest = -infinite;
     c.highest = infinite;
     if (mask != nullptr) std::memcpy(tiles.saved, x.w, n * item_size(compute));
@@ -763,10 +761,6 @@ StepReport optimizer_step(const StepOptions& options, std::span<const OptimizerG
   const FloatEnvironment environment;
   Step step(options, groups, state, params, grads);
   return options.only_check ? StepReport() : step.run();
-}
-
-double gradient_norm(Arrays grads, double scale, double ord, int threads) {
-  return global_norm(grads, ord, threads) * scale;
 }
 
 void accumulate(Arrays grads, Arrays sums, bool first, double scale, int threads) {
