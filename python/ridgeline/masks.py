@@ -101,7 +101,7 @@ class Mask:
         mask = object.__new__(cls)
         object.__setattr__(mask, "_shape", shape)
         object.__setattr__(mask, "_words", words)
-        words.flags.writeable = False
+        words.setflags(False)  # type: ignore[call-arg]  # by name it takes three times as long
         return mask
 
     @staticmethod
@@ -333,10 +333,10 @@ class MaskSet:
            [0., 0., 7.]])
     """
 
-    __slots__ = ("_children", "_leaves")
+    __slots__ = ("_children", "_masks")
     __hash__ = None  # type: ignore[assignment]
     _children: tuple[Mask | MaskSet, ...] | dict[Any, Mask | MaskSet]
-    _leaves: tuple[tuple[Keys, Mask], ...]
+    _masks: tuple[Mask, ...]  # depth first
 
     if TYPE_CHECKING:
         # Of the mapping that a dict makes.
@@ -428,6 +428,18 @@ class MaskSet:
 
         return _set_of(arrays, "arrays", "arrays of bool", leaf)
 
+    @property
+    def _leaves(self) -> list[tuple[Keys, Mask]]:
+        """The masks with the keys that lead to them."""
+        found: list[tuple[Keys, Mask]] = []
+        children = self._children
+        for key, child in children.items() if isinstance(children, dict) else enumerate(children):
+            if isinstance(child, Mask):
+                found.append(((key,), child))
+            else:
+                found += [((key, *path), mask) for path, mask in child._leaves]
+        return found
+
     def __len__(self) -> int:
         return len(self._children)
 
@@ -440,17 +452,17 @@ class MaskSet:
     @property
     def size(self) -> int:
         """The number of elements of all masks."""
-        return sum(mask.size for _, mask in self._leaves)
+        return sum(mask.size for mask in self._masks)
 
     @property
     def count(self) -> int:
         """The number of elements that are kept, in all masks."""
-        return sum(mask.count for _, mask in self._leaves)
+        return sum(mask.count for mask in self._masks)
 
     @property
     def nbytes(self) -> int:
         """The bytes of memory that the bits take."""
-        return sum(mask.nbytes for _, mask in self._leaves)
+        return sum(mask.nbytes for mask in self._masks)
 
     @property
     def sparsity(self) -> float:
@@ -522,9 +534,9 @@ class MaskSet:
         Traceback (most recent call last):
         ValueError: params: got a sequence of 1, wants a sequence of 2, as the masks
         """
-        masks = [mask for _, mask in self._leaves]
+        masks = self._masks
         _core.apply_masks(
-            _aligned(self, params), [mask._words for mask in masks], [mask.shape for mask in masks]
+            _aligned(self, params), [mask._words for mask in masks], [mask._shape for mask in masks]
         )
 
     def save(self, file: str | PathLike[str]) -> None:
@@ -627,7 +639,7 @@ class MaskSet:
         if len(rows) > 20:
             rows[10:-5] = [("...", "", "")]
         name_width, shape_width = (max((len(row[i]) for row in rows), default=0) for i in range(2))
-        masks = f"{len(self._leaves)} mask{'s' * (len(self._leaves) != 1)}"
+        masks = f"{len(self._masks)} mask{'s' * (len(self._masks) != 1)}"
         return "\n".join(
             [f"MaskSet of {masks}, sparsity={self.sparsity:.4g}"]
             + [f"  {n:{name_width}}  {s:{shape_width}}  {p}".rstrip() for n, s, p in rows]
@@ -686,16 +698,22 @@ def _kind(node: object) -> str:
 def _made(children: tuple[Mask | MaskSet, ...] | dict[Any, Mask | MaskSet]) -> MaskSet:
     """Return the set of masks and sets."""
     mapping = isinstance(children, dict)
-    masks = object.__new__(_MaskDict if mapping else _MaskList)
-    leaves: list[tuple[Keys, Mask]] = []
-    for key, child in children.items() if isinstance(children, dict) else enumerate(children):
-        if isinstance(child, Mask):
-            leaves.append(((key,), child))
-        else:
-            leaves += [((key, *path), mask) for path, mask in child._leaves]
-    object.__setattr__(masks, "_children", children)
-    object.__setattr__(masks, "_leaves", tuple(leaves))
-    return masks
+    result = object.__new__(_MaskDict if mapping else _MaskList)
+    object.__setattr__(result, "_children", children)
+    object.__setattr__(result, "_masks", _masks_in(children))
+    return result
+
+
+def _masks_in(
+    children: tuple[Mask | MaskSet, ...] | dict[Any, Mask | MaskSet],
+) -> tuple[Mask, ...]:
+    """Return the masks depth first: the tuple itself, if it holds nothing else."""
+    if isinstance(children, tuple) and all(isinstance(child, Mask) for child in children):
+        return cast("tuple[Mask, ...]", children)
+    masks: list[Mask] = []
+    for child in children.values() if isinstance(children, dict) else children:
+        masks += [child] if isinstance(child, Mask) else child._masks
+    return tuple(masks)
 
 
 def _set_of(tree: object, name: str, what: str, leaf: Callable[[object, str], Mask]) -> MaskSet:
@@ -744,6 +762,9 @@ def _aligned(masks: Mask | MaskSet, params: object, name: str = "params") -> Any
                 f"{_place(name, path)}: got {_kind(node)}, wants {_kind(masks)}, as the masks"
             )
         if not isinstance(children, dict):
+            flat = masks._masks is children
+            if flat and not any(isinstance(own, list | tuple | dict) for own in node):
+                return list(node)
             pairs = zip(children, node, strict=True)
             return [align(child, own, (*path, i)) for i, (child, own) in enumerate(pairs)]
         missing = [key for key in children if key not in node]

@@ -32,7 +32,7 @@ from .clipping import Communicator, GlobalNorm, Norm, Value
 from .constraints import Constraint
 from .masks import Mask
 from .penalties import Penalty
-from .prune._tree import like, located
+from .prune._tree import arrays_in, like, located
 from .random import Key
 
 if TYPE_CHECKING:
@@ -771,7 +771,7 @@ class Optimizer:
         if self._every > 1:
             kept["accumulated"] = self._own(self._compute())
             core.attach("accumulated", 0, kept["accumulated"])
-        params = [array for _, _, array in located("params", self._tree)]
+        params = arrays_in(self._tree)
         if self._master:
             chosen = [k for k, half in enumerate(halves) if half]
             _core.widen([params[k] for k in chosen], [kept["master"][k] for k in chosen])
@@ -805,7 +805,7 @@ class Optimizer:
 
     def _apply_filters(self) -> None:
         factors = []
-        arrays = [array for _, _, array in located("params", self._tree)]
+        arrays = arrays_in(self._tree)
         for k, array in enumerate(arrays):
             chosen = self.groups[self._group_of[k]].decay_filter
             factor: Any = 1.0
@@ -1153,7 +1153,7 @@ class Optimizer:
         if grads is None:
             grads = [
                 array.grad
-                for _, _, array in located("params", self._tree)
+                for array in arrays_in(self._tree)
                 if getattr(array, "grad", None) is not None
             ]
         _core.set_zero_(_without_none(grads))

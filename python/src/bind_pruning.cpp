@@ -1,5 +1,6 @@
 #include "ridgeline/pruning.hpp"
 
+#include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 
 #include "bind_random.hpp"
@@ -9,7 +10,7 @@
 namespace ridgeline::python {
 namespace {
 
-/// The memory of C-contiguous arrays of the package; a null pointer for None.
+/// The memory of C-contiguous NumPy arrays of the package; a null pointer for None.
 template <class T>
 class Buffers {
  public:
@@ -19,8 +20,12 @@ class Buffers {
         pointers_.push_back(nullptr);
         continue;
       }
-      infos_.push_back(py::reinterpret_borrow<py::buffer>(item).request(write));
-      pointers_.push_back(static_cast<T*>(infos_.back().ptr));
+      if (!py::isinstance<py::array>(item)) throw py::type_error("wants NumPy arrays");
+      const auto array = py::reinterpret_borrow<py::array>(item);
+      if ((array.flags() & py::array::c_style) == 0) throw py::value_error("wants C order");
+      pointers_.push_back(static_cast<T*>(
+          const_cast<void*>(write ? static_cast<py::array>(array).mutable_data() : array.data())));
+      sizes_.push_back(array.size());
     }
   }
   std::span<T* const> all() const { return pointers_; }
@@ -31,13 +36,13 @@ class Buffers {
   void check(std::size_t count, F size) const {
     bool fits = pointers_.size() == count;
     for (std::size_t k = 0, i = 0; fits && k < count; ++k)
-      fits = pointers_[k] == nullptr || infos_[i++].size == size(k);
+      fits = pointers_[k] == nullptr || sizes_[i++] == size(k);
     if (!fits) throw py::value_error("an array changed its shape during the call");
   }
 
  private:
-  std::vector<py::buffer_info> infos_;
   std::vector<T*> pointers_;
+  std::vector<py::ssize_t> sizes_;  ///< of those that are there
 };
 
 /// What a selection is about, taken apart.

@@ -51,7 +51,7 @@ void clip(Arrays grads, double ord, int threads, Decide decide) {
   const WorkList work(grads);
   const MapArrays targets(grads);
   NormPass pass(table, grads, work, ord);
-  parallel(work.elements(), threads, [&](Team team) {
+  parallel(pass.work(), threads, [&](Team team) {
     Norms norms(grads.size());
     pass.run(team, norms);
     Decisions decisions(grads.size());
@@ -72,7 +72,7 @@ template <class Use>
 void read_norms(Arrays arrays, double ord, int threads, Use use) {
   const WorkList work(arrays);
   NormPass pass(*tables().clipping, arrays, work, ord);
-  parallel(work.elements(), threads, [&](Team team) {
+  parallel(pass.work(), threads, [&](Team team) {
     Norms norms(arrays.size());
     pass.run(team, norms);
     if (team.rank == 0) use(norms);

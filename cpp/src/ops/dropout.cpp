@@ -41,17 +41,22 @@ Store store_of(const Array& out, std::initializer_list<const void*> inputs) {
   return std::ranges::find(inputs, out.data) == inputs.end() ? Store::streaming : Store::plain;
 }
 
-/// Calls part(pointers, begin, n, next) for pieces of at most a block, where `begin` counts the
-/// elements before and `next` those of the piece after it; make() gives each thread its part. The
-/// last operand is the output; all pieces of it but the first start at a line of the cache.
+/// The work of an element with a choice, and with a normal number.
+constexpr std::int64_t choice_work = 2;
+constexpr std::int64_t normal_work = 14;
+
+/// `each` is the work of an element. Calls part(pointers, begin, n, next) for pieces of at most a
+/// block, where `begin` counts the elements before and `next` those of the piece after it; make()
+/// gives each thread its part. The last operand is the output; all pieces of it but the first start
+/// at a line of the cache.
 template <std::size_t N, class Make>
-void for_each_piece(const Operand (&operands)[N], int threads, Make make) {
+void for_each_piece(const Operand (&operands)[N], int threads, Make make, std::int64_t each = 1) {
   const Array& out = *operands[N - 1].array;
   const WorkList work({&out, 1});
   const auto item = static_cast<std::int64_t>(item_size(out.dtype));
   constexpr auto block = static_cast<std::int64_t>(block_size);
   constexpr std::uintptr_t line = 64;
-  parallel(work.elements(), threads, [&](Team team) {
+  parallel(each * work.elements(), threads, [&](Team team) {
     auto part = make();
     work.forward(team, [&](const Run& run) {
       on_memory(operands, run.begin, run.count, [&](void** at, std::int64_t first, std::size_t n) {
@@ -74,13 +79,16 @@ void for_each_piece(const Operand (&operands)[N], int threads, Make make) {
 /// for_each_piece with choices: part(pointers, n, kept, next).
 template <std::size_t N, class Make, class Part>
 void with_choices(const Operand (&operands)[N], int threads, Make make, Part part) {
-  for_each_piece(operands, threads, [&] {
-    return [&part, choices = make()](void** at, std::int64_t begin, std::int64_t n,
-                                     std::int64_t next) mutable {
-      const Kept kept = choices.of(begin, n);
-      part(at, static_cast<std::size_t>(n), kept, choices.ahead(begin + n, next));
-    };
-  });
+  for_each_piece(
+      operands, threads,
+      [&] {
+        return [&part, choices = make()](void** at, std::int64_t begin, std::int64_t n,
+                                         std::int64_t next) mutable {
+          const Kept kept = choices.of(begin, n);
+          part(at, static_cast<std::size_t>(n), kept, choices.ahead(begin + n, next));
+        };
+      },
+      choice_work);
 }
 
 /// A source of choices for p < 1.
@@ -157,12 +165,15 @@ void with_noise(const Array& x, const Array& out, Key key, double mean, double s
   check({{"x", &x}}, out);
   const Store how = store_of(out, {x.data});
   const Operand operands[] = {{&x, Access::read}, {&out, Access::write}};
-  for_each_piece(operands, threads, [&] {
-    return [&, noise = Noise(x.dtype, key, mean, std, numbering)](
-               void** at, std::int64_t begin, std::int64_t n, std::int64_t) mutable {
-      kernel(at[0], noise.of(begin, n), at[1], static_cast<std::size_t>(n), how);
-    };
-  });
+  for_each_piece(
+      operands, threads,
+      [&] {
+        return [&, noise = Noise(x.dtype, key, mean, std, numbering)](
+                   void** at, std::int64_t begin, std::int64_t n, std::int64_t) mutable {
+          kernel(at[0], noise.of(begin, n), at[1], static_cast<std::size_t>(n), how);
+        };
+      },
+      normal_work);
 }
 
 /// SELU's limit for large negative inputs, without its sign: scale times alpha.

@@ -1,6 +1,8 @@
 // Norms of arrays inside a parallel region: one reading pass, in float64, in fixed order.
 #pragma once
 
+#include <cmath>
+
 #include "kernels/clipping.hpp"
 #include "ops/work.hpp"
 
@@ -42,6 +44,13 @@ class Norms {
 class NormPass {
  public:
   NormPass(const ClippingTable& table, Arrays arrays, const WorkList& work, double ord);
+
+  /// What it costs: products for a whole power, logarithms for another.
+  std::int64_t work() const {
+    const bool usual = ord_ == 1 || ord_ == 2 || std::isinf(ord_);
+    const std::int64_t each = usual ? 1 : ord_ == std::floor(ord_) ? 5 : 50;
+    return each * work_.elements();
+  }
 
   /// Every thread of the team calls it.
   void run(Team team, Norms& norms);

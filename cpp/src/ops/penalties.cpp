@@ -174,6 +174,33 @@ void check_weights(Arrays weights, int threads) {
   }
 }
 
+namespace {
+
+/// The work of an element in penalties, besides reading and writing it.
+std::int64_t arithmetic(Penalties penalties) {
+  std::int64_t sum = 0;
+  for (const Penalty& p : penalties) {
+    switch (p.kind) {
+    case PenaltyKind::mcp:
+    case PenaltyKind::scad:
+    case PenaltyKind::huber:
+      sum += 2;
+      break;
+    case PenaltyKind::l_half:
+      sum += 8;
+      break;
+    case PenaltyKind::log_sum:
+      sum += 30;
+      break;
+    default:
+      sum += 1;
+    }
+  }
+  return sum;
+}
+
+}  // namespace
+
 double penalty_value(Penalties penalties, Arrays params, int threads) {
   const FloatEnvironment environment;
   check_penalties(penalties, params);
@@ -182,7 +209,7 @@ double penalty_value(Penalties penalties, Arrays params, int threads) {
   prepare(list, table, penalties, 0);
   const WorkList work(params);
   SmallBuffer<double, 64> totals(work.blocks() * penalties.size());
-  parallel(work.elements(), threads, [&](Team team) {
+  parallel(arithmetic(penalties) * work.elements(), threads, [&](Team team) {
     work.forward(team, [&](const Run& run) {
       const Array& w = params[run.array];
       const Operand operands[] = {{&w, Access::read}};
@@ -219,7 +246,7 @@ double add_penalty_gradient(Penalties penalties, Arrays grads, Arrays params, in
   const WorkList work(params);
   SmallBuffer<double, 64> totals(work.blocks() * penalties.size());
   const Stages stages{table, list, penalties.size(), Access::update};
-  parallel(3 * work.elements(), threads, [&](Team team) {
+  parallel((2 + arithmetic(penalties)) * work.elements(), threads, [&](Team team) {
     work.forward(team, [&](const Run& run) {
       const auto add = [&](std::size_t i, DType dtype, void* g, const void* w, const void* weights,
                            std::size_t n, std::int64_t start) {
@@ -275,7 +302,7 @@ void penalty_prox(Penalties penalties, Arrays out, Arrays params, double step, i
   }
   const WorkList work(params);
   const Stages stages{table, list, count, Access::write};
-  parallel(2 * work.elements(), threads, [&](Team team) {
+  parallel((1 + arithmetic(penalties)) * work.elements(), threads, [&](Team team) {
     work.forward(team, [&](const Run& run) {
       const auto prox = [&](std::size_t i, DType dtype, void* y, const void* x, const void* weights,
                             std::size_t n, std::int64_t) {

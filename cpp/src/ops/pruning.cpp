@@ -211,7 +211,7 @@ void prune_n_of_m(const Array& x, std::int64_t outer, std::int64_t length, std::
   const PruningKernels& kernels = kernels_for(x.dtype);
   if (m == 4 && keep > 0 && keep < 4 && inner == 1 && length % 4 == 0) {
     const WorkList work({&x, 1});
-    parallel(work.elements(), threads, [&](Team team) {
+    parallel(4 * work.elements(), threads, [&](Team team) {
       work.forward(team, [&](const Run& run) {
         const Operand operands[] = {{&x, Access::read}};
         on_memory(operands, run.begin, run.count,
@@ -430,7 +430,7 @@ void random_shrink(Arrays params, double strength, Key key, int threads) {
   for (std::size_t k = 0; k < params.size(); ++k)
     first[k + 1] = first[k] + static_cast<std::uint64_t>(params[k].size);
   const RandomTable& random = *tables().random;
-  parallel(work.cost(), threads, [&](Team team) {
+  parallel(6 * work.cost(), threads, [&](Team team) {  // six: a random number
     alignas(64) double u[block_size];
     work.forward(team, [&](const Run& run) {
       const Array& array = params[run.array];

@@ -18,13 +18,19 @@ std::vector<std::uint64_t> derived(Key key, Stream stream, std::uint64_t first, 
   return seeds;
 }
 
-/// Fills `out`: fill(index, n, address) writes n elements.
+/// The work of a number.
+constexpr std::int64_t uniform_work = 5;
+constexpr std::int64_t normal_work = 12;
+constexpr std::int64_t integer_work = 6;
+constexpr std::int64_t choice_work = 2;
+
+/// Fills `out`: fill(index, n, address) writes n elements, `each` the work of one.
 template <class Fill>
-void fill(const Array& out, const Numbering& numbering, int threads, Fill fill) {
+void fill(const Array& out, const Numbering& numbering, int threads, std::int64_t each, Fill fill) {
   check_disjoint("out", {&out, 1});
   const WorkList work({&out, 1});
   const std::size_t item = item_size(out.dtype);
-  parallel(work.elements(), threads, [&](Team team) {
+  parallel(each * work.elements(), threads, [&](Team team) {
     work.forward(team, [&](const Run& run) {
       const Operand operands[] = {{&out, Access::write}};
       on_memory(operands, run.begin, run.count, [&](void** at, std::int64_t first, std::size_t n) {
@@ -66,7 +72,7 @@ Numbering::Numbering(std::int64_t first_, std::span<const std::int64_t> shape,
 
 void random_uniform(const Array& out, Key key, const Numbering& numbering, int threads) {
   const auto kernel = tables().random->kernels[static_cast<std::size_t>(out.dtype)].uniform;
-  fill(out, numbering, threads,
+  fill(out, numbering, threads, uniform_work,
        [&](std::uint64_t index, std::size_t n, void* at) { kernel(key, index, n, at); });
 }
 
@@ -75,7 +81,7 @@ void random_normal(const Array& out, Key key, double mean, double std, const Num
   if (!std::isfinite(mean)) bad_value("mean", "got " + text(mean) + ", wants a finite number");
   check_non_negative("std", std, false);
   const auto kernel = tables().random->kernels[static_cast<std::size_t>(out.dtype)].normal;
-  fill(out, numbering, threads,
+  fill(out, numbering, threads, normal_work,
        [&](std::uint64_t index, std::size_t n, void* at) { kernel(key, index, n, mean, std, at); });
 }
 
@@ -85,7 +91,7 @@ void random_integers(void* out, std::int64_t size, std::size_t item, Key key, st
   const IntegersKernel kernel = table.integers[item == 1 ? 0 : item == 2 ? 1 : item == 4 ? 2 : 3];
   const Array shared(out, DType::float64, size);  // for the sizes of the runs alone
   const WorkList work({&shared, 1});
-  parallel(work.elements(), threads, [&](Team team) {
+  parallel(integer_work * work.elements(), threads, [&](Team team) {
     work.forward(team, [&](const Run& run) {
       for_consecutive(numbering, run.begin, run.count,
                       [&](std::uint64_t index, std::size_t n, std::int64_t done) {
@@ -106,7 +112,7 @@ void random_keep(std::span<std::uint64_t> bits, std::int64_t size, double p, Key
   const RandomTable& table = *tables().random;
   const Array shared(bits.data(), DType::float32, size);  // for the sizes of the runs alone
   const WorkList work({&shared, 1});
-  parallel(work.elements(), threads, [&](Team team) {
+  parallel(choice_work * work.elements(), threads, [&](Team team) {
     work.forward(team, [&](const Run& run) {
       if (p < 1) {
         Choices choices(table, key, p, numbering);

@@ -34,9 +34,10 @@ void run_team(std::int64_t work, int limit, void (*body)(void*, Team), void* con
 }
 
 /// Calls body(team) on every thread of a team, at most `limit` threads (0: the current setting),
-/// one if the `work`, in elements read or written, is too little to share, inside another parallel
-/// region, or in a forked child. Every call runs in the default FloatEnvironment. `body` must not
-/// throw.
+/// one if the `work` is too little to share, inside another parallel region, or in a forked child.
+/// Work is counted in elements of a norm, some 75 ps each on one thread, or whatever takes as long:
+/// an element read or written; a part of one that is computed. Every call runs in the default
+/// FloatEnvironment. `body` must not throw.
 template <class Body>
 void parallel(std::int64_t work, int limit, Body&& body) {
   detail::run_team(

@@ -6,6 +6,7 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 
@@ -16,7 +17,7 @@ from .. import _core
 from ..masks import Mask, MaskSet, _aligned, _count
 from ..masks import _made as _set_made
 from ..random import Key
-from ._tree import excluded, fixed, is_array, located
+from ._tree import arrays_in, excluded, fixed, is_array, leaves, located
 from .schedules import fraction_of
 from .structures import NM, Block, Channels, axis_of, grid_of
 
@@ -373,7 +374,7 @@ class _Random:
     def start(self, sizes: list[int], comm: Communicator | None) -> None:
         """Number the units, after those of the ranks before."""
         before = 0 if comm is None else _gathered(comm, sum(sizes))[0]
-        self.first = [before + sum(sizes[:i]) for i in range(len(sizes))]
+        self.first = [*accumulate(sizes[:-1], initial=before)]
 
     def norms(self, array: SupportsDLPack, block: Sequence[int], ord: float, among: Words | None,
               blocks: int) -> Any:  # fmt: skip
@@ -471,12 +472,14 @@ class _Pruning:
             raise TypeError(f"comm: got {type(comm).__name__}, wants an object with allgather")
         self.tree = fixed(params)
         _core.check_arrays(ranked.name, self.tree)
-        found = located(ranked.name, self.tree)
-        self.places = [place for place, _, _ in found]
-        self.arrays = [array for _, _, array in found]
-        self.shapes = [tuple(map(int, array.shape)) for array in self.arrays]
+        self.arrays = arrays_in(self.tree)
+        self.shapes = [
+            x.shape if isinstance(x, np.ndarray) else tuple(map(int, x.shape)) for x in self.arrays
+        ]
         self.sizes = [math.prod(shape) for shape in self.shapes]
-        self.out = excluded(exclude, [(name, array) for _, name, array in found])
+        self.out = [False] * len(self.arrays)
+        if exclude is not None:
+            self.out = excluded(exclude, leaves(ranked.name, self.tree))
         self.given = self._masks_like(mask)
         self.bounds = [
             self._fractions(name, value)
@@ -491,6 +494,11 @@ class _Pruning:
             raise ValueError(f"scope: got 'global', wants 'tensor' with {structure}")
         elif comm is not None and self.bounded:
             raise ValueError("comm: got one, wants none with min_sparsity or max_sparsity")
+
+    @cached_property
+    def places(self) -> list[str]:
+        """What errors call the arrays."""
+        return [place for place, _, _ in located(self.ranked.name, self.tree)]
 
     @staticmethod
     def _refuse(wants: str, **given: bool) -> None:
@@ -571,7 +579,10 @@ class _Pruning:
         return self._made(words)
 
     def _made(self, words: list[Words]) -> Any:
-        masks = iter([Mask._of(shape, own) for shape, own in zip(self.shapes, words, strict=True)])
+        found = list(map(Mask._of, self.shapes, words))
+        if isinstance(self.tree, list | tuple) and all(map(is_array, self.tree)):
+            return _set_made(tuple(found))
+        masks = iter(found)
 
         def built(node: Any) -> Mask | MaskSet:
             if is_array(node):
@@ -614,6 +625,15 @@ class _Pruning:
 
     def _chosen(self, pruned: list[int], words: list[Words]) -> _Chosen:
         """Work out what is ranked."""
+        if self.structure is None and self.normalize == "none" and all(
+            own is None for own in self.given
+        ):
+            sizes = [self.sizes[i] for i in pruned]
+            n = len(pruned)
+            return _Chosen(
+                [self.arrays[i] for i in pruned], sizes, [None] * n, sizes, [1.0] * n,
+                [words[i] for i in pruned], [None] * n,
+            )  # fmt: skip
         result = _Chosen([], [], [], [], [], [], [])
         for i in pruned:
             shape, given = self.shapes[i], self.given[i]

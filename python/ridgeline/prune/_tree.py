@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeAlias
 
+import numpy as np
+
 # A name or index, several of them, or a function of a name and an array.
 Exclude: TypeAlias = "str | int | Iterable[str | int] | Callable[[str, Any], bool] | None"
 
 
 def is_array(value: object) -> bool:
     """Return whether it is an array, and not a container."""
-    return hasattr(value, "__dlpack__") and hasattr(value, "shape")
+    return isinstance(value, np.ndarray) or (
+        hasattr(value, "__dlpack__") and hasattr(value, "shape")
+    )
 
 
 def located(name: str, tree: Any) -> list[tuple[str, str, Any]]:
@@ -33,6 +37,26 @@ def located(name: str, tree: Any) -> list[tuple[str, str, Any]]:
             visit(f"{at}[{key!r}]", (*path, str(key)), value)
 
     visit(name, (), tree)
+    return found
+
+
+def arrays_in(tree: Any) -> list[Any]:
+    """List the arrays of a container of nothing else, depth first.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> arrays_in({"block": [np.zeros(1), np.ones(1)]})
+    [array([0.]), array([1.])]
+    """
+    if is_array(tree):
+        return [tree]
+    found: list[Any] = []
+    for node in tree.values() if isinstance(tree, Mapping) else tree:
+        if isinstance(node, np.ndarray):
+            found.append(node)
+        else:
+            found += arrays_in(node)
     return found
 
 

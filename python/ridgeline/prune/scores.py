@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from .. import _core
 from .._typing import Tree
-from ._tree import fixed, is_array, like, located
+from ._tree import arrays_in, fixed, is_array, like, located
 
 __all__ = ["gradient", "lamp", "movement_", "snip", "taylor", "wanda"]
 
@@ -228,7 +228,7 @@ def snip(w: TreeT, g: Tree, *, normalize: bool = False, out: Any = None) -> Tree
         factors.append(2.0**100 if total < 1 else 2.0**-100)
         total *= factors[-1]
     factors.append(1 / total)
-    arrays = [array for _, _, array in located("w", result)]
+    arrays = arrays_in(result)
     if any(_is_jax(array) for array in arrays):
         for factor in factors:
             arrays = [array * factor for array in arrays]
