@@ -1,5 +1,7 @@
 // Clipped data is within the limit the next time, so each row moves its limit instead of its data.
+#include <algorithm>
 #include <limits>
+#include <vector>
 
 #include <benchmark/benchmark.h>
 
@@ -57,6 +59,38 @@ Op global_norm_clips() {
                   clip_by_global_norm(grads, limit, 2, NonFinite::propagate, threads));
               limit *= next;
             };
+          },
+          On::workload};
+}
+
+using ClipEach = void (*)(Arrays, double limit, std::span<double> before, int threads);
+
+/// The same for each array of its own, from a limit below all. One float32 array stays as it is;
+/// those of a list have been rounded to either side of the limit, so it goes down by more than
+/// that: by half in a million calls.
+Op clips_each(const char* name, ClipEach clip) {
+  return {name, {Pattern::read, Pattern::rewrite}, [clip](const Data& data, int threads) -> Call {
+            constexpr double factor = 1 - 1e-8;
+            const bool narrow = data.grads[0].dtype != DType::float64;
+            const double next = !narrow ? factor : data.grads.size() == 1 ? 1 : 1 - 1e-6;
+            std::vector<double> before(data.grads.size());
+            clip(data.grads, 1e9, before, threads);
+            const double limit = *std::min_element(before.begin(), before.end()) * factor;
+            return [=, grads = data.grads, limit = limit]() mutable {
+              clip(grads, limit, before, threads);
+              limit *= next;
+            };
+          }};
+}
+
+/// The largest element is there again for each call.
+Op zeroes_largest() {
+  return {"zero_largest_1", {Pattern::read}, [](const Data& data, int threads) -> Call {
+            return [=, grads = data.grads] {
+              for (const Array& array : grads)
+                *static_cast<float*>(array.data) = 100;
+              zero_largest(grads, 1, threads);
+            };
           }};
 }
 
@@ -71,6 +105,13 @@ void add_clipping_rows() {
   add_rows(value_clips_everything(), all_dtypes);
   add_rows(global_norm_within(), all_dtypes);
   add_rows(global_norm_clips(), all_dtypes);
+  add_rows(clips_each("clip_by_norm_clips",
+                      [](Arrays grads, double limit, std::span<double> norms, int threads) {
+                        clip_by_norm(grads, limit, 2, norms, threads);
+                      }),
+           all_dtypes);
+  add_rows(clips_each("clip_by_rms_clips", &clip_by_rms), all_dtypes);
+  add_rows(zeroes_largest(), {DType::float32});
 }
 
 }  // namespace ridgeline::bench

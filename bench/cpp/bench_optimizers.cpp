@@ -98,46 +98,48 @@ class Steps {
   StepOptions options_;
 };
 
-Op op_of(const std::string& name, OptimizerKind kind, std::vector<Pattern> passes, Extras extras) {
-  return {name, std::move(passes), [kind, extras](const Data& data, int threads) -> Call {
+Op op_of(const std::string& name, OptimizerKind kind, std::vector<Pattern> passes, Extras extras,
+         On on = On::usual) {
+  return {name, std::move(passes),
+          [kind, extras](const Data& data, int threads) -> Call {
             const auto steps = std::make_shared<Steps>(data, kind, extras, threads);
             return [steps] { steps->step(); };
-          }};
+          },
+          on};
 }
 
 }  // namespace
 
 void add_optimizer_rows() {
   const auto adam = OptimizerKind::adam;
-  const auto pattern_of = [](OptimizerKind kind) {
-    return state_count(kind) == 1 ? Pattern::momentum : Pattern::adam;
-  };
-  const std::vector<DType> same = {DType::float32, DType::float64};
-  const std::vector<DType> halves = {DType::bfloat16, DType::float16};
   const std::vector<DType> single = {DType::float32};
+  const std::vector<DType> same = {DType::float32, DType::float64};  // states as large as elements
+  const std::vector<DType> halves = {DType::bfloat16, DType::float16};
+  const Extras clip{.clip = true};
+  const Extras all{.clip = true, .l1 = true};
 
   add_rows(op_of("adamw", adam, {Pattern::adam}, {}), same);
   add_rows(op_of("adamw", adam, {Pattern::adam_wide}, {}), halves);
-  const Extras clip{.clip = true};
-  const Extras all{.clip = true, .l1 = true};
-  add_rows(op_of("adamw_clip", adam, {Pattern::read, Pattern::adam}, clip), single);
-  add_rows(op_of("adamw_clip", adam, {Pattern::read, Pattern::adam_wide}, clip), {DType::bfloat16});
-  add_rows(op_of("adamw_clip_l1", adam, {Pattern::read, Pattern::adam}, all), single);
+  add_rows(op_of("adamw_clip", adam, {Pattern::read, Pattern::adam}, clip), same);
+  add_rows(op_of("adamw_clip", adam, {Pattern::read, Pattern::adam_wide}, clip), halves);
+  add_rows(op_of("adamw_clip_l1", adam, {Pattern::read, Pattern::adam}, all, On::workload), same);
+  add_rows(op_of("adamw_clip_l1", adam, {Pattern::read, Pattern::adam_wide}, all), halves);
   add_rows(op_of("adamw_clip_l1_bf16_states", adam, {Pattern::read, Pattern::adam_narrow},
                  {.clip = true, .l1 = true, .states = StateType::bfloat16}),
            single);
   add_rows(op_of("adamw_clip_l1_8bit_states", adam, {Pattern::read, Pattern::adam_bytes},
                  {.clip = true, .l1 = true, .states = StateType::dynamic8}),
            single);
-  add_rows(
-      op_of("momentum_clip_l1", OptimizerKind::momentum, {Pattern::read, Pattern::momentum}, all),
-      single);
+  add_rows(op_of("momentum_clip_l1", OptimizerKind::momentum, {Pattern::read, Pattern::momentum},
+                 all, On::workload),
+           same);
+  add_rows(op_of("sgd", OptimizerKind::sgd, {Pattern::add}, {}), all_dtypes);
   for (const Rule& rule :
-       {Rule{"sgd", OptimizerKind::sgd}, Rule{"nadam", OptimizerKind::nadam},
-        Rule{"rmsprop", OptimizerKind::rmsprop}, Rule{"adagrad", OptimizerKind::adagrad},
-        Rule{"lion", OptimizerKind::lion}, Rule{"ftrl", OptimizerKind::ftrl}}) {
-    const Pattern pattern = rule.kind == OptimizerKind::sgd ? Pattern::add : pattern_of(rule.kind);
-    add_rows(op_of(rule.name, rule.kind, {pattern}, {}), single);
+       {Rule{"nadam", OptimizerKind::nadam}, Rule{"rmsprop", OptimizerKind::rmsprop},
+        Rule{"adagrad", OptimizerKind::adagrad}, Rule{"lion", OptimizerKind::lion},
+        Rule{"ftrl", OptimizerKind::ftrl}}) {
+    const Pattern pattern = state_count(rule.kind) == 1 ? Pattern::momentum : Pattern::adam;
+    add_rows(op_of(rule.name, rule.kind, {pattern}, {}), same);
   }
 }
 

@@ -45,7 +45,8 @@ Op gradient_of(const Named& named) {
             return [=, grads = data.grads, params = data.params] {
               benchmark::DoNotOptimize(add_penalty_gradient({&penalty, 1}, grads, params, threads));
             };
-          }};
+          },
+          penalty.kind == PenaltyKind::elastic_net ? On::workload : On::usual};
 }
 
 Op prox_of(const Named& named) {

@@ -26,11 +26,13 @@ struct Masks {
 
 /// f(arrays, masks)
 template <class F>
-Op op_of(const char* name, std::vector<Pattern> passes, F f) {
-  return {name, std::move(passes), [f](const Data& data, int threads) -> Call {
+Op op_of(const char* name, std::vector<Pattern> passes, F f, On on = On::usual) {
+  return {name, std::move(passes),
+          [f](const Data& data, int threads) -> Call {
             const auto masks = std::make_shared<Masks>(data.grads);
             return [=] { f(data.grads, *masks, threads); };
-          }};
+          },
+          on};
 }
 
 }  // namespace
@@ -43,8 +45,9 @@ void add_pruning_rows() {
       prune_lowest(arrays, masks.selection(), count, threads);
     };
   };
-  add_rows(op_of("prune_50", read, lowest(0.5)), all_dtypes);
-  add_rows(op_of("prune_90", read, lowest(0.9)), all_dtypes);
+  add_rows(op_of("prune_50", read, lowest(0.5), On::array), all_dtypes);
+  add_rows(op_of("prune_90", read, lowest(0.9), On::array), all_dtypes);
+  add_rows(op_of("prune_global_90", read, lowest(0.9), On::lists), {DType::float32});
   add_rows(op_of("prune_random_50", read,
                  [](Arrays arrays, const Masks& masks, int threads) {
                    prune_random(arrays, masks.selection(), Key{1}, 0, masks.size / 2, threads);
@@ -67,7 +70,7 @@ void add_pruning_rows() {
                 apply_masks(data.params, {masks->words.data(), masks->words.size()}, threads);
               };
             }},
-           {DType::float32, DType::bfloat16});
+           all_dtypes);
 }
 
 }  // namespace ridgeline::bench

@@ -1,6 +1,7 @@
 // ridgeline_bench: every kernel on every target, each row beside the memory roof of its moment.
 #include <fstream>
 #include <string>
+#include <thread>
 
 #include <benchmark/benchmark.h>
 
@@ -23,6 +24,14 @@ std::string huge_pages() {
   return std::getline(file, line) ? line : "none";
 }
 
+const char* compiler() {
+#if defined(__clang__)
+  return "clang " __clang_version__;
+#else
+  return "gcc " __VERSION__;
+#endif
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -30,13 +39,17 @@ int main(int argc, char** argv) {
   for (const std::string& name : ridgeline::targets())
     targets.append(targets.empty() ? "" : " ").append(name);
   benchmark::AddCustomContext("cpu", cpu_model());
-  benchmark::AddCustomContext("targets", targets);
+  benchmark::AddCustomContext("cores", std::to_string(std::thread::hardware_concurrency()));
   benchmark::AddCustomContext("huge pages", huge_pages());
+  benchmark::AddCustomContext("compiler", compiler());
+  benchmark::AddCustomContext("ridgeline", RIDGELINE_VERSION);
+  benchmark::AddCustomContext("targets", targets);
   benchmark::Initialize(&argc, argv);
   if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 1;
   ridgeline::bench::add_roof_rows();
   ridgeline::bench::add_penalty_rows();
   ridgeline::bench::add_clipping_rows();
+  ridgeline::bench::add_constraint_rows();
   ridgeline::bench::add_dropout_rows();
   ridgeline::bench::add_pruning_rows();
   ridgeline::bench::add_optimizer_rows();

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <cstring>
 #include <new>
+#include <numeric>
 #include <random>
 
 #include <benchmark/benchmark.h>
@@ -23,51 +24,33 @@ const std::vector<int> thread_counts = {1, 2};
 /// How elements are split into arrays.
 struct Layout {
   std::string name;
-  std::vector<std::size_t> bytes;
-  std::size_t total() const {
-    std::size_t sum = 0;
-    for (const std::size_t b : bytes)
-      sum += b;
-    return sum;
+  std::size_t bytes;               ///< of the one array, whatever its dtype; 0: see `sizes`
+  std::vector<std::size_t> sizes;  ///< elements of each array of a list
+
+  std::vector<std::size_t> elements(DType dtype) const {
+    return bytes > 0 ? std::vector{bytes / item_size(dtype)} : sizes;
+  }
+  std::size_t total_bytes(DType dtype) const {
+    const std::vector<std::size_t> all = elements(dtype);
+    return std::accumulate(all.begin(), all.end(), std::size_t{0}) * item_size(dtype);
   }
 };
 
-/// The 161 parameters of ResNet-50 (He et al. 2016), as torchvision has them.
-std::vector<std::size_t> resnet50_bytes() {
-  std::vector<std::size_t> elements;
-  const auto convolution = [&](std::size_t out, std::size_t in, std::size_t side) {
-    elements.push_back(out * in * side * side);
-    for (int batch_norm = 0; batch_norm < 2; ++batch_norm)
-      elements.push_back(out);
-  };
-  convolution(64, 3, 7);
-  const std::size_t blocks[] = {3, 4, 6, 3};
-  std::size_t in = 64;
-  for (std::size_t stage = 0; stage < 4; ++stage) {
-    const std::size_t width = std::size_t{64} << stage;
-    for (std::size_t block = 0; block < blocks[stage]; ++block) {
-      convolution(width, in, 1);
-      convolution(width, width, 3);
-      convolution(4 * width, width, 1);
-      if (block == 0) convolution(4 * width, in, 1);
-      in = 4 * width;
-    }
-  }
-  elements.push_back(std::size_t{1000} * 2048);
-  elements.push_back(1000);
-  for (std::size_t& n : elements)
-    n *= sizeof(float);
-  return elements;
-}
+const std::vector<Layout> layouts = {
+#define BYTES(name, bytes) {name, bytes, {}},
+#define LAYOUT(name, ...) {name, 0, {__VA_ARGS__}},
+#define REPEAT(name, count, elements) {name, 0, std::vector<std::size_t>(count, elements)},
+#include "shapes.def"
+#undef BYTES
+#undef LAYOUT
+#undef REPEAT
+};
 
-const std::vector<Layout> single_layouts = {
-    {"16KiB", {16 * kib}}, {"512KiB", {512 * kib}}, {"64MiB", {64 * mib}}};
-
-const std::vector<Layout>& list_layouts() {
-  static const std::vector<Layout> layouts = {
-      {"1000x256", std::vector<std::size_t>(1000, 256 * sizeof(float))},
-      {"resnet50", resnet50_bytes()}};
-  return layouts;
+bool measured(const Layout& layout, On on, DType dtype) {
+  constexpr std::size_t large = 128 * mib;
+  if (layout.bytes > 0) return on != On::lists;
+  if (dtype != DType::float32 || on == On::array) return false;
+  return on != On::usual || layout.total_bytes(dtype) < large;
 }
 
 /// Four regions of huge pages, used by all rows in turn.
@@ -83,11 +66,11 @@ class Memory {
   std::byte* region(std::size_t k) const { return regions_[k]; }
 
  private:
-  static constexpr std::size_t capacity = 128 * mib;
+  static constexpr std::size_t capacity = 512 * mib;  // what no row touches takes no memory
   Memory() {
     for (std::size_t k = 0; k < count; ++k) {
       void* at = mmap(nullptr, capacity + 2 * page, PROT_READ | PROT_WRITE,
-                      MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
       if (at == MAP_FAILED) throw std::bad_alloc();
 #if defined(MADV_HUGEPAGE)
       madvise(at, capacity + 2 * page, MADV_HUGEPAGE);
@@ -100,7 +83,7 @@ class Memory {
 };
 
 /// The arrays of a pattern.
-Regions regions_of(Pattern pattern) {
+MemoryRegions arrays_of(Pattern pattern) {
   const Memory& memory = Memory::get();
   const bool writes_third =
       pattern == Pattern::copy || pattern == Pattern::stream || pattern == Pattern::write;
@@ -138,14 +121,14 @@ std::vector<std::byte> sample(DType dtype, unsigned seed) {
 std::vector<Array> fill(std::size_t region, DType dtype, const Layout& layout) {
   std::byte* const begin = Memory::get().region(region);
   const std::vector<std::byte> random = sample(dtype, 1 + static_cast<unsigned>(region));
-  const std::size_t total = layout.total();
+  const std::size_t total = layout.total_bytes(dtype);
   for (std::size_t done = 0; done < total; done += random.size())
     std::memcpy(begin + done, random.data(), std::min(random.size(), total - done));
   std::vector<Array> arrays;
   std::size_t at = 0;
-  for (const std::size_t bytes : layout.bytes) {
-    arrays.emplace_back(begin + at, dtype, static_cast<std::int64_t>(bytes / item_size(dtype)));
-    at += bytes;
+  for (const std::size_t elements : layout.elements(dtype)) {
+    arrays.emplace_back(begin + at, dtype, static_cast<std::int64_t>(elements));
+    at += elements * item_size(dtype);
   }
   return arrays;
 }
@@ -159,9 +142,9 @@ class Roof {
   void measure() {
     for (std::size_t p = 0; p < passes_.size(); ++p) {
       const auto measure = [&](Pattern pattern, Samples& samples) {
-        const Regions arrays = regions_of(pattern);
-        time_passes(pattern, arrays, bytes_, 1, samples.one);
-        if (threads_ > 1) time_passes(pattern, arrays, bytes_, threads_, samples.all);
+        const MemoryRegions arrays = arrays_of(pattern);
+        sample_passes(pattern, arrays, bytes_, 1, samples.one);
+        if (threads_ > 1) sample_passes(pattern, arrays, bytes_, threads_, samples.all);
       };
       measure(passes_[p], samples_[p]);
       if (passes_[p] == Pattern::copy) measure(Pattern::stream, streamed_);
@@ -178,10 +161,10 @@ class Roof {
   }
 
   double traffic_bytes() const {
-    std::size_t sum = 0;
+    double sum = 0;
     for (const Pattern p : passes_)
-      sum += traffic(p) * bytes_;
-    return static_cast<double>(sum);
+      sum += memory_traffic(p) * static_cast<double>(bytes_);
+    return sum;
   }
 
  private:
@@ -196,9 +179,10 @@ class Roof {
   Samples streamed_;  ///< a copy may use either kind of store
 };
 
-/// Runs the loop of `state` and returns the median time of a call, over runs of 100 microseconds or
-/// more: unlike the mean that google-benchmark reports, it forgets what interrupted the program.
-double median_time(benchmark::State& state, const Call& call) {
+/// Runs the loop of `state` and returns the times of a call, over runs of 100 microseconds or more:
+/// unlike the mean that google-benchmark reports, their median forgets what interrupted the
+/// program.
+std::vector<double> times(benchmark::State& state, const Call& call) {
   using Clock = std::chrono::steady_clock;
   const auto since = [](Clock::time_point start) {
     return std::chrono::duration<double>(Clock::now() - start).count();
@@ -221,7 +205,7 @@ double median_time(benchmark::State& state, const Call& call) {
     if (++done == calls) finish_run();
   }
   if (runs.empty()) finish_run();
-  return median(runs);
+  return runs;
 }
 
 void run_row(benchmark::State& state, const Op& op, DType dtype, const std::string& target,
@@ -229,18 +213,22 @@ void run_row(benchmark::State& state, const Op& op, DType dtype, const std::stri
   use_target(target);
   const Data data{fill(0, dtype, layout), fill(1, dtype, layout), fill(2, dtype, layout),
                   fill(3, dtype, layout)};
-  Roof roof(op.passes, layout.total(), threads);
+  Roof roof(op.passes, layout.total_bytes(dtype), threads);
   roof.measure();
   const Call call = op.prepare(data, threads);
-  const double seconds = median_time(state, call);
+  const std::vector<double> runs = times(state, call);
   roof.measure();
 
+  const double seconds = median(runs);
+  const auto [least, most] = std::minmax_element(runs.begin(), runs.end());
   state.counters["median_us"] = seconds * 1e6;
+  state.counters["min_us"] = *least * 1e6;
+  state.counters["max_us"] = *most * 1e6;
   state.counters["GB/s"] = roof.traffic_bytes() / seconds * 1e-9;
   state.counters["roof_GB/s"] = roof.traffic_bytes() / roof.seconds() * 1e-9;
   state.counters["of_roof"] = roof.seconds() / seconds;
-  if (layout.bytes.size() > 1)
-    state.counters["ns/array"] = seconds * 1e9 / static_cast<double>(layout.bytes.size());
+  if (data.grads.size() > 1)
+    state.counters["ns/array"] = seconds * 1e9 / static_cast<double>(data.grads.size());
 }
 
 std::string joined(std::initializer_list<std::string> words) {
@@ -255,9 +243,10 @@ std::string joined(std::initializer_list<std::string> words) {
 void add_rows(const Op& op, const std::vector<DType>& dtypes) {
   for (const DType dtype : dtypes) {
     for (const std::string& target : targets()) {
-      const auto add = [&](const Layout& layout) {
+      for (const Layout& layout : layouts) {
+        if (!measured(layout, op.on, dtype)) continue;
         for (const int threads : thread_counts) {
-          const auto row = [=](benchmark::State& state) {
+          const auto row = [=, &layout](benchmark::State& state) {
             run_row(state, op, dtype, target, layout, threads);
           };
           const std::string name = joined(
@@ -266,31 +255,29 @@ void add_rows(const Op& op, const std::vector<DType>& dtypes) {
               ->UseRealTime()
               ->Unit(benchmark::kMicrosecond);
         }
-      };
-      std::for_each(single_layouts.begin(), single_layouts.end(), add);
-      if (dtype == DType::float32) std::for_each(list_layouts().begin(), list_layouts().end(), add);
+      }
     }
   }
 }
 
 void add_roof_rows() {
-  for (const Pattern pattern : {Pattern::read, Pattern::rewrite, Pattern::add, Pattern::copy,
-                                Pattern::stream, Pattern::write, Pattern::momentum, Pattern::adam,
-                                Pattern::adam_wide, Pattern::adam_narrow, Pattern::adam_bytes}) {
-    for (const Layout& layout : single_layouts) {
+  for (std::size_t p = 0; p < memory_pattern_count; ++p) {
+    for (const Layout& layout : layouts) {
+      if (layout.bytes == 0) continue;
       for (const int threads : thread_counts) {
-        const auto row = [=](benchmark::State& state) {
+        const auto pattern = static_cast<Pattern>(p);
+        const auto row = [=, &layout](benchmark::State& state) {
           for (std::size_t region = 0; region < Memory::count; ++region)
             fill(region, DType::float32, layout);
-          const Regions arrays = regions_of(pattern);
+          const MemoryRegions arrays = arrays_of(pattern);
           std::vector<double> seconds;
           for ([[maybe_unused]] auto _ : state) {
             seconds.clear();
-            time_passes(pattern, arrays, layout.total(), threads, seconds);
+            sample_passes(pattern, arrays, layout.bytes, threads, seconds);
             state.SetIterationTime(median(seconds));
           }
-          state.counters["GB/s"] =
-              static_cast<double>(traffic(pattern) * layout.total()) / median(seconds) * 1e-9;
+          const double bytes = memory_traffic(pattern) * static_cast<double>(layout.bytes);
+          state.counters["GB/s"] = bytes / median(seconds) * 1e-9;
         };
         const std::string name =
             joined({"roof", name_of(pattern), layout.name, std::to_string(threads)});

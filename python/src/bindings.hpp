@@ -13,5 +13,6 @@ void bind_dropout(pybind11::module_& m);
 void bind_pruning(pybind11::module_& m);
 void bind_constraints(pybind11::module_& m);
 void bind_optimizers(pybind11::module_& m);
+void bind_roof(pybind11::module_& m);
 
 }  // namespace ridgeline::python

@@ -12,4 +12,5 @@ PYBIND11_MODULE(_core, m) {
   ridgeline::python::bind_pruning(m);
   ridgeline::python::bind_constraints(m);
   ridgeline::python::bind_optimizers(m);
+  ridgeline::python::bind_roof(m);
 }

@@ -1,5 +1,6 @@
 #include "runtime/dispatch.hpp"
 
+#include <algorithm>
 #include <atomic>
 #include <cstdlib>
 #include <stdexcept>
@@ -17,6 +18,7 @@ namespace ridgeline {
   extern const RandomTable random;                                                                 \
   extern const PruningTable pruning;                                                               \
   extern const OptimizersTable optimizers;                                                         \
+  extern const RoofTable roof;                                                                     \
   }
 #include "runtime/targets.def"
 #undef RIDGELINE_TARGET
@@ -25,8 +27,8 @@ namespace {
 
 constexpr Tables compiled[] = {
 #define RIDGELINE_TARGET(name)                                                                     \
-  {#name,         &name::penalties, &name::clipping,  &name::dropout,                              \
-   &name::random, &name::pruning,   &name::optimizers},
+  {#name,         &name::penalties, &name::clipping,   &name::dropout,                             \
+   &name::random, &name::pruning,   &name::optimizers, &name::roof},
 #include "runtime/targets.def"
 #undef RIDGELINE_TARGET
 };
@@ -45,7 +47,7 @@ const Tables& find(std::string_view name, const char* source) {
 const Tables* chosen_at_start() {
   const char* wanted = std::getenv("RIDGELINE_TARGET");
   if (wanted != nullptr && *wanted != '\0') return &find(wanted, "RIDGELINE_TARGET");
-  return &find(targets().front(), "target");
+  return &best_tables();
 }
 
 std::atomic<const Tables*> active{nullptr};
@@ -60,6 +62,8 @@ const Tables& tables() {
   }
   return *t;
 }
+
+const Tables& best_tables() { return *std::ranges::find_if(compiled, cpu_runs, &Tables::target); }
 
 std::vector<std::string> targets() {
   std::vector<std::string> names;
