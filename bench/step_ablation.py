@@ -26,11 +26,14 @@ import ml_dtypes
 import numpy as np
 
 import ridgeline as rl
-from ridgeline.bench import cases, machine, peers
+from ridgeline.bench import layouts, machine, peers
 
 LR, BETAS, EPS, DECAY = 1e-2, (0.9, 0.999), 1e-8, 0.1
 L1, LIMIT, SPARSITY, SCALE = 0.1, 10.0, 0.5, 1024.0  # nothing reaches the limit
-LAYOUTS = {each.name: each for each in (cases.GPT2, cases.RESNET, cases.THOUSAND, cases.MEMORY)}
+LAYOUTS = {
+    each.name: each.elements(4)
+    for each in (layouts.GPT2, layouts.RESNET, layouts.THOUSAND, layouts.MEMORY)
+}
 CHECKED = 3  # steps that are compared
 
 Arrays = list[Any]
@@ -177,28 +180,28 @@ def one_pass(
     return nbytes, lambda: optimizer.step(grads, loss_scale=SCALE)
 
 
-def drawn(layout: cases.Layout, seed: int, dtype: Any, scale: float = 1.0) -> Arrays:
+def drawn(sizes: tuple[int, ...], seed: int, dtype: Any, scale: float = 1.0) -> Arrays:
     """Return normal numbers."""
     rng = np.random.default_rng(seed)
     return [
-        (rng.standard_normal(n, dtype=np.float32) * np.float32(scale)).astype(dtype)
-        for n in layout.sizes
+        (rng.standard_normal(n, dtype=np.float32) * np.float32(scale)).astype(dtype) for n in sizes
     ]
 
 
-def measure(way: Way, layout: cases.Layout, adamw: str, rounds: int) -> str:
+def measure(way: Way, arrays: str, adamw: str, rounds: int) -> str:
     """Return the table of a way."""
+    sizes = LAYOUTS[arrays]
     dtype = ml_dtypes.bfloat16 if way.mixed else np.float32
-    original = drawn(layout, 0, dtype, SCALE)
-    params = drawn(layout, 1, dtype)
+    original = drawn(sizes, 0, dtype, SCALE)
+    params = drawn(sizes, 1, dtype)
     mask = rl.prune.magnitude(params, SPARSITY)
     mask.apply_(params)
     weights = [w.astype(np.float32) for w in params]
-    zeros = [[np.zeros(n, np.float32) for n in layout.sizes] for _ in range(2)]
+    zeros = [[np.zeros(n, np.float32) for n in sizes] for _ in range(2)]
     stored = [w.copy() for w in params] if way.mixed else []
-    grads = [np.empty(n, np.float32) for n in layout.sizes]
+    grads = [np.empty(n, np.float32) for n in sizes]
     data = Data(original, grads, weights, stored, *zeros)
-    max_norm = math.sqrt(layout.elements) / 2
+    max_norm = math.sqrt(sum(sizes)) / 2
     parts = separate_parts(way, data, adamw, mask, max_norm)
     nbytes, step = one_pass(way, original, params, mask, max_norm)
 
@@ -223,12 +226,12 @@ def measure(way: Way, layout: cases.Layout, adamw: str, rounds: int) -> str:
     time = median(together[CHECKED:])
     rows += [("all separate calls", total_bytes, total_time), ("one pass: rl.AdamW", nbytes, time)]
     lines = [
-        f"### {way.title}: {layout.name}, {len(layout.sizes)} arrays, {layout.elements:,} elements",
+        f"### {way.title}: {arrays}, {len(sizes)} arrays, {sum(sizes):,} elements",
         "",
         "| call | bytes an element | time (ms) | GB/s |",
         "|---|---:|---:|---:|",
         *(
-            f"| {name} | {per:.4g} | {1e3 * s:.3g} | {per * layout.elements / s * 1e-9:.1f} |"
+            f"| {name} | {per:.4g} | {1e3 * s:.3g} | {per * sum(sizes) / s * 1e-9:.1f} |"
             for name, per, s in rows
         ),
         f"| ratio | {total_bytes / nbytes:.2f} | {total_time / time:.2f} | |",
@@ -272,7 +275,7 @@ def main() -> None:
     print(f"Medians of {args.rounds} rounds, each of which makes every call once, in turn.\n")
     with rl.threads(threads):
         for way in WAYS:
-            print(measure(way, LAYOUTS[args.arrays], args.adamw, args.rounds))
+            print(measure(way, args.arrays, args.adamw, args.rounds))
 
 
 if __name__ == "__main__":

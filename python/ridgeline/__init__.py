@@ -5,6 +5,10 @@ CPU tensors and anything else with ``__dlpack__``, one array or a whole model in
 bits for any number of threads, any instruction set and any memory layout.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 from . import clipping, constraints, optimizers, penalties, prune, random, runtime
 from ._core import NonFiniteError, RequiresGradError
 from .clipping import (
@@ -52,6 +56,9 @@ from .optimizers import (
 from .penalties import L0, L1, L2, MCP, SCAD, ElasticNet, Huber, LHalf, LogSum, Penalty
 from .random import Key
 from .runtime import get_num_threads, set_num_threads, show_config, threads
+
+if TYPE_CHECKING:
+    from . import bench as bench
 
 __version__ = "0.1.0"
 
@@ -121,3 +128,11 @@ __all__ = [
     "zoneout",
     "zoneout_backward",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "bench":  # loaded where it is used
+        import importlib
+
+        return importlib.import_module(".bench", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -188,7 +188,7 @@ void simple(const StepOperands& x, std::size_t n, const StepCoefficients& coeffi
   const Memory<T> memory(x);
   const Numbers<V> c(coefficients);
   update<Rule::states>(
-      n, memory.w, memory.states, MaskBits(nullptr),
+      n, memory.w, StatesInMemory<T>{memory.states}, MaskBits(nullptr),
       [&](V & w, V(&s)[3], V g, std::uint64_t) __attribute__((always_inline)) {
         V denominator(1);
         w = Rule::next(w * c.keep, g * c.scale, s, denominator, c);
@@ -234,7 +234,8 @@ void full(const StepOperands& x, std::size_t n, const StepCoefficients& coeffici
       steps += V::lanes;
     }
   };
-  update<Rule::states>(n, memory.w, memory.states, MaskBits(x.mask), step, memory.g);
+  update<Rule::states>(n, memory.w, StatesInMemory<T>{memory.states}, MaskBits(x.mask), step,
+                       memory.g);
 }
 
 template <class T, class Rule>
@@ -319,20 +320,19 @@ template <class Half, int N>
 [[gnu::always_inline]] inline Vec<std::int32_t, N> rounded_randomly(Vec<float, N> x,
                                                                     Vec<std::int32_t, N> random) {
   using I = Vec<std::int32_t, N>;
-  using V = Vec<float, N>;
   const I bits = bits_as<std::int32_t>(x);
   const auto shifted = [](I v, int by) {
     return bits_as<std::int32_t>(bits_as<std::uint32_t>(v) >> by);
   };
   if constexpr (Half::dtype == DType::bfloat16) {
-    const I quiet = shifted(bits, 16) | I(0x40);
-    const I infinite = shifted(bits, 16);
-    const I cut = shifted(bits + random, 16);
-    return select(x != x, quiet, select(abs(x) == V(static_cast<float>(infinity)), infinite, cut));
+    // Infinity has no bits below those that are kept, so that nothing carries. NaN as arithmetic
+    // makes it has its highest bit of the fraction set, and keeps it.
+    return shifted(bits + select(x == x, random, I(0)), 16);
   } else {
     const I sign = shifted(bits, 16) & I(0x8000);
     const I magnitude = bits & I(0x7fffffff);
     const I normal = shifted(magnitude - I(0x38000000) + (random & I(0x1fff)), 13);
+    using V = Vec<float, N>;
     // In units of 2^-24, the smallest subnormal.
     const V units = abs(x) * V(0x1p24f) + to_float(random) * V(0x1p-16f);
     const I subnormal = truncated(select(units < V(2048), units, V(0)));
@@ -352,26 +352,73 @@ void draw(const Rounding& rounding, std::size_t n, std::uint32_t* words) {
              rounding.purpose);
 }
 
-/// The elements of a tile take the 16-bit halves of its words: the first half of them the low
-/// halves, in order, the others the high halves.
+/// The random bits of N elements from i on, where N divides a half of a tile. The elements of a
+/// tile take the 16-bit halves of its words: the first half of them the low halves, in order, the
+/// others the high halves.
+template <int N>
+[[gnu::always_inline]] inline Vec<std::int32_t, N> random_halves(const std::uint32_t* words,
+                                                                 std::size_t i) {
+  static_assert(rounding_tile == 2 * tile_words);
+  using U = Vec<std::uint32_t, N>;
+  const std::size_t place = i % rounding_tile;
+  const auto both =
+      load_lanes<std::uint32_t, N>(words + i / rounding_tile * tile_words + place % tile_words);
+  return bits_as<std::int32_t>(place < tile_words ? both & U(0xffff) : both >> 16);
+}
+
 template <class Half>
 void round_randomly(const float* x, std::size_t n, const std::uint32_t* words, void* out) {
   constexpr int N = map_lanes<float>;
-  static_assert(rounding_tile == 2 * tile_words);
-  using U = Vec<std::uint32_t, N>;
   auto* to = static_cast<Bits16*>(out);
   for (std::size_t i = 0; i < n; i += N) {
     const std::size_t count = n - i < N ? n - i : N;
-    const std::size_t place = i % rounding_tile;
-    const auto both =
-        load_lanes<std::uint32_t, N>(words + i / rounding_tile * tile_words + place % tile_words);
-    const auto random = bits_as<std::int32_t>(place < tile_words ? both & U(0xffff) : both >> 16);
-    if (count == N) {
-      store<Bits16, N>(to + i, rounded_randomly<Half>(load<float, N>(x + i), random));
-    } else {
-      const auto lanes = Remainder<float, N>(x + i, count).lanes();
-      store_first<Bits16, N>(to + i, rounded_randomly<Half>(lanes, random), count);
-    }
+    const auto rounded =
+        rounded_randomly<Half>(load_part<float, N>(x + i, count), random_halves<N>(words, i));
+    store_part<Bits16, N>(to + i, rounded, count);
+  }
+}
+
+/// States of an update that are bfloat16, rounded randomly.
+struct RoundedStates {
+  Bits16* arrays[3];
+  const std::uint32_t* words;
+  template <int N>
+  [[gnu::always_inline]] auto load_state(int k, std::size_t i, std::size_t count) const {
+    return load_part<Bfloat16, N>(reinterpret_cast<const Bfloat16*>(arrays[k]) + i, count);
+  }
+  template <int N>
+  [[gnu::always_inline]] void store_state(int k, std::size_t i, Vec<float, N> v,
+                                          std::size_t count) const {
+    store_part<Bits16, N>(arrays[k] + i, rounded_randomly<Bfloat16>(v, random_halves<N>(words, i)),
+                          count);
+  }
+};
+
+/// `simple` with states of bfloat16. While the square root and the division are awaited, states are
+/// decoded and rounded, and the bits for the next tile drawn.
+template <class Rule, bool Proximal>
+void narrow(const StepOperands& x, std::size_t n, const StepCoefficients& coefficients) {
+  using V = Vec<float, update_lanes<float>>;
+  const Memory<float> memory(x);
+  const Numbers<V> c(coefficients);
+  const Rounding& rounding = *x.rounding;
+  const RoundKeys keys(rounding.key);
+  constexpr std::size_t tiles = 2;  // as many as Philox has in flight
+  constexpr std::size_t stretch = tiles * rounding_tile;
+  alignas(64) std::uint32_t words[tiles * tile_words];
+  for (std::size_t i = 0; i < n; i += stretch) {
+    fill_words(words, (rounding.first + i) / rounding_tile, tiles, keys, Stream::rounding,
+               rounding.purpose);
+    const auto state = [&](int k) { return static_cast<Bits16*>(x.states[k]) + i; };
+    update<Rule::states>(
+        n - i < stretch ? n - i : stretch, memory.w + i,
+        RoundedStates{{state(0), state(1), state(2)}, words}, MaskBits(nullptr),
+        [&](V & w, V(&s)[3], V g, std::uint64_t) __attribute__((always_inline)) {
+          V denominator(1);
+          w = Rule::next(w * c.keep, g * c.scale, s, denominator, c);
+          if constexpr (Proximal) w = proximal_point(w, c.threshold, c.shrink, c);
+        },
+        memory.g + i);
   }
 }
 
@@ -554,7 +601,13 @@ void encode(const float* x, std::size_t n, std::uint8_t* codes, float* scales) {
 
 template <class T, class Rule>
 constexpr StepKernels kernels_of() {
-  return {&simple<T, Rule, false>, &simple<T, Rule, true>, &full<T, Rule>, &squares<T, Rule>};
+  StepKernels k{
+      &simple<T, Rule, false>, &simple<T, Rule, true>, {}, &full<T, Rule>, &squares<T, Rule>};
+  if constexpr (sizeof(T) == 4) {
+    k.narrow[0] = &narrow<Rule, false>;
+    k.narrow[1] = &narrow<Rule, true>;
+  }
+  return k;
 }
 
 constexpr OptimizersTable table() {

@@ -44,7 +44,8 @@ struct StepOperands {
   void* states[3];
   /// Bit i: whether element i is updated at all. For all of the n elements in whole words.
   const std::uint64_t* mask;
-  void* steps;  ///< null, or where lr / denominator of each element goes
+  void* steps;                            ///< null, or where lr / denominator of each element goes
+  const struct Rounding* rounding = nullptr;  ///< of states of bfloat16
 };
 
 struct StepKernels {
@@ -52,6 +53,8 @@ struct StepKernels {
   void (*plain)(const StepOperands&, std::size_t n, const StepCoefficients&);
   /// Also the plain proximal operator and the box.
   void (*proximal)(const StepOperands&, std::size_t n, const StepCoefficients&);
+  /// Both of these with states of bfloat16; null for float64.
+  void (*narrow[2])(const StepOperands&, std::size_t n, const StepCoefficients&);
   /// All of it.
   void (*full)(const StepOperands&, std::size_t n, const StepCoefficients&);
   /// totals[b] = the sum over block b of the squares by which `full` without decay, prox and box

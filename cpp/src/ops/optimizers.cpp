@@ -233,6 +233,7 @@ struct Entry {
   double keep;
   Key key;
   bool direct;  ///< the kernel meets its memory itself
+  bool narrow;  ///< the kernel decodes and rounds the states itself
   void (*kernel)(const StepOperands&, std::size_t, const StepCoefficients&);
 };
 
@@ -401,10 +402,13 @@ void Step::prepare(std::span<const OptimizerGroup> groups) {
         item_size(array.dtype) != 2 &&
         (options_.state_type == StateType::compute || state_count(options_.kind) == 0) &&
         p.average == nullptr && plan.elastic;
+    const bool narrow = options_.state_type == StateType::bfloat16 &&
+                        compute_dtype(array.dtype) == DType::float32 && regular;
     const double keep = 1 - plan.group->lr * (plan.group->weight_decay * p.decay);
     entries_.push_back({&plan, &p, numbers_.size() - 1, keep,
-                        random ? step_key.fold_in(p.number) : Key{}, direct,
+                        random ? step_key.fold_in(p.number) : Key{}, direct, narrow,
                         !regular ? own.full
+                        : narrow ? own.narrow[bare ? 0 : 1]
                         : bare   ? own.plain
                                  : own.proximal});
   }
@@ -617,7 +621,14 @@ void Step::tile(const Entry& e, std::size_t array, std::int64_t begin, std::size
     x.g = tiles.g;
     if (general) add_gradients(e, compute, dtype, begin, n, tiles.g, x.w, tiles);
   }
+  const Rounding of_states{e.key, 1, static_cast<std::uint64_t>(begin)};  // the same for all
+  x.rounding = &of_states;
+  const bool narrow = e.narrow && pass == Pass::update;
   for (int j = 0; j < states; ++j) {
+    if (narrow) {
+      x.states[j] = at_element(p.states[j], begin, DType::bfloat16);
+      continue;
+    }
     x.states[j] = options_.state_type == StateType::compute
                       ? at_element(p.states[j], begin, compute)
                       : static_cast<void*>(tiles.states[j]);
@@ -655,8 +666,8 @@ void Step::tile(const Entry& e, std::size_t array, std::int64_t begin, std::size
                                                      at_element(p.average, begin, compute));
   }
   if (half) store_halves(e, dtype, begin, n, static_cast<const float*>(x.w), w, tiles);
-  if (options_.state_type == StateType::bfloat16)  // the same bits for all states
-    table.draw({e.key, 1, static_cast<std::uint64_t>(begin)}, n, tiles.random);
+  if (narrow) return;
+  if (options_.state_type == StateType::bfloat16) table.draw(of_states, n, tiles.random);
   for (int j = 0; j < states; ++j) {
     const auto* wide = reinterpret_cast<const float*>(tiles.states[j]);
     if (options_.state_type == StateType::bfloat16) {

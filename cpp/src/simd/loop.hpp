@@ -210,30 +210,53 @@ class MaskBits {
 template <class T>
 inline constexpr int update_lanes = register_bytes == 0 ? 1 : register_bytes / int{sizeof(T)};
 
+/// The first `count` of N lanes; the others are 0.
+template <class T, int N>
+[[gnu::always_inline]] inline auto load_part(const T* p, std::size_t count) {
+  return count == N ? load<T, N>(p) : Remainder<T, N>(p, count).lanes();
+}
+
+template <class T, int N>
+[[gnu::always_inline]] inline void store_part(T* p, Vec<compute_t<T>, N> v, std::size_t count) {
+  count == N ? store<T, N>(p, v) : store_first<T, N>(p, v, count);
+}
+
+/// States of an update that are arrays of the weights' type.
+template <class T>
+struct StatesInMemory {
+  T* const (&arrays)[3];
+  template <int N>
+  [[gnu::always_inline]] auto load_state(int k, std::size_t i, std::size_t count) const {
+    return load_part<T, N>(arrays[k] + i, count);
+  }
+  template <int N>
+  [[gnu::always_inline]] void store_state(int k, std::size_t i, Vec<T, N> v,
+                                          std::size_t count) const {
+    store_part<T, N>(arrays[k] + i, v, count);
+  }
+};
+
 /// f(w, states, g, bits) changes lanes of w and of its states; what it finds beyond the last
 /// element is 0 and goes nowhere.
-template <int States, class T, class F>
-[[gnu::always_inline]] inline void update(std::size_t n, T* w, T* const (&states)[3],
-                                          const MaskBits mask, const F f, const T* g) {
+template <int States, class T, class Kept, class F>
+[[gnu::always_inline]] inline void update(std::size_t n, T* w, const Kept kept, const MaskBits mask,
+                                          const F f, const T* g) {
   constexpr int N = update_lanes<T>;
   using V = Vec<T, N>;
-  std::size_t i = 0;
-  for (; i + N <= n; i += N) {
-    V weight = load<T, N>(w + i);
+  const auto lanes = [&](std::size_t i, std::size_t count) __attribute__((always_inline)) {
+    V weight = load_part<T, N>(w + i, count);
     V state[3];
-    unroll<States>([&](int k) { state[k] = load<T, N>(states[k] + i); });
-    f(weight, state, load<T, N>(g + i), mask.bits(i, N));
-    store<T, N>(w + i, weight);
-    unroll<States>([&](int k) { store<T, N>(states[k] + i, state[k]); });
+    unroll<States>([&](int k) { state[k] = kept.template load_state<N>(k, i, count); });
+    f(weight, state, load_part<T, N>(g + i, count), mask.bits(i, count));
+    store_part<T, N>(w + i, weight, count);
+    unroll<States>([&](int k) { kept.template store_state<N>(k, i, state[k], count); });
+  };
+  std::size_t i = 0;
+  for (; i + N <= n; i += N)
+    lanes(i, N);
+  if constexpr (N > 1) {
+    if (i < n) lanes(i, n - i);
   }
-  if (i == n) return;
-  const std::size_t count = n - i;
-  V weight = Remainder<T, N>(w + i, count).lanes();
-  V state[3];
-  unroll<States>([&](int k) { state[k] = Remainder<T, N>(states[k] + i, count).lanes(); });
-  f(weight, state, Remainder<T, N>(g + i, count).lanes(), mask.bits(i, count));
-  store_first<T, N>(w + i, weight, count);
-  unroll<States>([&](int k) { store_first<T, N>(states[k] + i, state[k], count); });
 }
 
 /// The remainder is padded with its own first element, so that no value comes in that x does not

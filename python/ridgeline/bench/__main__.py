@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 
-from . import cli
+from . import main
 
-parser = argparse.ArgumentParser(prog="python -m ridgeline.bench", description=cli.DESCRIPTION)
-cli.add_arguments(parser)
-sys.exit(cli.run(parser.parse_args()))
+sys.exit(main())

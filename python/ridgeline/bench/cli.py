@@ -1,55 +1,116 @@
-"""Options, table and JSON of ``ridgeline bench``."""
+"""Options and tables of ``ridgeline bench``."""
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
+import math
 import sys
 import warnings
-from dataclasses import asdict
+from collections.abc import Iterator, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import ridgeline as rl
 
-from . import machine, measure, memory, peers
-from .cases import CACHE_1, FLOOR, MEMORY, RESNET, Case, cases, select
-from .measure import Result, Timing
-from .roof import Roof
+from . import checks, compare, machine, measure, memory, own, peers, report, results, roof
+from .arguments import Memory, room
+from .cases import Case, cases, select
+from .layouts import TINY
+from .measure import Effort
 
 DESCRIPTION = (
     "Measure this machine: ridgeline against NumPy, the installed peers and the memory roof."
 )
-FORMAT = 1  # of the JSON
+QUICK = 60.0  # seconds
+_BUDGET = 2.0  # seconds for a row
+_PRECISION = 0.02
+_ROOF_BYTES = 2**28
+_QUICK = (
+    "prox_l1/float32/64MiB",
+    "add_gradient_elastic_net/float32/resnet50",
+    "global_norm_2/float32/64MiB",
+    "clip_by_global_norm_clips/float32/resnet50",
+    "clip_by_global_norm_clips/float32/1000x256",
+    "dropout_50/float32/64MiB",
+    "prune_50/float32/64MiB",
+    "adamw_clip_l1/float32/resnet50",
+    "global_norm_2/float32/256",
+    "prox_l1/float32/256",
+)
+
+
+class Refusal(Exception):
+    """An option that can't be followed."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options."""
+    """Declare the options, and the commands that read results."""
     parser.add_argument(
-        "--quick",
-        action="store_true",
-        help="about a minute: fewer cases (without -k), less time for each",
+        "--quick", action="store_true", help="in a minute: ten cases (without -k), less time each"
     )
     parser.add_argument(
         "-k",
         dest="filter",
         metavar="FILTER",
         default="",
-        help="only cases whose name holds all these words, such as 'clip 64MiB'",
+        help="only cases whose name holds all these words, such as 'clip float32 64MiB'",
     )
     parser.add_argument("--list", action="store_true", help="name the cases and stop")
-    parser.add_argument("--threads", type=_positive, metavar="N", help="for ridgeline and peers")
-    parser.add_argument("--target", metavar="NAME", help="instruction set, as in `ridgeline info`")
+    parser.add_argument(
+        "--threads",
+        type=_numbers,
+        metavar="N[,N]",
+        help="for ridgeline and peers; all cases run with each number",
+    )
+    parser.add_argument(
+        "--target",
+        type=_words,
+        metavar="NAME[,NAME]",
+        help="instruction sets as in `ridgeline info`, or 'all'; the first beside the peers",
+    )
     parser.add_argument("--compile", action="store_true", help="with torch.compile: takes minutes")
     parser.add_argument(
         "--memory",
         action="store_true",
-        help="the peak extra memory of a call instead; without -k, of two cases",
+        help="also the peak extra memory of a call, for the shapes of models, in fresh processes",
     )
     parser.add_argument("--peers", action="store_true", help="show every peer, not only the best")
-    parser.add_argument("--budget", type=float, metavar="SECONDS", help="for each case")
+    parser.add_argument(
+        "--budget", type=_seconds, metavar="SECONDS", help=f"for each row; {_BUDGET:g} by default"
+    )
+    parser.add_argument(
+        "--precision",
+        type=_fraction,
+        default=_PRECISION,
+        metavar="PART",
+        help=f"of a median, at which a row is done sooner; {_PRECISION} by default",
+    )
+    parser.add_argument(
+        "--load",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="run a Python file that registers kernels with @ridgeline.bench.case",
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures")
+    parser.add_argument(
+        "--baseline",
+        type=Path,
+        metavar="FILE",
+        help="compare with an earlier --json; the exit status is 1 if something became slower",
+    )
+    commands = parser.add_subparsers(metavar="COMMAND", title="commands that read --json files")
+    for name, module in (("compare", compare), ("report", report)):
+        text = module.DESCRIPTION
+        epilog = getattr(module, "EPILOG", None)
+        command = commands.add_parser(name, help=text, description=text, epilog=epilog)
+        module.add_arguments(command)
+        command.set_defaults(run=module.run)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -58,97 +119,151 @@ def run(args: argparse.Namespace) -> int:
         from rich.console import Console
     except ImportError:
         return _refuse("needs rich: pip install 'ridgeline[bench]'")
-    if args.memory and not memory.is_possible():
-        return _refuse("--memory: needs Linux's /proc/self/clear_refs")
-    chosen = memory.chosen(args.filter) if args.memory else select(args.filter)
-    if not chosen:
-        names = "\n  ".join(case.name for case in cases())
-        return _refuse(f"-k {args.filter!r}: no case has a name with all these words in\n  {names}")
-    if args.list:
-        print("\n".join(case.name for case in chosen))
-        return 0
-    if args.quick and not args.filter and not args.memory:
-        chosen = [case for case in chosen if _is_quick(case)]
-    if args.target and args.target not in rl.runtime.targets():
-        return _refuse(f"--target {args.target!r}: wants one of {', '.join(rl.runtime.targets())}")
-    if args.json and not args.json.parent.is_dir():
-        return _refuse(f"--json {args.json}: no directory {args.json.parent}")
-
     target, threads = rl.runtime.target(), rl.get_num_threads()
     try:
-        rl.runtime.use_target(args.target or target)
-        with warnings.catch_warnings(), rl.threads(args.threads or threads):
+        chosen = _chosen(args)
+        if args.list:
+            print("\n".join(case.name for case in chosen))
+            return 0
+        baseline = results.load(args.baseline) if args.baseline else None
+        console = Console(width=None if sys.stdout.isatty() else 160)
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # peers' own
-            console = Console(width=None if sys.stdout.isatty() else 120)
-            report = _measure(args, chosen, console)
-    except measure.WrongResult as error:
+            run = _measure(args, chosen)
+    except (Refusal, ValueError, OSError, checks.WrongResult) as error:
         return _refuse(str(error))
     finally:
         rl.runtime.use_target(target)
         peers.set_threads(threads)
     if args.json:
-        args.json.write_text(json.dumps(report, indent=2) + "\n")
-    return 0
+        args.json.write_text(as_json(run))
+    _print(run, args.peers, console)
+    if baseline is None:
+        return 0
+    comparison = compare.compare_runs(baseline, run)
+    compare.print_comparison(comparison, console)
+    return comparison.status()
 
 
-def _measure(args: argparse.Namespace, chosen: list[Case], console: Any) -> dict[str, Any]:
-    threads = rl.get_num_threads()
-    budget = args.budget if args.budget is not None else 0.2 if args.quick else 2.0
-    left_out = peers.missing(args.compile, threads)
-    cannot = {case.name: measure.obstacle(case, left_out) for case in chosen}
-    chosen = [case for case in chosen if cannot[case.name] is None]
-    peers.set_threads(threads)
-    report: dict[str, Any] = {
-        "format": FORMAT,
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        **machine.describe(),
-        "settings": {
+def as_json(run: results.Run) -> str:
+    """Return the text of a result: a line for each row."""
+    fields = {
+        name: json.dumps(value) if name != "rows" else _lines(value)
+        for name, value in dataclasses.asdict(run).items()
+    }
+    return "{\n" + ",\n".join(f' "{name}": {text}' for name, text in fields.items()) + "\n}\n"
+
+
+def _lines(rows: Sequence[Any]) -> str:
+    return "[\n" + ",\n".join(f"  {json.dumps(row)}" for row in rows) + "\n ]"
+
+
+def _chosen(args: argparse.Namespace) -> list[Case]:
+    """Return the cases asked for; refuse what can't be followed."""
+    for file in args.load:
+        own.load(file)
+    chosen = select(args.filter)
+    if not chosen:
+        names = "\n  ".join(case.name for case in cases())
+        raise Refusal(f"-k {args.filter!r}: no case has a name with all these words in\n  {names}")
+    if args.quick and not args.filter:
+        chosen = [case for case in chosen if case.name in _QUICK or case.operation.own]
+    known = rl.runtime.targets()
+    for name in _targets(args):
+        if name not in known:
+            raise Refusal(f"--target: got {name!r}, wants one of {', '.join(known)}, or all")
+    if args.json and not args.json.parent.is_dir():
+        raise Refusal(f"--json {args.json}: no directory {args.json.parent}")
+    if args.memory and not memory.is_possible():
+        raise Refusal("--memory: needs Linux's /proc/self/clear_refs")
+    return chosen
+
+
+def _targets(args: argparse.Namespace) -> list[str]:
+    if args.target == ["all"]:
+        return rl.runtime.targets()
+    return args.target or [rl.runtime.target()]
+
+
+def _measure(args: argparse.Namespace, chosen: list[Case]) -> results.Run:
+    start = perf_counter()
+    threads, targets = args.threads or [rl.get_num_threads()], _targets(args)
+    described = machine.describe()
+    watch = machine.Watch()
+    left_out: dict[str, str] = {}
+    rows: list[results.Row] = []
+    roofs: list[results.Roof] = []
+    planned = [(case, n) for n in threads for case in chosen]
+    deadline = start + QUICK if args.quick and not args.filter and args.budget is None else math.inf
+    budget = args.budget if args.budget is not None else 0.3 if args.quick else _BUDGET
+    with _progress() as progress:
+        costs = [_cost(case, budget) for case, _ in planned]
+        task = progress.add_task("the memory roof", total=sum(costs))
+        rl.runtime.use_target(targets[0])
+        data = Memory(max(map(room, chosen)))
+        size, runs = (2**26, 5) if args.quick else (_ROOF_BYTES, 9)
+        roofs = list(roof.survey(size, threads, runs))
+        for (case, n), cost in zip(planned, costs, strict=True):
+            without = peers.missing(args.compile, n)
+            left_out.update(without)
+            reason = measure.obstacle(case, without)
+            if perf_counter() > deadline:
+                reason = "no time left in a minute"
+            if reason is None:
+                progress.update(task, description=f"{case.name}, {_threads_text(n)}")
+                with rl.threads(n):
+                    peers.set_threads(n)
+                    effort = Effort(min(budget, max(0, deadline - perf_counter())), args.precision)
+                    row = measure.run_case(case, data, effort, targets, without)
+                    if args.memory and case.workload:
+                        row = memory.added(row, case, without, args.load)
+                rows.append(row)
+            else:
+                left_out[case.name] = reason
+            progress.advance(task, cost)
+    if not rows:
+        raise Refusal("; ".join(f"{name}: {why}" for name, why in left_out.items()))
+    described["machine"]["load"] = watch.load
+    return results.Run(
+        format=results.FORMAT,
+        date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        **described,
+        settings={
             "threads": threads,
-            "target": rl.runtime.target(),
+            "targets": targets,
             "quick": args.quick,
             "filter": args.filter,
             "budget": budget,
+            "precision": args.precision,
+            "seconds": round(perf_counter() - start, 1),
         },
-        "left_out": {**left_out, **{name: why for name, why in cannot.items() if why}},
-    }
-    if args.memory:
-        with console.status(""):
-            extra = [each for case in chosen for each in memory.extra(case, left_out)]
-        report["memory"] = [asdict(each) for each in extra]
-        _print_heading(report, console)
-        console.print(_memory_table(extra))
-        return report
-    roof = Roof(threads)
-    report["roof_source"] = roof.source
-    data = measure.Memory(max((case.layout.elements for case in chosen), default=0))
-    results = []
-    with console.status("") as status:
-        for i, case in enumerate(chosen):
-            status.update(f"{i + 1}/{len(chosen)} {case.name}")
-            results.append(measure.run_case(case, data, roof, budget, left_out))
-    report["results"] = [_as_json(result) for result in results]
-    _print(report, results, args.peers, console)
-    return report
+        left_out=left_out,
+        warnings=tuple(watch.warnings()),
+        roof=tuple(roofs),
+        rows=tuple(rows),
+    )
 
 
-def _is_quick(case: Case) -> bool:
-    name, layout = case.operation.full_name, case.layout
-    if case.operation.recipe is not None and not case.overhead:
-        return layout is RESNET and name == "step_adamw_clip_l1"
-    if case.operation.prunes:
-        return layout is MEMORY and name == "prune_magnitude/50"
-    if case.operation.fair and not case.overhead:
-        return layout is MEMORY and name in ("dropout/50", "random_normal")
-    if layout is RESNET:
-        return case.operation.name in ("penalty_gradient", "clip_by_global_norm")
-    return layout is not CACHE_1
+def _cost(case: Case, budget: float) -> float:
+    """Guess the seconds of a row: its budget, the peers' checks, and seven rounds of slow peers."""
+    heavy = 3.0 if case.operation.recipe is not None or case.operation.fair is not None else 1.0
+    return budget + 1.0 + 3e-8 * case.elements * 7 * heavy
 
 
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"got {value}, wants 1 or more")
-    return value
+def _progress() -> Any:
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:.0f} %"),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
 
 
 def _refuse(reason: str) -> int:
@@ -156,128 +271,117 @@ def _refuse(reason: str) -> int:
     return 2
 
 
-def _as_json(result: Result) -> dict[str, Any]:
-    case = result.case
-    return {
-        "case": case.name,
-        "operation": case.operation.full_name,
-        "layout": case.layout.name,
-        "dtype": case.operation.dtype,
-        "arrays": len(case.layout.sizes),
-        "elements": case.layout.elements,
-        "traffic_bytes": result.traffic,
-        "roof_seconds": result.roof,
-        "implementations": {
-            name: {
-                "median": t.median,
-                "min": t.min,
-                "max": t.max,
-                "runs": t.runs,
-                "calls_per_run": t.calls,
-                "gb_per_s": None if result.roof is None else result.traffic / t.median * 1e-9,
-                "of_roof": None if result.roof is None else result.roof / t.median,
-                "relative_error": result.errors.get(name),
-            }
-            for name, t in result.timings.items()
-        },
-        "left_out": result.left_out,
-        "best_peer": result.best_peer,
-        "speedup": result.speedup,
-        "overhead_seconds": result.overhead,
-    }
+def _numbers(text: str) -> list[int]:
+    found = []
+    for each in text.split(","):
+        if not each.strip().isdecimal() or int(each) < 1:
+            raise argparse.ArgumentTypeError(f"got {text!r}, wants numbers of 1 or more, as in 1,2")
+        found.append(int(each))
+    return list(dict.fromkeys(found))
 
 
-def _print_heading(report: dict[str, Any], console: Any) -> None:
-    settings, versions = report["settings"], report["versions"]
-    libraries = ", ".join(f"{k} {v}" for k, v in versions.items() if v and k != "compiler")
-    console.print(f"{report['machine']['cpu']}, {report['machine']['cores']} cores; {libraries}")
-    roof = "roof_source" in report
-    console.print(
-        f"target {settings['target']}, threads {settings['threads']}"
-        + (f"; the memory roof is measured with {report['roof_source']}" if roof else "")
+def _words(text: str) -> list[str]:
+    return list(dict.fromkeys(each.strip() for each in text.split(",")))
+
+
+def _seconds(text: str) -> float:
+    return _real(text, "wants seconds, 0 or more", 0, math.inf)
+
+
+def _fraction(text: str) -> float:
+    return _real(text, "wants a part of the median, from 0 to 1", 0, 1)
+
+
+def _real(text: str, wanted: str, low: float, high: float) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not low <= value <= high:
+        raise argparse.ArgumentTypeError(f"got {text!r}, {wanted}")
+    return value
+
+
+def _threads_text(n: int) -> str:
+    return "1 thread" if n == 1 else f"{n} threads"
+
+
+def _print(run: results.Run, all_peers: bool, console: Any) -> None:
+    for line in heading(run):
+        console.print(line, markup=False, highlight=False)
+    for warning in run.warnings:
+        console.print(f"[bold]warning:[/bold] {warning}")
+    for threads in dict.fromkeys(row.threads for row in run.rows):
+        rows = [row for row in run.rows if row.threads == threads]
+        memory_bound = [row for row in rows if row.traffic_bytes]
+        text = f"{_threads_text(threads)}, {rows[0].target}"
+        if memory_bound:
+            console.print(_throughput_table(text, memory_bound, all_peers))
+        calls = [row for row in rows if row.layout == TINY.name]
+        if calls:
+            console.print(_call_table(f"One call on 256 elements: {text}", calls, all_peers))
+    for row in run.rows:
+        for name, reason in row.left_out.items():
+            if name != "reference":
+                console.print(f"{row.name} without {name}: {reason}", markup=False)
+    for row in run.rows:
+        for doubt in row.doubts:
+            console.print(f"? {row.name}: {doubt}", markup=False)
+
+
+def heading(run: results.Run) -> Iterator[str]:
+    """Say where and how a run was made, line by line."""
+    facts, settings = run.machine, run.settings
+    libraries = ", ".join(f"{k} {v}" for k, v in run.versions.items() if v and k != "compiler")
+    yield f"{facts['cpu']}, {facts['cores']} cores; {libraries}; {run.versions['compiler']}"
+    yield (
+        f"{run.date}, {settings['seconds']:.0f} s; target {', '.join(settings['targets'])}; "
+        f"huge pages {facts['huge_pages']}; governor {facts['governor']}; load {facts['load']:.1f}"
     )
-    for name, reason in report["left_out"].items():
-        console.print(f"without {name}: {reason}")
+    best: dict[str, float] = {}
+    for each in run.roof:
+        if each.pages == "huge":
+            best[each.pattern] = max(best.get(each.pattern, 0.0), each.gb_per_s)
+    if best:
+        yield "memory roof in GB/s: " + ", ".join(f"{k} {v:.0f}" for k, v in best.items())
+    for name, reason in run.left_out.items():
+        yield f"without {name}: {reason}"
 
 
-def _print(report: dict[str, Any], results: list[Result], all_peers: bool, console: Any) -> None:
-    _print_heading(report, console)
-    machine_facts = report["machine"]
-    if machine_facts["load"] > 0.5 * machine_facts["cores"]:
-        console.print(f"load {machine_facts['load']:.1f}: other programs disturb these figures")
-    for result in results:
-        for name, reason in result.left_out.items():
-            console.print(f"{result.case.name} without {name}: {reason}", markup=False)
-
-    throughput = [result for result in results if result.roof is not None]
-    if throughput:
-        console.print(_throughput_table(throughput, all_peers))
-    errors = [result for result in results if result.errors]
-    if errors:
-        console.print(_error_table(errors))
-    overheads = [result for result in results if result.case.overhead]
-    if overheads:
-        console.print(_overhead_table(overheads, all_peers))
-
-
-def _throughput_table(results: list[Result], all_peers: bool) -> Any:
-    table = _table("Medians", "case", "time", "min - max", "GB/s", "of roof")
-    table.add_column("speedup over best peer", no_wrap=True)
-    for result in results:
-        for name in _shown(result, all_peers):
-            timing = result.timings[name]
+def _throughput_table(title: str, rows: Sequence[results.Row], all_peers: bool) -> Any:
+    table = _table(title, "case", "median", "min - max", "GB/s", "of roof")
+    with_memory = any(each.extra_bytes is not None for r in rows for each in _all(r))
+    if with_memory:
+        table.add_column("extra memory", justify="right", no_wrap=True)
+    table.add_column("speedup over the best peer", no_wrap=True)
+    for row in rows:
+        for name, each in _shown(row, all_peers):
+            extra = "" if each.extra_bytes is None else results.bytes_text(each.extra_bytes)
             table.add_row(
-                result.case.name if name == "ridgeline" else f"  {name}",
-                _time(timing.median),
-                _range(timing),
-                f"{result.traffic / timing.median * 1e-9:.1f}",
-                f"{(result.roof or 0) / timing.median:.2f}",
-                _speedup(result) if name == "ridgeline" else "",
+                _case_text(row) if each.role == "ours" else f"  {name}",
+                results.time_text(each.median) + _mark(each.trusted),
+                results.range_text(each),
+                f"{each.gb_per_s or 0:.1f}",
+                "" if each.of_roof is None else f"{each.of_roof:.2f}",
+                *([extra] if with_memory else []),
+                _speedup_text(row) if each.role == "ours" else "",
             )
     return table
 
 
-def _overhead_table(results: list[Result], all_peers: bool) -> Any:
-    table = _table(
-        "One call on 256 elements", "function", "time", "min - max", "over an empty call"
-    )
-    table.add_column("speedup over best peer", no_wrap=True)
-    for result in results:
-        floor = result.timings[FLOOR].median
-        for name in _shown(result, all_peers):
-            timing = result.timings[name]
+def _call_table(title: str, rows: Sequence[results.Row], all_peers: bool) -> Any:
+    table = _table(title, "function", "median", "min - max", "over an empty call")
+    table.add_column("speedup over the best peer", no_wrap=True)
+    for row in rows:
+        floor = next(each.median for each in _all(row) if each.role == "floor")
+        for name, each in _shown(row, all_peers):
             table.add_row(
-                result.case.operation.full_name if name == "ridgeline" else f"  {name}",
-                _time(timing.median),
-                _range(timing),
-                _time(timing.median - floor),
-                _speedup(result) if name == "ridgeline" else "",
+                row.operation if each.role == "ours" else f"  {name}",
+                results.time_text(each.median) + _mark(each.trusted),
+                results.range_text(each),
+                results.time_text(each.median - floor),
+                _speedup_text(row) if each.role == "ours" else "",
             )
-    return table
-
-
-def _memory_table(results: list[memory.Extra]) -> Any:
-    table = _table("Peak extra memory of one call", "case", "bytes", "of the arrays given")
-    last = ""
-    for each in results:
-        if each.case != last:
-            table.add_row(last := each.case)
-        known = each.extra is not None
-        table.add_row(
-            f"  {each.implementation}",
-            f"{each.extra:,}" if known else "",
-            f"{(each.extra or 0) / each.arrays:.1%}" if known else each.reason,
-        )
-    return table
-
-
-def _error_table(results: list[Result]) -> Any:
-    names = dict.fromkeys(name for result in results for name in result.errors)
-    layouts = [result.case.layout.name for result in results]
-    table = _table("Relative error of the norm against float64", "", *layouts)
-    for name in names:
-        errors = (result.errors.get(name) for result in results)
-        table.add_row(name, *("" if e is None else f"{e:.1e}" for e in errors))
     return table
 
 
@@ -292,20 +396,26 @@ def _table(title: str, first: str, *numbers: str) -> Any:
     return table
 
 
-def _shown(result: Result, all_peers: bool) -> list[str]:
-    return list(result.timings) if all_peers else ["ridgeline"]
+def _all(row: results.Row) -> list[results.Implementation]:
+    return list(row.implementations.values())
 
 
-def _speedup(result: Result) -> str:
-    return "" if result.speedup is None else f"{result.speedup:.2f} {result.best_peer}"
+def _shown(row: results.Row, all_peers: bool) -> Iterator[tuple[str, results.Implementation]]:
+    for name, each in row.implementations.items():
+        if all_peers or row.own or each.role in ("ours", "target"):
+            yield name, each
 
 
-def _range(timing: Timing) -> str:
-    return f"{_time(timing.min)} - {_time(timing.max)}"
+def _case_text(row: results.Row) -> str:
+    return f"{row.operation}/{row.dtype}/{row.layout}" + (" ?" if row.doubts else "")
 
 
-def _time(seconds: float) -> str:
-    for unit, size in (("s", 1.0), ("ms", 1e-3), ("us", 1e-6)):
-        if abs(seconds) >= size:
-            return f"{seconds / size:.3g} {unit}"
-    return f"{seconds * 1e9:.0f} ns"
+def _mark(trusted: bool) -> str:
+    return "" if trusted else " ~"
+
+
+def _speedup_text(row: results.Row) -> str:
+    if row.speedup is None:
+        return ""
+    interval = results.interval_text(row.speedup, row.speedup_low, row.speedup_high)
+    return f"{interval} {row.best_peer}"

@@ -20,8 +20,12 @@ Fair = Callable[[Sequence[Array], Sequence[Array], Sequence[Any]], bool]
 _SELU = 1.7580993408473766  # scale times alpha of SELU
 _ERRORS = 6.0  # standard errors that a sum may be off
 _ERRORS_OF_MANY = 8.0  # and the worst of up to 10**6 sums
-_ROUNDED = 3e-7  # relative: a scale and a product, each rounded to float32
-_SUMMED = 2e-6  # and a sum of numbers up to 10
+# Relative errors of a scale and a product, each rounded to float32, or of results in half types.
+_ROUNDED = {"float32": 3e-7, "float64": 3e-7, "bfloat16": 2**-7, "float16": 2**-10}
+_SUM = 7  # and of a sum of numbers up to 10, so many times that
+
+BLOCK = 3  # of drop_block
+HIGH = 1000  # of integers
 
 
 def alpha_constants(p: float) -> tuple[float, float, float]:
@@ -30,21 +34,31 @@ def alpha_constants(p: float) -> tuple[float, float, float]:
     return a, _SELU * a * p, _SELU * a * p - _SELU * a
 
 
+def block_seeds(shape: Sequence[int], p: float) -> float:
+    """Return the probability of a seed of drop_block (Ghiasi, Lin & Le 2018)."""
+    height, width = shape[2:]
+    return p * height * width / BLOCK**2 / ((height - BLOCK + 1) * (width - BLOCK + 1))
+
+
 def dropout(read: Sequence[Array], made: Sequence[Array], numbers: Sequence[Any]) -> bool:
     """Elements are 0, or x / (1 - p)."""
     p, kept = float(numbers[0]), made[0] != 0
     return _is_chosen(kept, p) and _is_close(made[0][kept], _scaled(read[0], p)[kept])
 
 
-def dropout_channels(read: Sequence[Array], made: Sequence[Array], numbers: Sequence[Any]) -> bool:
-    """The same, where the elements of all axes but the first two share a choice."""
-    p, kept = float(numbers[0]), made[0] != 0
-    channels = kept.reshape(kept.shape[0] * kept.shape[1], -1)
-    return (
-        bool(np.all(channels == channels[:, :1]))
-        and _is_chosen(channels[:, 0], p)
-        and _is_close(made[0][kept], _scaled(read[0], p)[kept])
-    )
+def shared_dropout(axes: int) -> Fair:
+    """Return what tells the same where elements share the choice of their place on the first axes.
+
+    Two axes: channels of (N, C, H, W), or tokens; one axis: samples.
+    """
+
+    def fair(read: Sequence[Array], made: Sequence[Array], numbers: Sequence[Any]) -> bool:
+        p, kept = float(numbers[0]), made[0] != 0
+        return _is_chosen_together(kept, axes, p) and _is_close(
+            made[0][kept], _scaled(read[0], p)[kept]
+        )
+
+    return fair
 
 
 def dropout_and_gradient(
@@ -64,16 +78,145 @@ def dropout_add(read: Sequence[Array], made: Sequence[Array], numbers: Sequence[
     x, residual = read
     p, kept = float(numbers[0]), made[0] != residual
     wanted = _scaled(x, p) + residual.astype(np.float64)
-    return _is_chosen(kept, p) and _is_close(made[0][kept], wanted[kept], _SUMMED)
+    return _is_chosen(kept, p) and _is_close_sum(made[0][kept], wanted[kept])
+
+
+def _alpha_kept(read: Array, made: Array, p: float) -> tuple[Array, bool]:
+    """Return which are a x + A a p; and whether they are that."""
+    a, shift, dropped = alpha_constants(p)
+    kept = ~np.isclose(made.astype(np.float64), dropped, rtol=_ROUNDED[made.dtype.name], atol=0)
+    wanted = a * read.astype(np.float64) + shift
+    return kept, _is_close_sum(made[kept], wanted[kept])
 
 
 def alpha_dropout(read: Sequence[Array], made: Sequence[Array], numbers: Sequence[Any]) -> bool:
     """Elements are a x + A a p, or A a p - A a."""
     p = float(numbers[0])
-    a, shift, dropped = alpha_constants(p)
-    kept = np.abs(made[0] - dropped) > _SUMMED
-    wanted = a * read[0].astype(np.float64) + shift
-    return _is_chosen(kept, p) and _is_close(made[0][kept], wanted[kept], _SUMMED)
+    kept, is_close = _alpha_kept(read[0], made[0], p)
+    return is_close and _is_chosen(kept, p)
+
+
+def feature_alpha_dropout(
+    read: Sequence[Array], made: Sequence[Array], numbers: Sequence[Any]
+) -> bool:
+    """The same, where the elements of all axes but the first two share a choice."""
+    p = float(numbers[0])
+    kept, is_close = _alpha_kept(read[0], made[0], p)
+    return is_close and _is_chosen_together(kept, 2, p)
+
+
+def alpha_dropout_backward(
+    read: Sequence[Array], made: Sequence[Array], numbers: Sequence[Any]
+) -> bool:
+    """Elements are 0, or a dy."""
+    p, kept = float(numbers[0]), made[0] != 0
+    wanted = alpha_constants(p)[0] * read[0].astype(np.float64)
+    return _is_chosen(kept, p) and _is_close(made[0][kept], wanted[kept])
+
+
+def drop_block(read: Sequence[Array], made: Sequence[Array], numbers: Sequence[Any]) -> bool:
+    """Whole blocks are 0; others are x, times the number of elements over that of those kept.
+
+    A corner is 0 just where the one block is that covers it, an element in the middle where any of
+    BLOCK^2 blocks is.
+    """
+    (x,), (y,) = read, made
+    drop = y == 0
+    seeds = block_seeds(x.shape, float(numbers[0]))
+    inner = x.shape[2] - BLOCK + 1, x.shape[3] - BLOCK + 1
+    windows = [
+        (..., slice(i, i + inner[0]), slice(j, j + inner[1]))
+        for i in range(BLOCK)
+        for j in range(BLOCK)
+    ]
+    whole = np.logical_and.reduce([drop[each] for each in windows])
+    covered = np.zeros_like(drop)
+    for each in windows:
+        covered[each] |= whole
+    corners = drop[:, :, :: x.shape[2] - 1, :: x.shape[3] - 1]
+    middle = drop[:, :, x.shape[2] // 2, x.shape[3] // 2]
+    scale = drop.size / max(1, drop.size - np.count_nonzero(drop))
+    return (
+        np.array_equal(drop, covered)
+        and _is_chosen(~corners, seeds)
+        and _is_chosen(~middle, 1 - (1 - seeds) ** BLOCK**2)
+        and _is_close(y[~drop], x[~drop].astype(np.float64) * scale)
+    )
+
+
+def zoneout(read: Sequence[Array], made: Sequence[Array], numbers: Sequence[Any]) -> bool:
+    """Elements are the old ones or the new ones."""
+    new, old = read
+    kept = made[0] == new
+    return bool(np.all(made[0][~kept] == old[~kept])) and _is_chosen(kept, float(numbers[0]))
+
+
+def zoneout_gradients(read: Sequence[Array], made: Sequence[Array], numbers: Sequence[Any]) -> bool:
+    """Each element of dy is in one gradient, and 0 in the other."""
+    (dy,), (d_new, d_old) = read, made
+    kept = d_new.reshape(dy.shape) != 0
+    return (
+        np.array_equal(d_new.reshape(dy.shape), np.where(kept, dy, 0))
+        and np.array_equal(d_old.reshape(dy.shape), np.where(kept, 0, dy))
+        and _is_chosen(kept, float(numbers[0]))
+    )
+
+
+def patches(read: Sequence[Array], made: Sequence[Array], numbers: Sequence[Any]) -> bool:
+    """Of each sample the first row, and so many of the others, in their order, as they are."""
+    (x,), p = read, float(numbers[0])
+    kept = int((x.shape[1] - 1) * (1 - p))
+    rows = made[0].reshape(len(x), -1, x.shape[2])
+    if rows.shape[1] != 1 + kept:
+        return False
+    places = np.argmax(x[:, None, :, 0] == rows[:, :, None, 0], axis=2)
+    if not np.array_equal(np.take_along_axis(x, places[:, :, None], axis=1), rows):
+        return False
+    if np.any(places[:, 0] != 0) or np.any(np.diff(places, axis=1) <= 0):
+        return False
+    chosen = np.zeros(x.shape[:2], np.bool_)
+    np.put_along_axis(chosen, places, True, axis=1)
+    share = kept / (x.shape[1] - 1)
+    of_each = (chosen[:, 1:].sum(axis=0) - share * len(x)) / math.sqrt(share * (1 - share) * len(x))
+    # Choices in a sample depend on each other a little: none is looked at twice.
+    return bool(np.all(np.abs(of_each) <= _ERRORS)) and _is_uncorrelated(
+        (chosen[:, 1].astype(np.float64) - share) / math.sqrt(share * (1 - share))
+    )
+
+
+def kept_bits(read: Sequence[Array], made: Sequence[Array], numbers: Sequence[Any]) -> bool:
+    """Bits are True with probability 1 - p."""
+    return _is_chosen(made[0], float(numbers[0]))
+
+
+def bernoulli(read: Sequence[Array], made: Sequence[Array], numbers: Sequence[Any]) -> bool:
+    """Bools are True with probability p."""
+    return made[0].dtype == np.bool_ and _is_chosen(~made[0], float(numbers[0]))
+
+
+def integers(read: Sequence[Array], made: Sequence[Array], numbers: Sequence[Any]) -> bool:
+    """Integers are uniform on [0, HIGH): each value as often, and independently."""
+    x = made[0].ravel()
+    if x.dtype != np.int64 or np.any((x < 0) | (x >= HIGH)):
+        return False
+    counts, mean = np.bincount(x, minlength=HIGH), x.size / HIGH
+    # chi^2 has mean HIGH - 1 and variance 2 (HIGH - 1)
+    excess = np.sum((counts - mean) ** 2) / mean - (HIGH - 1)
+    return bool(abs(excess) <= _ERRORS * math.sqrt(2 * (HIGH - 1))) and _is_uncorrelated(
+        (x - (HIGH - 1) / 2) / math.sqrt((HIGH**2 - 1) / 12)
+    )
+
+
+def random_shrink(read: Sequence[Array], made: Sequence[Array], numbers: Sequence[Any]) -> bool:
+    """Elements are w - strength u w, u uniform on [0, 1)."""
+    strength = float(numbers[0])
+    u = (1 - made[0] / read[0].astype(np.float64)) / strength
+    return _is_uniform(u, 1e-6 / strength)
+
+
+def gaussian_noise(read: Sequence[Array], made: Sequence[Array], numbers: Sequence[Any]) -> bool:
+    """Elements less x are normal, of mean 0 and that standard deviation."""
+    return _is_normal((made[0] - read[0].astype(np.float64)) / float(numbers[0]))
 
 
 def gaussian_dropout(read: Sequence[Array], made: Sequence[Array], numbers: Sequence[Any]) -> bool:
@@ -89,9 +232,13 @@ def normal(read: Sequence[Array], made: Sequence[Array], numbers: Sequence[Any])
 
 def uniform(read: Sequence[Array], made: Sequence[Array], numbers: Sequence[Any]) -> bool:
     """Elements are uniform on [0, 1)."""
-    u = made[0].astype(np.float64).ravel()
+    return _is_uniform(made[0].astype(np.float64), 0.0)
+
+
+def _is_uniform(u: Array, error: float) -> bool:
+    u = u.ravel()
     return (
-        bool(np.all((u >= 0) & (u < 1)))
+        bool(np.all((u >= -error) & (u < 1 + error)))
         and _has_moments(u, {k: 1 / (k + 1) for k in range(1, 9)})
         and _is_uncorrelated((u - 0.5) * math.sqrt(12))
     )
@@ -131,8 +278,19 @@ def _scaled(x: Array, p: float) -> Array:
     return x.astype(np.float64) / (1 - p)
 
 
-def _is_close(got: Array, wanted: Array, absolute: float = 0.0) -> bool:
-    return bool(np.allclose(got, wanted, rtol=_ROUNDED, atol=absolute))
+def _is_close(got: Array, wanted: Array, terms: int = 0) -> bool:
+    rounded = _ROUNDED[got.dtype.name]
+    return bool(np.allclose(got.astype(np.float64), wanted, rtol=rounded, atol=terms * rounded))
+
+
+def _is_close_sum(got: Array, wanted: Array) -> bool:
+    return _is_close(got, wanted, _SUM)
+
+
+def _is_chosen_together(kept: Array, axes: int, p: float) -> bool:
+    """Whether elements at one place on the first axes share a choice."""
+    groups = kept.reshape(math.prod(kept.shape[:axes]), -1)
+    return bool(np.all(groups == groups[:, :1])) and _is_chosen(groups[:, 0], p)
 
 
 def _is_chosen(kept: Array, p: float) -> bool:

@@ -1,4 +1,4 @@
-"""Loops written by hand and compiled by Numba: the peer to beat, and the roof.
+"""Loops written by hand and compiled by Numba: the peer to beat.
 
 Sums are float32 numbers, or float64 as ridgeline's are. Importing this module needs Numba; a
 function compiles when it is first called.
@@ -13,11 +13,15 @@ from typing import Any
 
 import numpy as np
 
+from . import penalty_peers
 from .fairness import alpha_constants
-from .roof import STEPS
 
-L1 = np.float32(1e-5)
-L2 = np.float32(1e-4)
+STRENGTH = np.float32(penalty_peers.STRENGTH)
+PENALTIES = {  # l1 and l2
+    "l1": (STRENGTH, np.float32(0)),
+    "l2": (np.float32(0), STRENGTH),
+    "elastic_net": (np.float32(penalty_peers.L1), np.float32(penalty_peers.L2)),
+}
 ZERO = np.float32(0)
 ONE = np.float32(1)
 
@@ -36,20 +40,20 @@ def set_num_threads(n: int) -> None:
     numba.set_num_threads(min(n, numba.config.NUMBA_NUM_THREADS))
 
 
-def _sums(wide: Any) -> dict[str, Callable[..., Any]]:
-    """Functions whose sums are numbers of type `wide`."""
+def _penalty(wide: Any, l1: Any, l2: Any) -> dict[str, Callable[..., Any]]:
+    """Functions of a penalty whose sums are numbers of type `wide`."""
     zero = wide(0)
     half = wide(0.5)
 
-    def gradient(g: Any, w: Any) -> Any:
+    def add_gradient(g: Any, w: Any) -> Any:
         magnitudes = zero
         squares = zero
         for i in prange(g.size):
             x = w[i]
-            g[i] += L1 * np.sign(x) + L2 * x
+            g[i] += l1 * np.sign(x) + l2 * x
             magnitudes += abs(wide(x))
             squares += wide(x) * wide(x)
-        return L1 * magnitudes + L2 * squares * half
+        return l1 * magnitudes + l2 * squares * half
 
     def value(w: Any) -> Any:
         magnitudes = zero
@@ -58,7 +62,24 @@ def _sums(wide: Any) -> dict[str, Callable[..., Any]]:
             x = wide(w[i])
             magnitudes += abs(x)
             squares += x * x
-        return L1 * magnitudes + L2 * squares * half
+        return l1 * magnitudes + l2 * squares * half
+
+    return {"add_gradient": add_gradient, "value": value}
+
+
+def _proximal(l1: Any, l2: Any) -> Callable[..., Any]:
+    def prox(x: Any, step: Any) -> None:
+        threshold = step * l1
+        scale = ONE / (ONE + step * l2)
+        for i in prange(x.size):
+            x[i] = scale * (x[i] - min(max(x[i], -threshold), threshold))
+
+    return prox
+
+
+def _sums(wide: Any) -> dict[str, Callable[..., Any]]:
+    """Functions whose sums are numbers of type `wide`."""
+    zero = wide(0)
 
     def norm(x: Any) -> Any:
         total = zero
@@ -77,18 +98,24 @@ def _sums(wide: Any) -> dict[str, Callable[..., Any]]:
                 x[i] *= factor
         return norm
 
-    return {"gradient": gradient, "value": value, "norm": norm, "clip": clip}
+    return {"norm": norm, "clip": clip}
 
 
-def _prox(x: Any, step: Any) -> None:
+def _soft_out(x: Any, out: Any, step: Any) -> None:
+    threshold = step * STRENGTH
     for i in prange(x.size):
-        x[i] = x[i] - min(max(x[i], -step), step)
+        out[i] = x[i] - min(max(x[i], -threshold), threshold)
 
 
 def _clamp(x: Any, limits: Any) -> None:
     low, high = limits
     for i in prange(x.size):
         x[i] = min(max(x[i], low), high)
+
+
+def _non_negative(x: Any) -> None:
+    for i in prange(x.size):
+        x[i] = max(x[i], ZERO)
 
 
 def _scale(x: Any, factor: Any) -> None:
@@ -158,6 +185,67 @@ def _alpha_dropout(x: Any, out: Any, p: Any, key: Any) -> None:
     a, shift, dropped = np.float32(factor), np.float32(added), np.float32(lowest)
     for i in prange(x.size):
         out[i] = a * x[i] + shift if _hash(i, seed) >= limit else dropped
+
+
+def _alpha_dropout_backward(dy: Any, out: Any, p: Any, key: Any) -> None:
+    seed, limit = np.uint32(key), _threshold(p)
+    factor = np.float32(_alpha_constants(np.float64(p))[0])
+    for i in prange(dy.size):
+        out[i] = dy[i] * factor if _hash(i, seed) >= limit else ZERO
+
+
+def _zoneout(new: Any, old: Any, out: Any, p: Any, key: Any) -> None:
+    seed, limit = np.uint32(key), _threshold(p)
+    for i in prange(new.size):
+        out[i] = new[i] if _hash(i, seed) >= limit else old[i]
+
+
+def _zoneout_backward(dy: Any, d_new: Any, d_old: Any, p: Any, key: Any) -> None:
+    seed, limit = np.uint32(key), _threshold(p)
+    for i in prange(dy.size):
+        kept = _hash(i, seed) >= limit
+        d_new[i] = dy[i] if kept else ZERO
+        d_old[i] = ZERO if kept else dy[i]
+
+
+def _keep(kept: Any, p: Any, key: Any) -> None:
+    seed, limit = np.uint32(key), _threshold(p)
+    for i in prange(kept.size):
+        kept[i] = _hash(i, seed) >= limit
+
+
+def _bernoulli(chosen: Any, p: Any, key: Any) -> None:
+    seed, limit = np.uint32(key), _threshold(p)
+    for i in prange(chosen.size):
+        chosen[i] = _hash(i, seed) < limit
+
+
+def _random_shrink(x: Any, strength: Any, key: Any) -> None:
+    seed = np.uint32(key)
+    for i in prange(x.size):
+        x[i] -= strength * _unit(_hash(i, seed)) * x[i]
+
+
+def _feature_alpha_dropout(x: Any, out: Any, p: Any, key: Any) -> None:
+    seed, limit = np.uint32(key), _threshold(p)
+    factor, added, lowest = _alpha_constants(np.float64(p))
+    a, shift, dropped = np.float32(factor), np.float32(added), np.float32(lowest)
+    channels, area = x.shape[0] * x.shape[1], x.shape[2] * x.shape[3]
+    flat, made = x.reshape(channels, area), out.reshape(channels, area)
+    for c in prange(channels):
+        kept = _hash(c, seed) >= limit
+        for i in range(area):
+            made[c, i] = a * flat[c, i] + shift if kept else dropped
+
+
+def _gaussian_noise(x: Any, out: Any, std: Any, key: Any) -> None:
+    seed = np.uint32(key)
+    for k in prange(x.size // 2):
+        first, second = _normals(2 * k, seed)
+        out[2 * k] = x[2 * k] + std * first
+        out[2 * k + 1] = x[2 * k + 1] + std * second
+    if x.size % 2:
+        out[-1] = x[-1] + std * _normals(x.size - 1, seed)[0]
 
 
 def _spatial_dropout(x: Any, out: Any, p: Any, key: Any) -> None:
@@ -297,146 +385,15 @@ def _steps(load: Any, store: Any) -> dict[str, Callable[..., Any]]:
             y = kept * load(w[i]) - rate * m[i] / (np.sqrt(v[i]) * root + eps)
             w[i] = store(y - min(max(y, -threshold), threshold))
 
-    def sgd(w: Any, g: Any, m: Any, scale: Any, rate: Any, momentum: Any, threshold: Any) -> None:
+    def momentum_step(
+        w: Any, g: Any, m: Any, scale: Any, rate: Any, momentum: Any, threshold: Any
+    ) -> None:
         for i in prange(w.size):
             m[i] = momentum * m[i] + scale * load(g[i])
             y = load(w[i]) - rate * m[i]
             w[i] = store(y - min(max(y, -threshold), threshold))
 
-    return {"squares": squares, "adamw": adamw, "sgd": sgd}
-
-
-# The roof
-
-_BLOCK = 1024  # float32 of the gradients in a block
-
-
-def _read(a: Any, b: Any, zero: Any, passes: int) -> Any:
-    total = ZERO
-    for _ in range(passes):
-        for i in prange(a.size):
-            total += a[i]
-    return total
-
-
-def _rewrite(a: Any, b: Any, zero: Any, passes: int) -> None:
-    for _ in range(passes):
-        for i in prange(a.size):
-            a[i] = a[i] + zero
-
-
-def _add(a: Any, b: Any, zero: Any, passes: int) -> None:
-    for _ in range(passes):
-        for i in prange(a.size):
-            a[i] = a[i] + zero * b[i]
-
-
-def _copy(a: Any, b: Any, zero: Any, passes: int) -> None:
-    for _ in range(passes):
-        for i in prange(a.size):
-            b[i] = a[i] + zero
-
-
-def _write(a: Any, b: Any, zero: Any, passes: int) -> None:
-    for _ in range(passes):
-        for i in prange(b.size):
-            b[i] = zero
-
-
-def _adam_pass(g: Any, p: Any, m: Any, v: Any, zero: Any, passes: int) -> None:
-    for _ in range(passes):
-        for i in prange(g.size):
-            p[i] = p[i] + zero * g[i]
-            m[i] = m[i] + zero
-            v[i] = v[i] + zero
-
-
-def _momentum_pass(g: Any, p: Any, m: Any, zero: Any, passes: int) -> None:
-    for _ in range(passes):
-        for i in prange(g.size):
-            p[i] = p[i] + zero * g[i]
-            m[i] = m[i] + zero
-
-
-# The same, block after block of each array: for elements of several sizes.
-
-
-@numba.njit(fastmath=True)  # type: ignore[untyped-decorator]
-def _rewrite_block(x: Any, k: Any, blocks: Any, zero: Any) -> None:
-    block = x[k * x.size // blocks : (k + 1) * x.size // blocks]
-    for i in range(block.size):
-        block[i] = block[i] + zero
-
-
-@numba.njit(fastmath=True)  # type: ignore[untyped-decorator]
-def _add_block(x: Any, y: Any, k: Any, blocks: Any, zero: Any) -> None:
-    where = slice(k * x.size // blocks, (k + 1) * x.size // blocks)
-    to, by = x[where], y[where]
-    for i in range(to.size):
-        to[i] = to[i] + zero * by[i]
-
-
-def _adam_blocks(g: Any, p: Any, m: Any, v: Any, zero: Any, passes: int) -> None:
-    blocks = max(g.size // _BLOCK, 1)
-    for _ in range(passes):
-        for k in prange(blocks):
-            _add_block(p, g, k, blocks, zero)
-            _rewrite_block(m, k, blocks, zero)
-            _rewrite_block(v, k, blocks, zero)
-
-
-def _momentum_blocks(g: Any, p: Any, m: Any, zero: Any, passes: int) -> None:
-    blocks = max(g.size // _BLOCK, 1)
-    for _ in range(passes):
-        for k in prange(blocks):
-            _add_block(p, g, k, blocks, zero)
-            _rewrite_block(m, k, blocks, zero)
-
-
-# Copies and writes with non-temporal stores, which take no cache line from memory to write it.
-
-_LINE = 16  # float32 in a cache line
-
-
-@numba.extending.intrinsic  # type: ignore[untyped-decorator]
-def _stream_line(context: Any, b: Any, i: Any, a: Any) -> Any:
-    """Store a[i : i + 16] to b[i : i + 16], aligned to 64 bytes."""
-    ir: Any = importlib.import_module("llvmlite.ir")
-
-    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        line = ir.VectorType(ir.FloatType(), _LINE)
-
-        def pointer(which: int) -> Any:
-            array = context.make_array(signature.args[which])(context, builder, values[which])
-            return builder.bitcast(builder.gep(array.data, [values[1]]), line.as_pointer())
-
-        load = builder.load(pointer(2))
-        load.align = 4
-        store = builder.store(load, pointer(0))
-        store.align = 4 * _LINE
-        one = ir.Constant(ir.IntType(32), 1)
-        store.set_metadata("nontemporal", builder.module.add_metadata([one]))
-        return context.get_dummy_value()
-
-    return numba.types.void(b, numba.types.intp, a), generate
-
-
-def _aligned(b: Any) -> slice:
-    """Return the whole cache lines of an array."""
-    first = -(b.ctypes.data // 4) % _LINE
-    return slice(first, first + (b.size - first) // _LINE * _LINE)
-
-
-def _copy_lines(a: Any, b: Any, passes: int) -> None:
-    for _ in range(passes):
-        for i in prange(b.size // _LINE):
-            _stream_line(b, i * _LINE, a)
-
-
-def _write_lines(zeros: Any, b: Any, passes: int) -> None:
-    for _ in range(passes):
-        for i in prange(b.size // _LINE):
-            _stream_line(b[i * _LINE :], 0, zeros)
+    return {"squares": squares, "adamw": adamw, "momentum": momentum_step}
 
 
 class Loops:
@@ -449,18 +406,32 @@ class Loops:
             return result
 
         sums = _sums(wide)
-        self.gradient = compiled(sums["gradient"])
-        self.value = compiled(sums["value"])
+        self.penalties = {
+            name: {verb: compiled(each) for verb, each in _penalty(wide, *strengths).items()}
+            for name, strengths in PENALTIES.items()
+        }
+        self.proximal = {
+            f"prox_{name}": compiled(_proximal(*strengths)) for name, strengths in PENALTIES.items()
+        }
         self.norm = compiled(sums["norm"])
         self.clip = compiled(sums["clip"])
-        self.prox = compiled(_prox)
+        self.soft_out = compiled(_soft_out)
         self.clamp = compiled(_clamp)
+        self.non_negative = compiled(_non_negative)
         self.scale = compiled(_scale)
         self.dropout = compiled(_dropout)
         self.dropout_in_place = compiled(_dropout_in_place)
         self.dropout_add = compiled(_dropout_add)
         self.alpha_dropout = compiled(_alpha_dropout)
+        self.alpha_dropout_backward = compiled(_alpha_dropout_backward)
+        self.feature_alpha_dropout = compiled(_feature_alpha_dropout)
         self.spatial_dropout = compiled(_spatial_dropout)
+        self.gaussian_noise = compiled(_gaussian_noise)
+        self.zoneout = compiled(_zoneout)
+        self.zoneout_backward = compiled(_zoneout_backward)
+        self.keep = compiled(_keep)
+        self.bernoulli = compiled(_bernoulli)
+        self.random_shrink = compiled(_random_shrink)
         self.gaussian_dropout = compiled(_gaussian_dropout)
         self.normal = compiled(_fill_normal)
         self.uniform = compiled(_fill_uniform)
@@ -472,32 +443,6 @@ class Loops:
         self.low_digits = compiled(_low_digits)
         self.wide = {name: compiled(each) for name, each in _steps(_same, _same).items()}
         self.narrow = {name: compiled(each) for name, each in _steps(_wide, _narrow).items()}
-        blocks = dict.fromkeys((name for name in STEPS if "adam" in name), compiled(_adam_blocks))
-        self.roof: dict[str, Callable[..., Any]] = {
-            **blocks,
-            "read": compiled(_read),
-            "rewrite": compiled(_rewrite),
-            "add": compiled(_add),
-            "copy": compiled(_copy),
-            "write": compiled(_write),
-            "adam": compiled(_adam_pass),
-            "momentum": compiled(_momentum_pass),
-        }
-        self.blocks: dict[str, Callable[..., Any]] = {
-            "adam": blocks["adam"],
-            "momentum": compiled(_momentum_blocks),
-        }
-        copy_lines, write_lines = compiled(_copy_lines), compiled(_write_lines)
-        zeros = np.zeros(_LINE, np.float32)
-
-        def stream_copy(a: Any, b: Any, zero: Any, passes: int) -> None:
-            whole = _aligned(b)
-            copy_lines(a[whole], b[whole], passes)
-
-        def stream_write(a: Any, b: Any, zero: Any, passes: int) -> None:
-            write_lines(zeros, b[_aligned(b)], passes)
-
-        self.streams: dict[str, Callable[..., Any]] = {"copy": stream_copy, "write": stream_write}
 
 
 serial = Loops(parallel=False)
@@ -518,15 +463,16 @@ def of_size(x: Any) -> Loops:
     return parallel if x.size >= _GRAIN else serial
 
 
-def gradient(grads: Any, params: Any) -> float:
+def add_gradient(grads: Any, params: Any) -> float:
     """Loop over the arrays, with threads in the large ones."""
-    return sum(float(of_size(g).gradient(g, w)) for g, w in zip(grads, params, strict=True))
+    pairs = zip(grads, params, strict=True)
+    return sum(float(of_size(g).penalties["elastic_net"]["add_gradient"](g, w)) for g, w in pairs)
 
 
 def prox(arrays: Any, step: Any) -> None:
     """Loop over the arrays, with threads in the large ones."""
     for x in arrays:
-        of_size(x).prox(x, step)
+        of_size(x).proximal["prox_l1"](x, step)
 
 
 def clamp(arrays: Any, limits: Any) -> None:

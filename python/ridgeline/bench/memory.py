@@ -6,32 +6,25 @@ The libraries are loaded and the functions compiled before, by a call on smaller
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import json
 import subprocess
 import sys
-from collections.abc import Collection
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Container, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import ridgeline as rl
 
-from . import measure, peers
-from .cases import FLOOR, OUT, OUT_2, Case, select
+from . import own, peers
+from .arguments import Memory, arguments, norms_of
+from .cases import Case, select
+from .layouts import Layout
+from .peers import Implementation
+from .results import Row
 
-DEFAULT = ("prune_magnitude/50/64MiB", "prune_global/90/resnet50")
 _RESET = Path("/proc/self/clear_refs")
-
-
-@dataclass(frozen=True)
-class Extra:
-    """The bytes of a call, or why there are none."""
-
-    case: str
-    implementation: str
-    arrays: int  # bytes in what is given
-    extra: int | None
-    reason: str = ""
 
 
 def is_possible() -> bool:
@@ -39,61 +32,80 @@ def is_possible() -> bool:
     return _RESET.exists()
 
 
-def chosen(words: str) -> list[Case]:
-    """List the cases whose names hold the words; without words, two that rank many elements."""
-    found = [case for case in select(words) if not case.overhead]
-    return found if words else [case for case in found if case.name in DEFAULT]
+def added(row: Row, case: Case, without: Iterable[str], files: Sequence[Path]) -> Row:
+    """Return the row with the extra bytes of ours and of each peer."""
+    found, left_out = dict(row.implementations), dict(row.left_out)
+    for name, each in row.implementations.items():
+        if each.role in ("ours", "peer"):
+            extra, reason = measure(case, name, without, files)
+            found[name] = dataclasses.replace(each, extra_bytes=extra)
+            if reason:
+                left_out[f"{name}'s memory"] = reason
+    return dataclasses.replace(row, implementations=found, left_out=left_out)
 
 
-def extra(case: Case, without: Collection[str]) -> list[Extra]:
-    """Measure all implementations of a case."""
-    found = [each for each in case.implementations(without) if each.name != FLOOR]
-    operation = case.operation
-    arrays = operation.itemsize * case.layout.elements * len(operation.arrays)
-    result = []
-    for each in found:
-        settings = {
-            "case_name": case.name,
-            "name": each.name,
-            "threads": rl.get_num_threads(),
-            "target": rl.runtime.target(),
-            "without": list(without),
-        }
-        run = subprocess.run(
-            [sys.executable, "-W", "ignore", "-m", __name__, json.dumps(settings)],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if run.returncode == 0:
-            result.append(Extra(case.name, each.name, arrays, int(run.stdout)))
-        else:
-            reason = (run.stderr.strip().splitlines() or ["no message"])[-1]
-            result.append(Extra(case.name, each.name, arrays, None, reason))
-    return result
+def measure(
+    case: Case, name: str, without: Iterable[str], files: Sequence[Path] = ()
+) -> tuple[int | None, str]:
+    """Return the extra bytes of one call, or why there are none."""
+    settings = {
+        "case_name": case.name,
+        "name": name,
+        "threads": rl.get_num_threads(),
+        "target": rl.runtime.target(),
+        "without": list(without),
+        "files": [str(each) for each in files],
+    }
+    run = subprocess.run(
+        [sys.executable, "-W", "ignore", "-m", __name__, json.dumps(settings)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if run.returncode == 0:
+        return int(run.stdout.split()[-1]), ""
+    return None, (run.stderr.strip().splitlines() or ["no message"])[-1]
 
 
-def _child(case_name: str, name: str, threads: int, target: str, without: Collection[str]) -> int:
+def _child(
+    case_name: str,
+    name: str,
+    threads: int,
+    target: str,
+    without: Container[str],
+    files: Iterable[str],
+) -> int:
     """Return the extra bytes of one call."""
+    for file in files:
+        own.load(Path(file))
     rl.set_num_threads(threads)
     rl.runtime.use_target(target)
     (case,) = (case for case in select(case_name) if case.name == case_name)
     (implementation,) = (each for each in case.implementations(without) if each.name == name)
     if implementation.kind in ("torch", "numba"):
         peers.set_threads(threads)
-    small = replace(case, layout=case.operation.reduced(case.layout))
-    for each in (small, case):
-        memory = measure.Memory(each.layout.elements)
-        memory.restore(each.layout.elements, each.operation.dtype)
-        memory.restore_params(each.layout.elements, each.operation.dtype)
-        for x in memory.flat(each.layout.elements, OUT, OUT_2):
-            x.fill(0)
-        call = measure.call_of(each, implementation, memory)
+    sizes = case.operation.reduced(case.sizes)
+    small = Layout(case.layout.name, sizes, case.layout.single)
+    for each in (dataclasses.replace(case, layout=small), case):
+        memory = Memory(each.bytes)
+        memory.restore(each.elements, each.dtype)
+        memory.restore_params(each.elements, each.dtype)
+        memory.fill_results(each.elements, 0, each.dtype)
+        call = _first_call(each, implementation, memory)
         gc.collect()
         _RESET.write_text("5")
         before = _status("VmHWM")
         call()
     return _status("VmHWM") - before
+
+
+def _first_call(case: Case, implementation: Implementation, memory: Memory) -> Callable[[], Any]:
+    """Return the first call; of a step also what makes it."""
+    sets = memory.arrays(case)
+    (given,) = arguments(case, implementation, sets, norms_of(case, sets), 1)
+    if case.operation.recipe is not None:
+        return lambda: implementation.function(*given)(given[0])
+    return lambda: implementation.function(*given)
 
 
 def _status(name: str) -> int:

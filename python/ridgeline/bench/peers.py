@@ -1,8 +1,12 @@
-"""The operations as one writes them in NumPy and in PyTorch, and the Numba loops beside them.
+"""The operations as one writes them in NumPy, PyTorch and JAX, and the Numba loops beside them.
 
 All have the signature of ridgeline's function: arrays first, then the numbers of the case. For many
-arrays the arguments are lists. Those that draw at random are in `random_peers`, those that prune in
-`prune_peers`, the steps of optimizers in `step_peers`.
+arrays the arguments are lists. Clipping and constraints are here; penalties in `penalty_peers`,
+what draws at random in `random_peers`, pruning in `prune_peers`, the steps of optimizers in
+`step_peers`.
+
+JAX cannot write into an array: in place of that, its functions return what the operation returns,
+if anything, and the new arrays.
 """
 
 from __future__ import annotations
@@ -17,29 +21,48 @@ from typing import Any
 
 import numpy as np
 
-from . import prune_peers, random_peers, step_peers
+from . import penalty_peers, prune_peers, random_peers, step_peers
+from .penalty_peers import donating, silent, waiting, wide
 
-L1 = 1e-5
-L2 = 1e-4
 CACHED = 2**17  # elements up to which a loop without threads is worth a row
 LARGE = 2**16  # elements from which one with threads is
+HALF = ("bfloat16", "float16")
 
 Function = Callable[..., Any]
 
 
 @dataclass(frozen=True)
 class Implementation:
-    """One way to do an operation; `kind` says which arrays and numbers it takes."""
+    """One way to do an operation; `kind` says which arrays and numbers it takes.
+
+    ``role``: "ours", another "target" or a "variant" of ours, a "peer", the "reference", or the
+    "floor", which does nothing. ``target``: the instruction set, if it is not the one in use.
+    ``unfit``: why it can't do the operation in the dtype; then it is not called.
+    """
 
     name: str
     function: Function
     kind: str = "numpy"  # or "torch", "jax"; "numba", "ridgeline": numbers or masks are their own
+    role: str = "peer"
+    target: str = ""
+    unfit: str = ""
+
+
+LIBRARIES = {
+    "torch": "torch",
+    "jax": "jax",
+    "numba": "numba",
+    "optax": "optax",
+    "scikit-learn": "sklearn",
+    "deepspeed": "deepspeed",
+}
 
 
 def missing(compiled: bool, threads: int) -> dict[str, str]:
     """Say which peers are left out, and why."""
-    libraries = ("torch", "jax", "numba", "optax", "deepspeed")
-    reasons = {name: "not installed" for name in libraries if not _installed(name)}
+    reasons = {
+        name: "not installed" for name, module in LIBRARIES.items() if not _installed(module)
+    }
     if "jax" not in reasons and threads < (cores := _cores()):
         reasons["jax"] = f"always has a thread for each of the {cores} cores"
     if "torch" not in reasons and not compiled:
@@ -53,46 +76,79 @@ def missing(compiled: bool, threads: int) -> dict[str, str]:
 
 
 def peers(
-    operation: str, draws: bool, single: bool, elements: int, without: Container[str]
+    operation: str,
+    recipe: step_peers.Recipe | None,
+    draws: bool,
+    single: bool,
+    elements: int,
+    without: Container[str],
+    dtype: str = "float32",
 ) -> list[Implementation]:
     """List the implementations of an operation, on one array or on a list.
 
-    Those that draw at random take one array.
+    Those that draw at random take one array. ``recipe``: of the step of an optimizer.
     """
     compiled = "torch.compile" not in without
-    libraries: dict[str, Callable[[], dict[str, dict[str, Function]]]]
-    recipe = step_peers.RECIPES.get(operation)
+    if "jax" not in without:
+        use_jax_in(dtype)
     if recipe is not None:
         return _step_peers(recipe, without)
+    half = dtype in HALF
+    serial, threaded = elements <= CACHED, elements >= LARGE
+    libraries: dict[str, Callable[[], dict[str, dict[str, Function]]]]
     if operation in prune_peers.OPERATIONS:
         libraries = {
-            "numpy": lambda: prune_peers.numpy_tables(single),
-            "torch": lambda: prune_peers.torch_tables(single),
+            "numpy": lambda: prune_peers.numpy_tables(single, half),
+            "torch": lambda: prune_peers.torch_tables(single, half),
             "jax": lambda: prune_peers.jax_tables(single, elements),
-            "numba": lambda: prune_peers.numba_tables(
-                single, elements <= CACHED, elements >= LARGE
-            ),
+            "numba": lambda: prune_peers.numba_tables(single, serial, threaded),
         }
     elif draws:
         libraries = {
             "numpy": random_peers.numpy_tables,
             "torch": lambda: random_peers.torch_tables(compiled),
             "jax": random_peers.jax_tables,
-            "numba": lambda: _numba_random_tables(elements),
+            "numba": lambda: random_peers.numba_tables(serial, threaded),
         }
     else:
         libraries = {
             "numpy": lambda: {"numpy": _NUMPY_ONE if single else _NUMPY_MANY},
             "torch": lambda: _torch_tables(single, compiled),
-            "numba": lambda: _numba_tables(single, elements),
+            "jax": lambda: {"jax": penalty_peers.jax_table() | _jax_table(single)},
+            "numba": lambda: _numba_tables(single, serial, threaded, dtype == "float64"),
+            "scikit-learn": lambda: _sklearn_tables(single),
         }
     return [
-        Implementation(name, table[operation], kind)
-        for kind, tables in libraries.items()
-        if kind not in without
+        Implementation(
+            name,
+            table[operation],
+            "numpy" if library == "scikit-learn" else library,
+            unfit=_unfit(library, name, operation, dtype),
+        )
+        for library, tables in libraries.items()
+        if library not in without
         for name, table in tables().items()
         if operation in table
     ]
+
+
+def use_jax_in(dtype: str) -> None:
+    """Let JAX have float64, which it has not by default, or not."""
+    importlib.import_module("jax").config.update("jax_enable_x64", dtype == "float64")
+
+
+def _unfit(library: str, name: str, operation: str, dtype: str) -> str:
+    """Say why an implementation can't do an operation in a dtype."""
+    if library == "numba" and dtype in HALF:
+        return f"no {dtype}"
+    if operation in prune_peers.TIED and dtype in HALF and name not in prune_peers.STABLE:
+        return f"keeps others of equals, of which {dtype} has many"
+    if dtype == "float64":
+        if operation in ("uniform", "normal") and library == "numba":
+            return "its hash has 32 bits"
+        if operation == "prune" and (library == "numba" or name == "jax bisection"):
+            return "its keys have 32 bits"
+    return ""
 
 
 def _step_peers(recipe: step_peers.Recipe, without: Container[str]) -> list[Implementation]:
@@ -103,10 +159,17 @@ def _step_peers(recipe: step_peers.Recipe, without: Container[str]) -> list[Impl
         "torch": ("torch", lambda: step_peers.torch_tables(recipe, compiled)),
         "deepspeed": ("torch", lambda: step_peers.deepspeed_tables(recipe)),
         "optax": ("jax", lambda: step_peers.optax_tables(recipe)),
+        "scikit-learn": ("numpy", lambda: step_peers.sklearn_tables(recipe)),
         "numba": ("numba", lambda: step_peers.numba_tables(recipe)),
     }
     return [
-        Implementation(name, function, kind)
+        Implementation(
+            name,
+            function,
+            kind,
+            "variant" if kind == "ridgeline" else "peer",
+            unfit=step_peers.unfit(recipe, library),
+        )
         for library, (kind, table) in libraries.items()
         if library not in without
         for name, function in table().items()
@@ -136,25 +199,12 @@ def _cores() -> int:
 # NumPy
 
 
-def _value(w: Any) -> float:
-    return float(L1 * np.abs(w).sum() + L2 / 2 * np.dot(w, w))
-
-
-def _gradient(g: Any, w: Any) -> float:
-    g += L1 * np.sign(w) + L2 * w
-    return _value(w)
-
-
-def _prox(x: Any, step: float) -> None:
-    x -= np.clip(x, -step, step)
-
-
 def _clip_value(x: Any, limits: tuple[float, float]) -> None:
     np.clip(x, *limits, out=x)
 
 
-def _norm(x: Any) -> float:
-    return float(np.linalg.norm(x))
+def _norm(x: Any, ord: float = 2) -> float:
+    return float(np.linalg.norm(wide(x), ord))
 
 
 def _norm_of_all(arrays: Any) -> float:
@@ -184,7 +234,7 @@ def _clip_rms(x: Any, max_rms: float) -> list[float]:
 
 
 def _zero_largest(x: Any, count: int) -> None:
-    x[np.argpartition(np.abs(x), -count)[-count:]] = 0
+    x[np.argmax(np.abs(x))] = 0
 
 
 def _sum_over(function: Function) -> Function:
@@ -197,25 +247,32 @@ def _for_each(function: Function) -> Function:
 
 
 _NUMPY_ONE: dict[str, Function] = {
-    "penalty_value": _value,
-    "penalty_gradient": _gradient,
-    "prox_l1": _prox,
+    **penalty_peers.numpy_table(),
     "clip_by_value": _clip_value,
+    "non_negative": lambda x: silent(np.maximum)(x, 0, x),
     "global_norm": _norm,
+    "global_norm_2": _norm,
     "clip_by_global_norm": _clip,
     "clip_by_norm": lambda x, max_norm: [_clip(x, max_norm)],
     "clip_by_rms": _clip_rms,
-    "zero_largest": _zero_largest,
+    "zero_largest_1": _zero_largest,
 }
 _NUMPY_MANY: dict[str, Function] = {
-    "penalty_value": _sum_over(_value),
-    "penalty_gradient": _sum_over(_gradient),
-    "prox_l1": _for_each(_prox),
+    "value_elastic_net": _sum_over(_NUMPY_ONE["value_elastic_net"]),
+    "add_gradient_elastic_net": _sum_over(_NUMPY_ONE["add_gradient_elastic_net"]),
+    "prox_l1": _for_each(_NUMPY_ONE["prox_l1"]),
     "clip_by_value": _for_each(_clip_value),
-    "global_norm": _norm_of_all,
+    "global_norm_2": _norm_of_all,
     "clip_by_global_norm": _clip_all,
     "clip_by_norm": _for_each(_clip),
 }
+
+
+def _sklearn_tables(single: bool) -> dict[str, dict[str, Function]]:
+    squared_norm = importlib.import_module("sklearn.utils.extmath").squared_norm
+    if not single:
+        return {}
+    return {"scikit-learn": {"global_norm_2": lambda x: math.sqrt(squared_norm(wide(x)))}}
 
 
 # PyTorch
@@ -225,49 +282,51 @@ def _torch_tables(single: bool, compiled: bool) -> dict[str, dict[str, Function]
     torch: Any = importlib.import_module("torch")
     total_norm = importlib.import_module("torch.nn.utils").get_total_norm
 
-    def value_tensor(w: Any) -> Any:
-        return L1 * w.abs().sum() + L2 / 2 * torch.dot(w, w)
-
-    def gradient_tensor(g: Any, w: Any) -> Any:
-        g.add_(w.sign(), alpha=L1).add_(w, alpha=L2)
-        return value_tensor(w)
-
-    def prox(x: Any, step: float) -> None:
-        x.sub_(x.clamp(-step, step))
-
     def clamp(x: Any, limits: tuple[float, float]) -> None:
         x.clamp_(*limits)
 
-    def clip_tensor(x: Any, max_norm: float) -> Any:
-        norm = torch.linalg.vector_norm(x)
-        x.mul_(torch.clamp(max_norm / (norm + 1e-6), max=1.0))
-        return norm
+    def scale(x: Any, norm: Any, limit: float) -> None:
+        x.mul_(torch.clamp(limit / (norm + 1e-6), max=1.0))
 
     def clip(x: Any, max_norm: float) -> float:
-        return float(clip_tensor(x, max_norm))
+        norm = norm_of(x)
+        scale(x, norm, max_norm)
+        return float(norm)
+
+    def norm_of(x: Any, ord: float = 2) -> Any:
+        half = x.element_size() < 4
+        return torch.linalg.vector_norm(x, ord, dtype=torch.float32 if half else None)
 
     if single:
-        tables: dict[str, dict[str, Function]] = {
-            "torch": {
-                "penalty_value": lambda w: value_tensor(w).item(),
-                "penalty_gradient": lambda g, w: gradient_tensor(g, w).item(),
-                "prox_l1": prox,
-                "clip_by_value": clamp,
-                "global_norm": lambda x: torch.linalg.vector_norm(x).item(),
-                "clip_by_global_norm": clip,
-                "clip_by_norm": lambda x, max_norm: [clip(x, max_norm)],
-            }
+
+        def clip_rms(x: Any, max_rms: float) -> list[float]:
+            rms = norm_of(x) / math.sqrt(x.numel())
+            scale(x, rms, max_rms)
+            return [float(rms)]
+
+        def zero_largest(x: Any, count: int) -> None:
+            x[torch.argmax(x.abs())] = 0
+
+        tables = penalty_peers.torch_tables(compiled)
+        tables["torch"] |= {
+            "clip_by_value": clamp,
+            "non_negative": lambda x: silent(x.clamp_)(0),
+            "global_norm": lambda x, ord: norm_of(x, ord).item(),
+            "global_norm_2": lambda x: norm_of(x).item(),
+            "clip_by_global_norm": clip,
+            "clip_by_norm": lambda x, max_norm: [clip(x, max_norm)],
+            "clip_by_rms": clip_rms,
+            "zero_largest_1": zero_largest,
         }
         if compiled:
-            gradient_compiled = torch.compile(gradient_tensor, dynamic=False)
             norm_compiled = torch.compile(lambda x: (x * x).sum().sqrt(), dynamic=False)
-            tables["torch.compile"] = {
-                "penalty_gradient": lambda g, w: gradient_compiled(g, w).item(),
-                "prox_l1": torch.compile(prox, dynamic=False),
+            tables["torch.compile"] |= {
                 "clip_by_value": torch.compile(clamp, dynamic=False),
-                "global_norm": lambda x: norm_compiled(x).item(),
+                "global_norm_2": lambda x: norm_compiled(x).item(),
             }
         return tables
+
+    one = penalty_peers.torch_tables(compiled=False)["torch"]
 
     def clip_all(arrays: Any, max_norm: float, foreach: bool) -> float:
         norm = total_norm(arrays, foreach=foreach)
@@ -280,11 +339,11 @@ def _torch_tables(single: bool, compiled: bool) -> dict[str, dict[str, Function]
         return float(norm)
 
     def foreach_gradient(grads: Any, params: Any) -> float:
-        torch._foreach_add_(grads, torch._foreach_sign(params), alpha=L1)
-        torch._foreach_add_(grads, params, alpha=L2)
+        torch._foreach_add_(grads, torch._foreach_sign(params), alpha=penalty_peers.L1)
+        torch._foreach_add_(grads, params, alpha=penalty_peers.L2)
         magnitudes = torch.stack(torch._foreach_norm(params, 1)).sum()
         squares = torch.stack(torch._foreach_norm(params, 2)).square().sum()
-        return float(L1 * magnitudes + L2 / 2 * squares)
+        return float(penalty_peers.L1 * magnitudes + penalty_peers.L2 / 2 * squares)
 
     def foreach_prox(arrays: Any, step: float) -> None:
         moved = torch._foreach_clamp_max(torch._foreach_clamp_min(arrays, -step), step)
@@ -303,72 +362,116 @@ def _torch_tables(single: bool, compiled: bool) -> dict[str, dict[str, Function]
 
     return {
         "torch": {
-            "penalty_gradient": lambda gs, ws: float(
-                sum(gradient_tensor(g, w) for g, w in zip(gs, ws, strict=True))
-            ),
-            "prox_l1": _for_each(prox),
+            "value_elastic_net": _sum_over(one["value_elastic_net"]),
+            "add_gradient_elastic_net": _sum_over(one["add_gradient_elastic_net"]),
+            "prox_l1": _for_each(one["prox_l1"]),
             "clip_by_value": _for_each(clamp),
-            "global_norm": lambda arrays: float(total_norm(arrays, foreach=False)),
+            "global_norm_2": lambda arrays: float(total_norm(arrays, foreach=False)),
             "clip_by_global_norm": lambda arrays, limit: clip_all(arrays, limit, False),
             "clip_by_norm": _for_each(clip),
         },
         "torch foreach": {
-            "penalty_gradient": foreach_gradient,
+            "add_gradient_elastic_net": foreach_gradient,
             "prox_l1": foreach_prox,
             "clip_by_value": foreach_clamp,
-            "global_norm": lambda arrays: float(total_norm(arrays, foreach=True)),
+            "global_norm_2": lambda arrays: float(total_norm(arrays, foreach=True)),
             "clip_by_global_norm": lambda arrays, limit: clip_all(arrays, limit, True),
             "clip_by_norm": foreach_clip,
         },
     }
 
 
+# JAX
+
+
+def _jax_table(single: bool) -> dict[str, Function]:
+    jax: Any = importlib.import_module("jax")
+    jnp, tree = jax.numpy, jax.tree
+
+    def floats(x: Any) -> Any:
+        return x.astype(jnp.float32) if x.dtype.itemsize < 4 else x
+
+    def norm(x: Any, ord: float = 2) -> Any:
+        return jnp.linalg.norm(floats(x), ord)
+
+    def joint(arrays: Any) -> Any:
+        return jnp.sqrt(sum(jnp.vdot(floats(x), floats(x)) for x in tree.leaves(arrays)))
+
+    def scaled(x: Any, factor: Any) -> Any:
+        return (x * factor).astype(x.dtype)
+
+    def clamp(arrays: Any, limits: Any) -> Any:
+        return tree.map(lambda x: jnp.clip(x, *limits).astype(x.dtype), arrays)
+
+    def clip_all(arrays: Any, max_norm: float) -> Any:
+        before = joint(arrays)
+        factor = jnp.minimum(max_norm / before, 1)
+        return before, tree.map(lambda x: scaled(x, factor), arrays)
+
+    def clip_each(arrays: Any, max_norm: float) -> Any:
+        norms = [norm(x) for x in tree.leaves(arrays)]
+        factors = [jnp.minimum(max_norm / each, 1) for each in norms]
+        made = [scaled(x, c) for x, c in zip(tree.leaves(arrays), factors, strict=True)]
+        return norms, made[0] if single else made
+
+    table = {
+        "clip_by_value": donating(clamp),
+        "global_norm_2": waiting(joint),
+        "clip_by_global_norm": donating(clip_all),
+        "clip_by_norm": donating(clip_each),
+    }
+    if not single:
+        return table
+    norms = jax.jit(norm, static_argnums=1)
+
+    def clip_rms(x: Any, max_rms: float) -> Any:
+        rms = norm(x) / math.sqrt(x.size)
+        return [rms], scaled(x, jnp.minimum(max_rms / rms, 1))
+
+    return {
+        **table,
+        "non_negative": donating(lambda x: jnp.maximum(x, 0)),
+        "global_norm": lambda x, ord: jax.block_until_ready(norms(x, ord)),
+        "clip_by_rms": donating(clip_rms),
+        "zero_largest_1": donating(lambda x, count: x.at[jnp.argmax(jnp.abs(x))].set(0)),
+    }
+
+
 # Numba
 
 
-def _numba_tables(single: bool, elements: int) -> dict[str, dict[str, Function]]:
+def _numba_tables(
+    single: bool, serial: bool, threaded: bool, is_wide: bool
+) -> dict[str, dict[str, Function]]:
+    """Return the loops; for wide arrays only those whose sums are wide too."""
     from . import loops
 
+    tables = penalty_peers.numba_tables(single, serial, threaded, is_wide)
     if not single:
-        return {
-            "numba": {
-                "penalty_gradient": loops.gradient,
-                "prox_l1": loops.prox,
-                "clip_by_value": loops.clamp,
-                "global_norm": loops.norm,
-                "clip_by_global_norm": loops.clip,
-                "clip_by_norm": loops.clip_each,
-            }
+        tables["numba"] |= {
+            "clip_by_value": loops.clamp,
+            "global_norm_2": loops.norm,
+            "clip_by_global_norm": loops.clip,
+            "clip_by_norm": loops.clip_each,
         }
+        return tables
 
     def sums(compiled: Any) -> dict[str, Function]:
         return {
-            "penalty_value": compiled.value,
-            "penalty_gradient": compiled.gradient,
-            "global_norm": compiled.norm,
+            "global_norm_2": compiled.norm,
             "clip_by_global_norm": compiled.clip,
             "clip_by_norm": compiled.clip,
         }
 
-    def all_loops(compiled: Any) -> dict[str, Function]:
-        return {"prox_l1": compiled.prox, "clip_by_value": compiled.clamp, **sums(compiled)}
-
-    tables = {}
-    if elements <= CACHED:
-        tables["numba serial"] = all_loops(loops.serial)
-        tables["numba serial float64"] = sums(loops.serial_float64)
-    if elements >= LARGE:
-        tables["numba prange"] = all_loops(loops.parallel)
-        tables["numba prange float64"] = sums(loops.parallel_float64)
-    return tables
-
-
-def _numba_random_tables(elements: int) -> dict[str, dict[str, Function]]:
-    from . import loops
-
-    tables = {}
-    if elements <= CACHED:
-        tables["numba hash serial"] = random_peers.numba_table(loops.serial)
-    if elements >= LARGE:
-        tables["numba hash prange"] = random_peers.numba_table(loops.parallel)
+    for name, narrow, in_float64 in (
+        ("serial", loops.serial, loops.serial_float64),
+        ("prange", loops.parallel, loops.parallel_float64),
+    ):
+        if f"numba {name}" in tables:
+            tables[f"numba {name}"] |= {
+                "clip_by_value": narrow.clamp,
+                "non_negative": narrow.non_negative,
+                **({} if is_wide else sums(narrow)),
+            }
+            tables[f"numba {name} float64"] |= sums(in_float64)
     return tables

@@ -14,11 +14,32 @@ from typing import Any
 
 import numpy as np
 
+from .penalty_peers import donating, held, silent, waiting
+
 Function = Callable[..., Any]
 Table = dict[str, Function]
 
-OPERATIONS = ("prune_magnitude", "prune_global", "prune_2_of_4", "prune_random", "mask_apply")
+OPERATIONS = (
+    "prune",
+    "prune_global",
+    "prune_by_score",
+    "prune_2_of_4",
+    "prune_blocks",
+    "prune_rows",
+    "prune_columns",
+    "prune_random",
+    "apply_mask",
+    "taylor",
+    "gradient",
+    "movement",
+    "wanda",
+    "lamp",
+)
+TIED = ("prune", "prune_2_of_4")  # the operations whose data, in half types, has equal magnitudes
+# Of equals these keep the first, as ridgeline does.
+STABLE = ("numpy argsort", "torch argsort", "jax ranks")
 SORTED = 2**17  # elements that JAX sorts in a bearable time
+SIDE = 4  # of blocks
 
 
 def _gone(sparsity: float, elements: int) -> int:
@@ -68,6 +89,67 @@ def _network_of_4(w: Any) -> Any:
     return (groups > second[:, None]).reshape(w.shape)
 
 
+def _stable(w: Any, sparsity: float) -> Any:
+    """Sort 16 bits of a magnitude by their digits; of equals the first stay."""
+    keys = ~w.view(np.uint16) | np.uint16(0x8000)
+    kept = np.zeros(w.shape, np.bool_)
+    kept[np.argsort(keys, kind="stable")[: w.size - _gone(sparsity, w.size)]] = True
+    return kept
+
+
+def _stable_of_4(w: Any) -> Any:
+    keys = (~w.view(np.uint16) | np.uint16(0x8000)).reshape(-1, 4)
+    kept = np.zeros(keys.shape, np.bool_)
+    np.put_along_axis(kept, np.argsort(keys, axis=1, kind="stable")[:, :2], True, axis=1)
+    return kept.reshape(w.shape)
+
+
+def _by_score(scores: Any, sparsity: float) -> Any:
+    return scores > _kth(scores, _gone(sparsity, scores.size))
+
+
+def _best(squares: Any, sparsity: float) -> Any:
+    """Return which sums of squares stay."""
+    return squares > _kth(squares.ravel(), _gone(sparsity, squares.size))
+
+
+def _blocks(w: Any, sparsity: float) -> Any:
+    tiles = w.reshape(w.shape[0] // SIDE, SIDE, w.shape[1] // SIDE, SIDE)
+    kept = _best(np.einsum("iajb,iajb->ij", tiles, tiles), sparsity)
+    return kept.repeat(SIDE, axis=0).repeat(SIDE, axis=1)
+
+
+def _rows(w: Any, sparsity: float) -> Any:
+    kept = _best(np.einsum("ij,ij->i", w, w), sparsity)
+    return np.broadcast_to(kept[:, None], w.shape)
+
+
+def _columns(w: Any, sparsity: float) -> Any:
+    return np.broadcast_to(_best(np.einsum("ij,ij->j", w, w), sparsity), w.shape)
+
+
+def _taylor(w: Any, g: Any, out: Any) -> None:
+    np.multiply(w, g, out=out)
+    np.abs(out, out=out)
+
+
+def _movement(scores: Any, w: Any, rate: float) -> None:
+    scores -= rate * w * w
+
+
+def _wanda(w: Any, out: Any, norms: Any) -> None:
+    np.abs(w, out=out)
+    out *= norms
+
+
+def _lamp(w: Any) -> Any:
+    squares = w.astype(np.float64) ** 2
+    order = np.argsort(-squares, kind="stable")
+    made = np.empty_like(w)
+    made[order] = squares[order] / np.cumsum(squares[order])
+    return made
+
+
 def _multiply(w: Any, kept: Any) -> None:
     w *= kept
 
@@ -108,36 +190,52 @@ def _numpy_random(bits: Callable[[int], Any]) -> dict[str, Function]:
     return {"permutation": permuted, "argpartition": ranked, "corrected": corrected}
 
 
-def numpy_tables(single: bool) -> dict[str, Table]:
-    """Return the functions, by how they do it."""
+def numpy_tables(single: bool, half: bool) -> dict[str, Table]:
+    """Return the functions, by how they do it; of arrays of 16 bits also a sort."""
     apply = {"multiply": _multiply, "copyto": _copy_zero}
     if not single:
         return {
             "numpy partition": {"prune_global": _threshold_of_all},
-            **{f"numpy {name}": {"mask_apply": _each(each)} for name, each in apply.items()},
+            **{f"numpy {name}": {"apply_mask": _each(each)} for name, each in apply.items()},
         }
     usual, fastest = _numpy_random(np.random.PCG64), _numpy_random(np.random.SFC64)
     return {
-        "numpy partition": {"prune_magnitude": _threshold, "prune_2_of_4": _second_of_4},
+        "numpy": {
+            "taylor": _taylor,
+            "gradient": lambda g, out: np.abs(g, out=out),
+            "movement": _movement,
+            "wanda": _wanda,
+            "lamp": _lamp,
+        },
+        "numpy partition": {
+            "prune": _threshold,
+            "prune_by_score": _by_score,
+            "prune_2_of_4": _second_of_4,
+            "prune_blocks": _blocks,
+            "prune_rows": _rows,
+            "prune_columns": _columns,
+        },
+        **({"numpy argsort": {"prune": _stable, "prune_2_of_4": _stable_of_4}} if half else {}),
         "numpy argpartition": {
-            "prune_magnitude": _indices,
+            "prune": _indices,
             "prune_random": usual["argpartition"],
         },
         "numpy minimum": {"prune_2_of_4": _network_of_4},
         "numpy permutation": {"prune_random": usual["permutation"]},
         "numpy corrected": {"prune_random": usual["corrected"]},
         "numpy SFC64 corrected": {"prune_random": fastest["corrected"]},
-        **{f"numpy {name}": {"mask_apply": each} for name, each in apply.items()},
+        **{f"numpy {name}": {"apply_mask": each} for name, each in apply.items()},
     }
 
 
 # PyTorch
 
 
-def torch_tables(single: bool) -> dict[str, Table]:
+def torch_tables(single: bool, half: bool) -> dict[str, Table]:
     """Return torch.nn.utils.prune, and what one writes by hand."""
     torch: Any = importlib.import_module("torch")
     prune: Any = importlib.import_module("torch.nn.utils.prune")
+    vector = held(torch.from_numpy)
 
     def multiply(w: Any, kept: Any) -> None:
         w.mul_(kept)
@@ -168,8 +266,8 @@ def torch_tables(single: bool) -> dict[str, Table]:
         return {
             "torch prune": {"prune_global": global_unstructured},
             "torch kthvalue": {"prune_global": kthvalue_of_all},
-            "torch mul": {"mask_apply": _each(multiply)},
-            "torch masked_fill": {"mask_apply": _each(fill)},
+            "torch mul": {"apply_mask": _each(multiply)},
+            "torch masked_fill": {"apply_mask": _each(fill)},
         }
 
     def kthvalue(w: Any, sparsity: float) -> Any:
@@ -182,6 +280,34 @@ def torch_tables(single: bool) -> dict[str, Table]:
         kept = torch.ones_like(w, dtype=torch.bool)
         kept[lowest] = False
         return kept
+
+    def argsort(w: Any, sparsity: float) -> Any:
+        order = torch.argsort(w.abs(), descending=True, stable=True)
+        kept = torch.zeros_like(w, dtype=torch.bool)
+        kept[order[: w.numel() - _gone(sparsity, w.numel())]] = True
+        return kept
+
+    def structured(dim: int) -> Function:
+        return lambda w, sparsity: prune.LnStructured(sparsity, n=2, dim=dim).compute_mask(
+            w, torch.ones_like(w)
+        )
+
+    def best(squares: Any, sparsity: float) -> Any:
+        return squares > torch.kthvalue(squares.ravel(), _gone(sparsity, squares.numel())).values
+
+    def blocks(w: Any, sparsity: float) -> Any:
+        tiles = w.reshape(w.shape[0] // SIDE, SIDE, w.shape[1] // SIDE, SIDE)
+        kept = best(tiles.square().sum((1, 3)), sparsity)
+        return kept.repeat_interleave(SIDE, 0).repeat_interleave(SIDE, 1)
+
+    def by_score(scores: Any, sparsity: float) -> Any:
+        return scores > torch.kthvalue(scores, _gone(sparsity, scores.numel())).values
+
+    def lamp(w: Any) -> Any:
+        squares, order = w.double().square().sort(descending=True)
+        made = torch.empty_like(w)
+        made[order] = (squares / squares.cumsum(0)).float()
+        return made
 
     def kept_of_4(w: Any, choose: Function) -> Any:
         groups = w.abs().reshape(-1, 4)
@@ -201,23 +327,45 @@ def torch_tables(single: bool) -> dict[str, Table]:
         return layer.parametrizations.weight[0].mask
 
     return {
+        "torch": {
+            "taylor": lambda w, g, out: torch.mul(w, g, out=out).abs_(),
+            "gradient": lambda g, out: torch.abs(g, out=out),
+            "movement": silent(lambda scores, w, rate: scores.addcmul_(w, w, value=-rate)),
+            "wanda": lambda w, out, norms: torch.abs(w, out=out).mul_(vector(norms)),
+            "lamp": lamp,
+        },
         "torch prune": {
-            "prune_magnitude": lambda w, sparsity: prune.L1Unstructured(sparsity).compute_mask(
+            "prune_rows": structured(0),
+            "prune_columns": structured(1),
+            "prune": lambda w, sparsity: prune.L1Unstructured(sparsity).compute_mask(
                 w, torch.ones_like(w)
             ),
             "prune_random": lambda w, sparsity, key: prune.RandomUnstructured(
                 sparsity
             ).compute_mask(w, torch.ones_like(w)),
         },
-        "torch kthvalue": {"prune_magnitude": kthvalue},
+        "torch kthvalue": {
+            "prune": kthvalue,
+            "prune_by_score": by_score,
+            "prune_blocks": blocks,
+            "prune_rows": lambda w, sparsity: best(w.square().sum(1), sparsity)[:, None].expand_as(
+                w
+            ),
+            "prune_columns": lambda w, sparsity: best(w.square().sum(0), sparsity).expand_as(w),
+        },
         "torch topk": {
-            "prune_magnitude": topk,
+            "prune": topk,
             "prune_2_of_4": lambda w: kept_of_4(w, lambda x: x.topk(2, sorted=False).indices),
         },
-        "torch argsort": {"prune_2_of_4": lambda w: kept_of_4(w, lambda x: x.argsort(1)[:, 2:])},
+        "torch argsort": {
+            "prune_2_of_4": lambda w: kept_of_4(
+                w, lambda x: x.argsort(dim=1, descending=True, stable=True)[:, :2]
+            ),
+            **({"prune": argsort} if half else {}),
+        },
         "torch ao": {"prune_2_of_4": sparsifier},
-        "torch mul": {"mask_apply": multiply},
-        "torch masked_fill": {"mask_apply": fill},
+        "torch mul": {"apply_mask": multiply},
+        "torch masked_fill": {"apply_mask": fill},
     }
 
 
@@ -255,18 +403,32 @@ def jax_tables(single: bool, elements: int) -> dict[str, Table]:
         return (groups >= lax.top_k(groups, 2)[0][:, 1:]).reshape(w.shape)
 
     def ranks_in_4(w: Any) -> Any:
-        """Count those that are larger."""
+        """Count those that are larger, or equal and before."""
         groups = jnp.abs(w).reshape(-1, 4)
-        larger = jnp.sum(groups[:, None, :] > groups[:, :, None], axis=-1)
+        one, other = groups[:, :, None], groups[:, None, :]
+        before = jnp.tri(4, k=-1, dtype=bool)
+        larger = jnp.sum((other > one) | ((other == one) & before), axis=-1)
         return (larger < 2).reshape(w.shape)
 
+    def movement(scores: Any, w: Any, rate: float) -> Any:
+        return scores - rate * w * w
+
+    taylor, gradient = waiting(lambda w, g: jnp.abs(w * g)), waiting(jnp.abs)
+    wanda = waiting(lambda w, norms: jnp.abs(w) * norms)
+
     tables: dict[str, Table] = {
-        "jax bisection": {"prune_magnitude": fast(by_bisection, static_argnums=1)},
+        "jax": {
+            "taylor": lambda w, g, out: taylor(w, g),
+            "gradient": lambda g, out: gradient(g),
+            "movement": donating(movement),
+            "wanda": lambda w, out, norms: wanda(w, norms),
+        },
+        "jax bisection": {"prune": fast(by_bisection, static_argnums=1)},
         "jax top_k": {"prune_2_of_4": fast(top_2_of_4)},
         "jax ranks": {"prune_2_of_4": fast(ranks_in_4)},
     }
     if elements <= SORTED:
-        tables["jax sort"] = {"prune_magnitude": fast(by_sort, static_argnums=1)}
+        tables["jax sort"] = {"prune": fast(by_sort, static_argnums=1)}
     return tables
 
 
@@ -311,10 +473,10 @@ def _numba_table(compiled: Any) -> Table:
         return kept
 
     return {
-        "prune_magnitude": lambda w, sparsity: select(w.view(np.uint32), sparsity),
+        "prune": lambda w, sparsity: select(w.view(np.uint32), sparsity),
         "prune_2_of_4": two_of_4,
         "prune_random": random,
-        "mask_apply": compiled.apply_mask,
+        "apply_mask": compiled.apply_mask,
     }
 
 
@@ -328,7 +490,7 @@ def numba_tables(single: bool, serial: bool, threaded: bool) -> dict[str, Table]
                 "prune_global": lambda arrays, sparsity: _selected(
                     [w.view(np.uint32) for w in arrays], sparsity, loops.of_size
                 ),
-                "mask_apply": _each(lambda w, kept: loops.of_size(w).apply_mask(w, kept)),
+                "apply_mask": _each(lambda w, kept: loops.of_size(w).apply_mask(w, kept)),
             }
         }
     tables: dict[str, Table] = {}

@@ -1,4 +1,4 @@
-"""Optimizer steps as one writes them in NumPy, PyTorch, DeepSpeed and optax, and in Numba's loops.
+"""Optimizer steps as one writes them in NumPy, PyTorch, DeepSpeed, optax, scikit-learn and Numba.
 
 Each function takes gradients, parameters and, with a clip, the largest norm, and makes a step: a
 function of the gradients that keeps its own states. Lists or one array; PyTorch's step looks at the
@@ -20,6 +20,8 @@ import numpy as np
 import ridgeline as rl
 from ridgeline import reference
 
+from .penalty_peers import COMPILED
+
 Step = Callable[[Any], Any]
 Make = Callable[..., Step]
 
@@ -31,8 +33,76 @@ L1 = 0.1
 MOMENTUM = 0.9
 KEPT = 1 - RATE * DECAY  # of a weight, by decoupled decay
 THRESHOLD = RATE * L1
-COMPILED = 200  # arrays: torch.compile takes half a second for each
-NARROW = {"bfloat16": "bf16", "8bit": "8bit"}
+
+
+_ADAM = {"betas": BETAS, "eps": EPS}
+_AMSGRAD_BETAS = (0.9, 0.99)  # with 0.999 the maximum would hardly matter to a few steps
+_LION_BETAS = (0.9, 0.99)
+_ALPHA = 0.99
+_MOMENTUM_DECAY = 4e-3
+
+
+@dataclass(frozen=True)
+class Rule:
+    """An update rule: ridgeline's and PyTorch's class of that name, with these settings.
+
+    ``pattern``: its memory roof. ``torch``: "fused" or "foreach", whatever torch.optim has; "" for
+    nothing. ``optax``: the function and its arguments, where the formula is the same.
+    """
+
+    optimizer: str
+    settings: dict[str, Any]
+    pattern: tuple[str, ...]
+    torch: str = ""
+    optax: tuple[str, dict[str, Any]] | None = None
+
+
+RULES = {
+    "sgd": Rule("SGD", {}, ("add",), "fused", ("sgd", {})),
+    "momentum": Rule(
+        "SGD", {"momentum": MOMENTUM}, ("momentum",), "fused", ("sgd", {"momentum": MOMENTUM})
+    ),
+    "adam": Rule(
+        "Adam", _ADAM, ("adam",), "fused", ("adam", {"b1": BETAS[0], "b2": BETAS[1], "eps": EPS})
+    ),
+    "adam_keras": Rule("Adam", {**_ADAM, "convention": "keras"}, ("adam",)),
+    "amsgrad": Rule(
+        "Adam",
+        {"betas": _AMSGRAD_BETAS, "eps": EPS, "amsgrad": True},
+        ("adam", "rewrite"),
+        "fused",
+    ),
+    "adamw": Rule(
+        "AdamW",
+        {**_ADAM, "weight_decay": DECAY},
+        ("adam",),
+        "fused",
+        ("adamw", {"b1": BETAS[0], "b2": BETAS[1], "eps": EPS, "weight_decay": DECAY}),
+    ),
+    "nadam": Rule("NAdam", {**_ADAM, "momentum_decay": _MOMENTUM_DECAY}, ("adam",), "foreach"),
+    "rmsprop": Rule(
+        "RMSprop",
+        {"alpha": _ALPHA, "eps": EPS},
+        ("momentum",),
+        "foreach",
+        ("rmsprop", {"decay": _ALPHA, "eps": EPS, "eps_in_sqrt": False}),
+    ),
+    "adagrad": Rule(
+        "Adagrad",
+        {"eps": 1e-10},
+        ("momentum",),
+        "fused",
+        # inside of the root, where 1e-10 would be another formula
+        ("adagrad", {"initial_accumulator_value": 0.0, "eps": 1e-30}),
+    ),
+    "lion": Rule(
+        "Lion",
+        {"betas": _LION_BETAS},
+        ("momentum",),
+        optax=("lion", {"b1": _LION_BETAS[0], "b2": _LION_BETAS[1], "weight_decay": 0.0}),
+    ),
+    "ftrl": Rule("FTRL", {"lr": 1.0, "beta": 1.0, "l1": 1e-3}, ("adam",)),
+}
 
 
 @dataclass(frozen=True)
@@ -40,7 +110,7 @@ class Recipe:
     """What a step does: the rule, after clipping by the global norm, before the prox of L1.
 
     ``parameters`` is their dtype and that of the gradients, ``states`` how moments are stored:
-    those of the peers are float32.
+    those of the peers are float32, or float64 as the parameters.
     """
 
     rule: str
@@ -52,40 +122,40 @@ class Recipe:
     @property
     def name(self) -> str:
         """Name of the operation."""
-        words = ["step", self.rule, *(["clip"] * self.clip), *(["l1"] * self.prox)]
+        words = [self.rule, *(["clip"] * self.clip), *(["l1"] * self.prox)]
         if self.states != "float32":
-            words += [NARROW[self.states], "states"]
-        if self.parameters != "float32":
-            words += [NARROW[self.parameters], "parameters"]
+            words += [{"bfloat16": "bf16"}.get(self.states, self.states), "states"]
         return "_".join(words)
 
     @property
-    def pattern(self) -> str:
-        """Its memory roof, but for the reading of a norm."""
-        if self.rule == "sgd":
-            return "momentum"
-        if self.parameters == "bfloat16":
-            return "adam, bfloat16 parameters"
-        return {
-            "float32": "adam",
-            "bfloat16": "adam, bfloat16 states",
-            "8bit": "adam, 8-bit states",
-        }[self.states]
+    def public(self) -> tuple[str, ...]:
+        """What of the public interface it calls."""
+        return (f"{RULES[self.rule].optimizer}.step",)
 
     @property
     def passes(self) -> tuple[str, ...]:
         """The memory traffic it cannot do without."""
-        return ("read", self.pattern) if self.clip else (self.pattern,)
+        step = RULES[self.rule].pattern
+        if self.is_half:
+            step = ("adam_wide",)
+        elif self.states != "float32":
+            step = ({"bfloat16": "adam_narrow", "8bit": "adam_bytes"}[self.states],)
+        return ("read", *step) if self.clip else step
 
     @property
-    def is_bfloat16(self) -> bool:
-        """Whether parameters and gradients are."""
-        return self.parameters == "bfloat16"
+    def is_half(self) -> bool:
+        """Whether parameters and gradients are of 16 bits."""
+        return self.parameters in ("bfloat16", "float16")
+
+    @property
+    def of_states(self) -> Any:
+        """The dtype of the peers' states."""
+        return np.float64 if self.parameters == "float64" else np.float32
 
     @property
     def peer_tolerance(self) -> float:
         """How far a peer's step may be from the reference's, as a part of the step."""
-        return 2e-2 if self.is_bfloat16 else 1e-4  # PyTorch clips in bfloat16
+        return 2e-2 if self.is_half else 1e-4  # PyTorch clips in bfloat16
 
     @property
     def tolerance(self) -> float:
@@ -93,24 +163,24 @@ class Recipe:
         return {"bfloat16": 5e-3, "8bit": 2e-2}.get(self.states, self.peer_tolerance)
 
 
-RECIPES = {
-    recipe.name: recipe
-    for recipe in (
-        Recipe("adamw"),
-        Recipe("adamw", prox=False),
-        Recipe("adamw", clip=False, prox=False),
-        Recipe("sgd"),
-        Recipe("adamw", states="bfloat16"),
-        Recipe("adamw", states="8bit"),
-        # No prox: after rounding, where peers have it, it is another one.
-        Recipe("adamw", prox=False, parameters="bfloat16"),
-    )
-}
+RECIPES = (
+    Recipe("adamw"),
+    Recipe("adamw", prox=False),
+    Recipe("adamw", clip=False, prox=False),
+    Recipe("momentum"),
+    Recipe("adamw", states="bfloat16"),
+    Recipe("adamw", states="8bit"),
+    # No prox: after rounding, where peers have it, it is another one.
+    Recipe("adamw", prox=False, parameters="bfloat16"),
+    Recipe("adamw", prox=False, parameters="float16"),
+    Recipe("adamw", prox=False, parameters="float64"),
+    *(Recipe(rule, clip=False, prox=False) for rule in RULES if rule not in ("adamw", "momentum")),
+)
 
 
-def _corrections(k: int) -> tuple[float, float]:
+def _corrections(k: int, betas: tuple[float, float] = BETAS) -> tuple[float, float]:
     """Return lr / (1 - b1^k) and 1 / sqrt(1 - b2^k)."""
-    b1, b2 = BETAS
+    b1, b2 = betas
     return RATE / (1 - b1**k), 1 / math.sqrt(1 - b2**k)
 
 
@@ -122,11 +192,7 @@ def _listed(x: Any) -> list[Any]:
 
 
 def _settings(recipe: Recipe, clip: Any, l1: Any, limit: tuple[float, ...]) -> dict[str, Any]:
-    settings: dict[str, Any] = {"lr": RATE}
-    if recipe.rule == "sgd":
-        settings["momentum"] = MOMENTUM
-    else:
-        settings.update(betas=BETAS, eps=EPS, weight_decay=DECAY)
+    settings: dict[str, Any] = {"lr": RATE, **RULES[recipe.rule].settings}
     if recipe.clip:
         settings["clip"] = clip(*limit)
     if recipe.prox:
@@ -139,11 +205,10 @@ def ridgeline_step(recipe: Recipe, states: str | None = None) -> Make:
     stored = states or recipe.states
 
     def make(grads: Any, params: Any, *limit: float) -> Step:
-        rule = rl.SGD if recipe.rule == "sgd" else rl.AdamW
         settings = _settings(recipe, rl.GlobalNorm, rl.L1, limit)
         if stored != "float32":
             settings["state_dtype"] = stored
-        optimizer = rule(params, **settings)
+        optimizer = getattr(rl, RULES[recipe.rule].optimizer)(params, **settings)
 
         def step(grads: Any) -> None:
             optimizer.step(grads)
@@ -158,8 +223,8 @@ def reference_step(recipe: Recipe) -> Make:
     optimizers = reference.optimizers
 
     def make(grads: Any, params: Any, *limit: float) -> Step:
-        rule = optimizers.SGD if recipe.rule == "sgd" else optimizers.AdamW
-        optimizer = rule(params, **_settings(recipe, optimizers.GlobalNorm, reference.L1, limit))
+        settings = _settings(recipe, optimizers.GlobalNorm, reference.L1, limit)
+        optimizer = getattr(optimizers, RULES[recipe.rule].optimizer)(params, **settings)
 
         def step(grads: Any) -> None:
             optimizer.step(grads)
@@ -176,20 +241,26 @@ def ridgeline_tables(recipe: Recipe) -> dict[str, Make]:
     return {"ridgeline float32 states": ridgeline_step(recipe, "float32")}
 
 
+def unfit(recipe: Recipe, library: str) -> str:
+    """Say why a library can't keep float32 states beside such parameters."""
+    if library in ("torch", "deepspeed") and recipe.is_half:
+        return f"its states would be {recipe.parameters}"
+    return "no float16" if library == "numba" and recipe.parameters == "float16" else ""
+
+
 # NumPy
 
 
 def numpy_tables(recipe: Recipe) -> dict[str, Make]:
-    """Return the formulas, array after array; bfloat16 by way of float32."""
-    b1, b2 = BETAS
+    """Return the formulas, array after array; half types by way of float32."""
+    update = _UPDATES[recipe.rule]
 
     def wide(x: Any) -> Any:
-        return x.astype(np.float32, copy=False)
+        return x.astype(np.float32) if recipe.is_half else x
 
     def make(grads: Any, params: Any, *limit: float) -> Step:
         weights = _listed(params)
-        first = [np.zeros(w.shape, np.float32) for w in weights]
-        second = [np.zeros(w.shape, np.float32) for w in weights]
+        states = [[np.zeros(w.shape, recipe.of_states) for _ in range(3)] for w in weights]
         count = 0
 
         def step(grads: Any) -> None:
@@ -200,17 +271,8 @@ def numpy_tables(recipe: Recipe) -> dict[str, Make]:
                 norm = math.sqrt(sum(float(np.dot(wide(g), wide(g))) for g in grads))
                 for g in grads:
                     g *= g.dtype.type(min(1.0, limit[0] / norm))
-            rate, root = _corrections(count)
-            for w, g, m, v in zip(weights, grads, first, second, strict=True):
-                x, g = wide(w), wide(g)
-                if recipe.rule == "sgd":
-                    m *= MOMENTUM
-                    m += g
-                    x = x - RATE * m
-                else:
-                    m += (1 - b1) * (g - m)
-                    v += (1 - b2) * (g * g - v)
-                    x = KEPT * x - rate * m / (np.sqrt(v) * root + EPS)
+            for w, g, state in zip(weights, grads, states, strict=True):
+                x = update(wide(w), wide(g), *state, count)
                 if recipe.prox:
                     x -= np.clip(x, -THRESHOLD, THRESHOLD)
                 w[...] = x
@@ -218,6 +280,125 @@ def numpy_tables(recipe: Recipe) -> dict[str, Make]:
         return step
 
     return {"numpy": make}
+
+
+# The new weights, from weights, gradient, up to three states, which change, and the step's number.
+
+
+def _sgd(w: Any, g: Any, m: Any, v: Any, z: Any, k: int) -> Any:
+    return w - RATE * g
+
+
+def _momentum(w: Any, g: Any, m: Any, v: Any, z: Any, k: int) -> Any:
+    m *= MOMENTUM
+    m += g
+    return w - RATE * m
+
+
+def _moments(g: Any, m: Any, v: Any, betas: tuple[float, float] = BETAS) -> None:
+    m += (1 - betas[0]) * (g - m)
+    v += (1 - betas[1]) * (g * g - v)
+
+
+def _adam(w: Any, g: Any, m: Any, v: Any, z: Any, k: int) -> Any:
+    _moments(g, m, v)
+    rate, root = _corrections(k)
+    return w - rate * m / (np.sqrt(v) * root + EPS)
+
+
+def _adam_keras(w: Any, g: Any, m: Any, v: Any, z: Any, k: int) -> Any:
+    _moments(g, m, v)
+    rate, root = _corrections(k)
+    return w - rate / root * m / (np.sqrt(v) + EPS)
+
+
+def _amsgrad(w: Any, g: Any, m: Any, v: Any, most: Any, k: int) -> Any:
+    _moments(g, m, v, _AMSGRAD_BETAS)
+    np.maximum(most, v, out=most)
+    rate, root = _corrections(k, _AMSGRAD_BETAS)
+    return w - rate * m / (np.sqrt(most) * root + EPS)
+
+
+def _adamw(w: Any, g: Any, m: Any, v: Any, z: Any, k: int) -> Any:
+    return _adam(KEPT * w, g, m, v, z, k)
+
+
+def _nadam(w: Any, g: Any, m: Any, v: Any, z: Any, k: int) -> Any:
+    _moments(g, m, v)
+    mu = [BETAS[0] * (1 - 0.5 * 0.96 ** (j * _MOMENTUM_DECAY)) for j in range(1, k + 2)]
+    product = math.prod(mu[:-1])
+    of_m, of_g = mu[-1] / (1 - product * mu[-1]), (1 - mu[-2]) / (1 - product)
+    return w - RATE * (of_m * m + of_g * g) / (np.sqrt(v) * _corrections(k)[1] + EPS)
+
+
+def _rmsprop(w: Any, g: Any, m: Any, v: Any, z: Any, k: int) -> Any:
+    v += (1 - _ALPHA) * (g * g - v)
+    return w - RATE * g / (np.sqrt(v) + EPS)
+
+
+def _adagrad(w: Any, g: Any, m: Any, total: Any, z: Any, k: int) -> Any:
+    total += g * g
+    return w - RATE * g / (np.sqrt(total) + 1e-10)
+
+
+def _lion(w: Any, g: Any, m: Any, v: Any, z: Any, k: int) -> Any:
+    moved = np.sign(_LION_BETAS[0] * m + (1 - _LION_BETAS[0]) * g)
+    m += (1 - _LION_BETAS[1]) * (g - m)
+    return w - RATE * moved
+
+
+def _ftrl(w: Any, g: Any, n: Any, z: Any, _: Any, k: int) -> Any:
+    settings = RULES["ftrl"].settings
+    before = np.sqrt(n)
+    n += g * g
+    root = np.sqrt(n)
+    z += g - (root - before) / settings["lr"] * w
+    shrunk = z - np.clip(z, -settings["l1"], settings["l1"])
+    return -shrunk * settings["lr"] / (settings["beta"] + root)
+
+
+_UPDATES: dict[str, Callable[..., Any]] = {
+    "sgd": _sgd,
+    "momentum": _momentum,
+    "adam": _adam,
+    "adam_keras": _adam_keras,
+    "amsgrad": _amsgrad,
+    "adamw": _adamw,
+    "nadam": _nadam,
+    "rmsprop": _rmsprop,
+    "adagrad": _adagrad,
+    "lion": _lion,
+    "ftrl": _ftrl,
+}
+
+
+# scikit-learn
+
+
+def sklearn_tables(recipe: Recipe) -> dict[str, Make]:
+    """Return what its multi-layer perceptron uses: private classes, plain steps."""
+    if recipe.clip or recipe.rule not in ("sgd", "adam_keras"):
+        return {}
+    try:
+        rules: Any = importlib.import_module("sklearn.neural_network._stochastic_optimizers")
+        adam, sgd = rules.AdamOptimizer, rules.SGDOptimizer
+    except (ImportError, AttributeError):
+        return {}
+
+    def make(grads: Any, params: Any) -> Step:
+        weights = _listed(params)
+        if recipe.rule == "sgd":
+            optimizer = sgd(weights, learning_rate_init=RATE, momentum=0.0, nesterov=False)
+        else:
+            b1, b2 = BETAS
+            optimizer = adam(weights, learning_rate_init=RATE, beta_1=b1, beta_2=b2, epsilon=EPS)
+
+        def step(grads: Any) -> None:
+            optimizer.update_params(weights, _listed(grads))
+
+        return step
+
+    return {"scikit-learn": make}
 
 
 # PyTorch and DeepSpeed
@@ -242,20 +423,17 @@ def _torch_parts() -> tuple[Any, Callable[[list[Any], list[Any]], list[Any]], Ca
 
 
 def torch_tables(recipe: Recipe, compiled: bool) -> dict[str, Make]:
-    """Return torch.optim with fused=True, and the formulas compiled; both want float32 states."""
-    if recipe.is_bfloat16:
+    """Return torch.optim, and formulas compiled; its states would be of the half types."""
+    rule = RULES[recipe.rule]
+    if not rule.torch:
         return {}
     torch, parameters, shrink = _torch_parts()
     b1, b2 = BETAS
 
-    def fused(grads: Any, params: Any, *limit: float) -> Step:
+    def of_library(grads: Any, params: Any, *limit: float) -> Step:
         weights = parameters(_listed(params), _listed(grads))
-        if recipe.rule == "sgd":
-            optimizer = torch.optim.SGD(weights, lr=RATE, momentum=MOMENTUM, fused=True)
-        else:
-            optimizer = torch.optim.AdamW(
-                weights, lr=RATE, betas=BETAS, eps=EPS, weight_decay=DECAY, fused=True
-            )
+        settings = {"lr": RATE, **rule.settings, rule.torch: True}
+        optimizer = getattr(torch.optim, rule.optimizer)(weights, **settings)
 
         def step(grads: Any) -> None:
             if limit:
@@ -281,7 +459,7 @@ def torch_tables(recipe: Recipe, compiled: bool) -> dict[str, Make]:
                 scale = torch.clamp(limit[0] / (torch.linalg.vector_norm(norms) + 1e-6), max=1.0)
             for w, g, m, v in zip(weights, grads, first, second, strict=True):
                 g = g * scale
-                if recipe.rule == "sgd":
+                if recipe.rule == "momentum":
                     m.mul_(MOMENTUM).add_(g)
                     w.sub_(RATE * m)
                 else:
@@ -301,23 +479,31 @@ def torch_tables(recipe: Recipe, compiled: bool) -> dict[str, Make]:
 
         return step
 
-    return {"torch fused": fused, **({"torch.compile": by_compiler} if compiled else {})}
+    tables: dict[str, Make] = {f"torch {rule.torch}": of_library}
+    if compiled and recipe.rule in ("adamw", "momentum"):
+        tables["torch.compile"] = by_compiler
+    return tables
 
 
 def deepspeed_tables(recipe: Recipe) -> dict[str, Make]:
-    """Return DeepSpeedCPUAdam, between PyTorch's clip and a prox; it compiles at its first use."""
-    if recipe.rule != "adamw":
+    """Return DeepSpeed's, between PyTorch's clip and a prox; they compile at their first use."""
+    classes: dict[str, tuple[str, str, dict[str, Any]]] = {
+        "adam": ("adam", "DeepSpeedCPUAdam", {**_ADAM, "adamw_mode": False}),
+        "adamw": ("adam", "DeepSpeedCPUAdam", {**_ADAM, "weight_decay": DECAY, "adamw_mode": True}),
+        "adagrad": ("adagrad", "DeepSpeedCPUAdagrad", RULES["adagrad"].settings),
+        "lion": ("lion", "DeepSpeedCPULion", RULES["lion"].settings),
+    }
+    if recipe.rule not in classes:
         return {}
+    module, name, settings = classes[recipe.rule]
     torch, parameters, shrink = _torch_parts()
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
 
     def make(grads: Any, params: Any, *limit: float) -> Step:
-        adam: Any = importlib.import_module("deepspeed.ops.adam")
+        library: Any = importlib.import_module(f"deepspeed.ops.{module}")
         logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
         weights = parameters(_listed(params), _listed(grads))
-        optimizer = adam.DeepSpeedCPUAdam(
-            weights, lr=RATE, betas=BETAS, eps=EPS, weight_decay=DECAY, adamw_mode=True
-        )
+        optimizer = getattr(library, name)(weights, lr=RATE, **settings)
 
         def step(grads: Any) -> None:
             if limit:
@@ -336,19 +522,20 @@ def deepspeed_tables(recipe: Recipe) -> dict[str, Make]:
 
 def optax_tables(recipe: Recipe) -> dict[str, Make]:
     """Return a chain in one compiled function that may reuse parameters and states."""
+    called = RULES[recipe.rule].optax
+    if called is None:
+        return {}
+    name, settings = called
     jax: Any = importlib.import_module("jax")
     optax: Any = importlib.import_module("optax")
     jnp, tree = jax.numpy, jax.tree
 
     def wide(arrays: Any) -> Any:
-        return tree.map(lambda x: x.astype(jnp.float32), arrays)
+        return tree.map(lambda x: x.astype(recipe.of_states), arrays)
 
     def make(grads: Any, params: Any, *limit: float) -> Step:
         chain = [optax.clip_by_global_norm(limit[0])] if limit else []
-        if recipe.rule == "sgd":
-            chain.append(optax.sgd(RATE, momentum=MOMENTUM))
-        else:
-            chain.append(optax.adamw(RATE, *BETAS, eps=EPS, weight_decay=DECAY))
+        chain.append(getattr(optax, name)(RATE, **settings))
         rule = optax.chain(*chain)
 
         def shrink(w: Any) -> Any:
@@ -385,19 +572,22 @@ def numba_tables(recipe: Recipe) -> dict[str, Make]:
     """Return the loops by hand: one for the norm, one for all the rest."""
     from . import loops
 
+    if recipe.rule not in ("adam", "adamw", "momentum"):
+        return {}
     b1, b2 = (np.float32(x) for x in BETAS)
-    momentum, eps, kept = np.float32(MOMENTUM), np.float32(EPS), np.float32(KEPT)
+    momentum, eps = np.float32(MOMENTUM), np.float32(EPS)
+    kept = np.float32(KEPT if recipe.rule == "adamw" else 1)
     threshold = np.float32(THRESHOLD if recipe.prox else 0.0)
 
     def make(grads: Any, params: Any, *limit: float) -> Step:
         weights = _listed(params)
-        first = [np.zeros(w.shape, np.float32) for w in weights]
-        second = [np.zeros(w.shape, np.float32) for w in weights]
+        first = [np.zeros(w.shape, recipe.of_states) for w in weights]
+        second = [np.zeros(w.shape, recipe.of_states) for w in weights]
         count = 0
 
         def loop(name: str, x: Any, *arguments: Any) -> Any:
             compiled = loops.of_size(x)
-            return (compiled.narrow if recipe.is_bfloat16 else compiled.wide)[name](x, *arguments)
+            return (compiled.narrow if recipe.is_half else compiled.wide)[name](x, *arguments)
 
         def step(grads: Any) -> None:
             nonlocal count
@@ -407,10 +597,10 @@ def numba_tables(recipe: Recipe) -> dict[str, Make]:
             if limit:
                 norm = math.sqrt(sum(loop("squares", g) for g in grads))
                 scale = np.float32(min(1.0, limit[0] / norm))
-            if recipe.rule == "sgd":
+            if recipe.rule == "momentum":
                 rate = np.float32(RATE)
                 for w, g, m in zip(weights, grads, first, strict=True):
-                    loop("sgd", w, g, m, scale, rate, momentum, threshold)
+                    loop("momentum", w, g, m, scale, rate, momentum, threshold)
                 return
             rate, root = (np.float32(x) for x in _corrections(count))
             for w, g, m, v in zip(weights, grads, first, second, strict=True):
