@@ -538,6 +538,111 @@ class TestFairness:
         assert not fair(np.sort(u))
         assert not fair(np.abs(2 * u - 1)[np.repeat(np.arange(n), 2)[:n]])
 
+    def test_blocks_are_whole_and_as_many_as_should_be(self):
+        name = "drop_block_10"
+        (x,), (y,), (p, key) = draw(name)
+        assert is_fair(name, [x], [y], (p,))
+        one_more = y.copy()
+        one_more.flat[np.flatnonzero(y)[0]] = 0
+        for wrong in (
+            rl.dropout(x, p, key),
+            rl.drop_block(x, p, 2, key),
+            rl.drop_block(x, 0.12, fairness.BLOCK, key),
+            rl.drop_block(x, p, fairness.BLOCK, key, per_channel=False),
+            rl.drop_block(x, p, fairness.BLOCK, key, edges="clipped"),
+            y * np.float32(1 + 1e-5),
+            np.where(y == 0, 0, x),
+            one_more,
+            np.zeros_like(x),
+        ):
+            assert not is_fair(name, [x], [wrong], (p,))
+
+    def test_patches_are_rows_in_their_order(self):
+        name = "patch_dropout_50"
+        (x,), (y,), (p, key) = draw(name)
+        rows = y.reshape(len(x), -1, x.shape[2])
+        kept = rows.shape[1] - 1
+        assert is_fair(name, [x], [y], (p,))
+        altered = rows.copy()
+        altered[3, 5, 7] += 1
+        for wrong in (
+            rl.patch_dropout(x, p, key, ordered=False)[0],
+            rl.patch_dropout(x, p, key, num_prefix_tokens=0)[0],
+            rl.patch_dropout(x, 0.4, key)[0],
+            x[:, : kept + 1],
+            x[:, [0, *range(x.shape[1] - kept, x.shape[1])]],
+            rows[::-1],
+            altered,
+        ):
+            assert not is_fair(name, [x], [wrong], (p,))
+
+    def test_integers_that_are_not_uniform(self):
+        rng = np.random.default_rng(0)
+        n, high = 50_000, fairness.HIGH
+
+        def fair(x):
+            return is_fair("integers", [], [x], ())
+
+        x = rng.integers(high, size=n)
+        assert fair(x)
+        for wrong in (-1, high):
+            assert not fair(np.where(np.arange(n) == 5, wrong, x))
+        assert not fair(x.astype(np.int32))
+        assert not fair(x // 2 * 2)
+        assert not fair(rng.integers(high - 30, size=n))
+        assert not fair(np.sort(x))
+        assert not fair(np.resize(x[:1000], n))
+        assert not fair(np.arange(n) % high)  # each as often as can be
+
+    def test_shrinking_by_other_parts(self):
+        name = "random_shrink"
+        (x,), _, (strength, _) = draw(name)
+        rng = np.random.default_rng(0)
+
+        def fair(u):
+            return is_fair(name, [x], [x - np.float32(strength) * np.float32(u) * x], (strength,))
+
+        u = rng.random(x.size)
+        assert fair(u)
+        assert not fair(0.97 * u)
+        assert not fair(1 + u)
+        assert not fair(np.full(x.size, 0.5))
+        assert not fair(np.resize(u[:1000], x.size))
+        assert not is_fair(name, [x], [x], (strength,))
+
+    def test_noise_of_another_deviation(self):
+        name = "gaussian_noise"
+        (x,), _, (std, _) = draw(name)
+        z = np.random.default_rng(0).standard_normal(x.size)
+        assert is_fair(name, [x], [x + std * z], (std,))
+        for wrong in (x, x + 1.03 * std * z, x + std * np.abs(z), std * z, x * (1 + std * z)):
+            assert not is_fair(name, [x], [wrong], (std,))
+
+    @pytest.mark.parametrize(("name", "axes"), SHARED.items())
+    def test_elements_alone_share_no_choice(self, name, axes):
+        (x,), (y,), (p, key) = draw(name)
+        alone = rl.alpha_dropout if "alpha" in name else rl.dropout
+        fewer = tuple(range(axes + 1, x.ndim))
+        assert is_fair(name, [x], [y], (p,))
+        assert not is_fair(name, [x], [alone(x, p, key)], (p,))
+        assert not is_fair(name, [x], [alone(x, p, key, broadcast_axes=fewer)], (p,))
+
+    def test_zoneout_takes_either(self):
+        (new, old), (y,), (p, *_) = draw("zoneout_10")
+        assert not is_fair("zoneout_10", [new, old], [np.where(y == new, old, new)], (p,))
+        assert not is_fair("zoneout_10", [new, old], [y / np.float32(1 - p)], (p,))
+        (dy,), (d_new, d_old), (p, *_) = draw("zoneout_backward_10")
+        for wrong in ([d_old, d_new], [d_new, d_new], [d_new, dy], [d_new, 0 * d_old]):
+            assert not is_fair("zoneout_backward_10", [dy], wrong, (p,))
+
+    def test_bools_have_the_type_of_bools(self):
+        kept = np.random.default_rng(0).random(100_003) >= 0.1
+        assert fairness.bernoulli([], [~kept], (0.1,))
+        assert not fairness.bernoulli([], [kept], (0.1,))
+        assert not fairness.bernoulli([], [(~kept).astype(np.uint8)], (0.1,))
+        assert fairness.kept_bits([], [kept], (0.1, None))
+        assert not fairness.kept_bits([], [~kept], (0.1, None))
+
 
 class TestPeersThatDraw:
     @pytest.fixture

@@ -5,7 +5,8 @@ peers (NumPy, PyTorch, JAX, Numba and others where installed) in turn, beside th
 same moment::
 
     operations.py    what is measured; layouts.py: on which arrays; cases.py: both; own.py: users'
-    peers.py         the same operations in NumPy and PyTorch; loops.py: in Numba
+    peers.py         the same operations in NumPy, PyTorch and JAX; loops.py: in Numba
+    penalty_peers.py the penalties among them
     random_peers.py  those that draw at random; fairness.py: whether they draw what they should
     prune_peers.py   those that prune; step_peers.py: steps of optimizers
     arguments.py     memory and arguments of calls; checks.py: whether results are the same

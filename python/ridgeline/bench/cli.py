@@ -76,7 +76,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--memory",
         action="store_true",
-        help="also the peak extra memory of a call, for the shapes of models, in fresh processes",
+        help="also the peak extra memory of a call, ours and the best peer's, for the shapes of models",
     )
     parser.add_argument("--peers", action="store_true", help="show every peer, not only the best")
     parser.add_argument(

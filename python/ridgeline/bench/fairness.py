@@ -117,8 +117,8 @@ def alpha_dropout_backward(
 def drop_block(read: Sequence[Array], made: Sequence[Array], numbers: Sequence[Any]) -> bool:
     """Whole blocks are 0; others are x, times the number of elements over that of those kept.
 
-    A corner is 0 just where the one block is that covers it, an element in the middle where any of
-    BLOCK^2 blocks is.
+    A corner is 0 just where the one block is that covers it, an element further in where any of
+    BLOCK^2 blocks is; of those so far apart none shares a block.
     """
     (x,), (y,) = read, made
     drop = y == 0
@@ -134,12 +134,12 @@ def drop_block(read: Sequence[Array], made: Sequence[Array], numbers: Sequence[A
     for each in windows:
         covered[each] |= whole
     corners = drop[:, :, :: x.shape[2] - 1, :: x.shape[3] - 1]
-    middle = drop[:, :, x.shape[2] // 2, x.shape[3] // 2]
+    apart = drop[:, :, BLOCK - 1 : inner[0] : BLOCK, BLOCK - 1 : inner[1] : BLOCK]
     scale = drop.size / max(1, drop.size - np.count_nonzero(drop))
     return (
         np.array_equal(drop, covered)
         and _is_chosen(~corners, seeds)
-        and _is_chosen(~middle, 1 - (1 - seeds) ** BLOCK**2)
+        and _is_chosen(~apart, 1 - (1 - seeds) ** BLOCK**2)
         and _is_close(y[~drop], x[~drop].astype(np.float64) * scale)
     )
 

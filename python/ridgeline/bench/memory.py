@@ -33,10 +33,10 @@ def is_possible() -> bool:
 
 
 def added(row: Row, case: Case, without: Iterable[str], files: Sequence[Path]) -> Row:
-    """Return the row with the extra bytes of ours and of each peer."""
+    """Return the row with the extra bytes of ours and of the best peer."""
     found, left_out = dict(row.implementations), dict(row.left_out)
     for name, each in row.implementations.items():
-        if each.role in ("ours", "peer"):
+        if each.role == "ours" or name == row.best_peer:
             extra, reason = measure(case, name, without, files)
             found[name] = dataclasses.replace(each, extra_bytes=extra)
             if reason:
