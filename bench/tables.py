@@ -19,7 +19,7 @@ from ridgeline.bench.report import markdown_table, roof_table
 from ridgeline.bench.results import Implementation, Row, Run
 
 ROOT = Path(__file__).resolve().parents[1]
-RESULT = ROOT / "docs" / "benchmarks" / "result.json"
+RESULT = ROOT / "docs" / "benchmarks" / "result.json.gz"
 README = {  # rows of README.md, by case
     "add_gradient_elastic_net/float32/64MiB": "elastic net, value and gradient, 64 MiB",
     "add_gradient_elastic_net/float32/resnet50": "the same over ResNet-50's list",
@@ -154,7 +154,9 @@ def heading(run: Run) -> str:
         + (", virtual machine" if facts["virtual"] else "")
         + f"; {caches}; {facts['system']}",
         f"* {libraries}; {run.versions['compiler']}",
-        f"* {run.date}, {settings['seconds'] / 60:.0f} minutes, {settings['budget']:g} s a row; "
+        f"* {', '.join(settings.get('parts', [run.date]))}: "
+        f"{settings['seconds'] / 60:.0f} minutes, "
+        f"{settings['budget']:g} s a row; "
         f"threads {', '.join(map(str, settings['threads']))}; "
         f"targets {', '.join(settings['targets'])}; huge pages {facts['huge_pages']}; governor "
         f"{facts['governor'] or 'not readable'}; load {facts['load']:.1f} at the start",

@@ -146,6 +146,46 @@ class TestRun:
         assert row.traffic_bytes is None
         assert "over an empty call" in capsys.readouterr().out
 
+    def test_append(self, tmp_path, capsys):
+        file = tmp_path / "out.json"
+
+        def run(words, *options):
+            return bench("-k", words, "--budget", 0, "--json", file, "--append", *options)
+
+        assert run("prox_l1/float32/16KiB", "--threads", 1) == 0
+        first = results.load(file)
+        assert run("prox_l2/float32/64MiB", "--threads", 1, "--target", "scalar") == 0
+        assert run("prox_l1/float32/16KiB", "--threads", 2) == 0
+        assert run("prox_l1/float32/16KiB", "--threads", 2) == 0
+        both = results.load(file)
+        best = rl.runtime.target()
+        assert [row.name for row in both.rows] == [
+            f"prox_l1/float32/{best}/16KiB/1",
+            "prox_l2/float32/scalar/64MiB/1",
+            f"prox_l1/float32/{best}/16KiB/2",
+        ]
+        assert both.rows[0] == first.rows[0]
+        assert both.settings["threads"] == [1, 2]
+        assert both.settings["targets"] == [best, "scalar"]
+        assert len(both.settings["parts"]) == 4
+        assert {each.threads for each in both.roof} == {1, 2}
+        data = json.loads(file.read_text())
+        for row in data["rows"]:
+            row["doubts"] = ["shaky"] if row["operation"] == "prox_l1" else []
+        file.write_text(json.dumps(data))
+        assert run("", "--doubtful", "--list") == 0
+        assert capsys.readouterr().out.split()[-1] == "prox_l1/float32/16KiB"
+        assert run("prox_l2/", "--doubtful") == 2
+        assert "no doubts" in capsys.readouterr().err
+        assert bench("--doubtful") == 2
+        assert "--doubtful: wants --append" in capsys.readouterr().err
+        data["machine"]["cpu"] = "abacus"
+        file.write_text(json.dumps(data))
+        assert run("prox_l1/float32/16KiB") == 2
+        assert "another machine" in capsys.readouterr().err
+        assert bench("-k", "prox_l1/float32/16KiB", "--append") == 2
+        assert "--append: wants --json" in capsys.readouterr().err
+
     def test_quick_ends_in_time(self, monkeypatch, capsys):
         monkeypatch.setattr(cli, "QUICK", 0.0)
         assert bench("--quick") == 2
@@ -423,6 +463,19 @@ class TestOwn:
         assert roles == {"multiplied": "ours", "reference": "reference"}
         assert row.left_out["off"] == "gives another result"
         assert "scaled/float32/16KiB" in capsys.readouterr().out
+
+    def test_the_example_of_the_documentation(self, tmp_path):
+        text = (SCRIPTS.parent / "docs" / "benchmarks.md").read_text()
+        file = tmp_path / "my_kernels.py"
+        file.write_text(text.split("```python\n")[1].split("```")[0])
+        out = tmp_path / "out.json"
+        options = ("--load", file, "-k", "damp/float32/16KiB", "--budget", 0, "--json", out)
+        assert bench(*options) == 0
+        assert results.load(out).rows[0].left_out == {}
+        options = ("--load", file, "-k", "prox_l1/float32/16KiB", "--budget", 0, "--json", out)
+        own.forget()
+        assert bench(*options) == 0
+        assert "two maxima" in results.load(out).rows[0].implementations
 
     def test_lists_of_arrays(self):
         def plain(arrays):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import gzip
 import itertools
 import json
 import math
@@ -115,6 +116,14 @@ def write(path, run) -> Path:
 
 
 class TestLoad:
+    def test_compressed_files(self, tmp_path):
+        file = tmp_path / "run.json.gz"
+        file.write_bytes(gzip.compress(OURS_FILE.read_bytes()))
+        assert results.load(file) == results.load(OURS_FILE)
+        file.write_bytes(file.read_bytes()[:-20])
+        with pytest.raises(ValueError, match=r"run\.json\.gz"):
+            results.load(file)
+
     def test_every_field_is_where_the_format_puts_it(self):
         run = results.load(OURS_FILE)
         assert run.date == "2026-01-02T03:04:05+00:00"
@@ -826,7 +835,8 @@ class TestCommand:
         assert json.loads(file.read_text())["counts"]["regression"] == 2
 
     def test_unclear_is_told_with_its_reason(self, old, tmp_path, capsys):
-        rows = (row_of(A, BASE), row_of(B, [1.0, 1.1], trusted=False, doubts=("the roof moved by 41 %",)))
+        doubted = row_of(B, [1.0, 1.1], trusted=False, doubts=("the roof moved by 41 %",))
+        rows = (row_of(A, BASE), doubted)
         assert command(old, write(tmp_path / "new.json", run_of(*rows))) == 0
         printed = capsys.readouterr().out
         assert "1 unclear" in printed

@@ -189,9 +189,10 @@ struct SCAD {
 /// Log-sum: s log(1 + |w|/e), e = shape (Candes, Wakin and Boyd 2008). prox: the larger root of
 /// y^2 + (e - |x|) y + u - e|x| = 0 above the threshold, 0 up to it.
 struct LogSum {
+  /// What `LogProduct` takes.
   template <class V>
   static V value(V w, const Lanes<V>& c) {
-    return c.strength * log1p(abs(w) / c.shape);
+    return abs(w) * c.inverse;
   }
   template <class V>
   static V gradient(V w, const Lanes<V>& c) {
@@ -302,6 +303,36 @@ struct Huber {
   }
 };
 
+/// The sum of s log(1 + x) for x >= 0: one logarithm of a product, which is kept less 1 so that
+/// small x count.
+struct LogProduct {
+  using Fold = Add;
+  using V = Vec<double, reduce_lanes>;
+  V strength;
+  V rest = V(0);  ///< (1 + x)(1 + y)... - 1
+  V sum = V(0);
+
+  [[gnu::always_inline]] void add(V x) {
+    if (any((rest > V(0x1p500)) | (x > V(0x1p500)))) {  // the product may overflow
+      sum = sum + log1p(rest);
+      rest = x;
+    } else {
+      rest = rest + x * (V(1) + rest);
+    }
+  }
+  V result() const { return strength * (sum + log1p(rest)); }
+};
+
+/// What the values of a penalty are added up in.
+template <class P>
+[[gnu::always_inline]] inline auto total_of(const Lanes<Vec<double, reduce_lanes>>& c) {
+  if constexpr (__is_same(P, LogSum)) {
+    return LogProduct{c.strength};
+  } else {
+    return Lanewise<Add>{};
+  }
+}
+
 template <class P>
 inline constexpr bool weighted = false;
 template <>
@@ -322,7 +353,7 @@ void value(const void* w, const void* weights, std::size_t n,
   if constexpr (weighted<P>) {
     reduce<Add>(n, totals, term, x, static_cast<const T*>(weights));
   } else {
-    reduce<Add>(n, totals, term, x);
+    reduce_from(n, totals, total_of<P>(c), term, x);
   }
 }
 
@@ -337,9 +368,9 @@ void add_gradient(void* g, const void* w, const void* weights, std::size_t n,
   auto* out = static_cast<T*>(g);
   const auto* x = static_cast<const T*>(w);
   if constexpr (weighted<P>) {
-    map_reduce(out, n, totals, add, term, x, static_cast<const T*>(weights));
+    map_reduce(out, n, totals, add, Lanewise<Add>{}, term, x, static_cast<const T*>(weights));
   } else {
-    map_reduce(out, n, totals, add, term, x);
+    map_reduce(out, n, totals, add, total_of<P>(wide), term, x);
   }
 }
 
@@ -473,6 +504,7 @@ PenaltyCoefficients coefficients(PenaltyKind kind, double strength, double shape
     break;
   case PenaltyKind::log_sum:
     c.threshold = log_sum_threshold(u, shape);
+    c.inverse = shape > 0x1p-1023 ? 1 / shape : 0x1.fffffffffffffp1023;  // 0 / shape is 0
     break;
   case PenaltyKind::l0:
     c.threshold = square_root(2 * u);

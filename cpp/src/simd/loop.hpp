@@ -4,7 +4,7 @@
 //
 //   map_into(out, n, f, in...)                out[i] = f(in[i]...)
 //   reduce<Combine>(n, totals, term, in...)   a float64 total of term(in[i]...) for each block
-//   map_reduce(out, n, totals, f, term, x)    both: out[i] = f(out[i], x[i]...), totals of
+//   map_reduce(out, n, totals, f, start, term, x)    both: out[i] = f(out[i], x[i]...), totals of
 //                                         term(x[i]...)
 //   scan(n, state, f, x)                  state = f(state, x[i]) in lanes of no order
 //   update(n, w, states, mask, f, g)      several outputs: f(w[i], states[i], g[i], bits)
@@ -157,39 +157,54 @@ template <class V>
   return select(iota<T, V::lanes>() < V(static_cast<T>(count)), term, V(0));
 }
 
-template <class Combine, class F, class... In>
-[[gnu::always_inline]] inline void reduce(std::size_t n, double* totals, F term, const In*... in) {
+/// What a reduction keeps of the terms of a block: their combination, lane by lane.
+template <class Combine>
+struct Lanewise {
+  using Fold = Combine;
+  Vec<double, reduce_lanes> lanes = Vec<double, reduce_lanes>(0);
+  [[gnu::always_inline]] void add(Vec<double, reduce_lanes> term) {
+    lanes = Combine{}(lanes, term);
+  }
+  [[gnu::always_inline]] auto result() const { return lanes; }
+};
+
+/// Each block starts with a copy of `start`.
+template <class Kept, class F, class... In>
+[[gnu::always_inline]] inline void reduce_from(std::size_t n, double* totals, const Kept start,
+                                               F term, const In*... in) {
   constexpr int N = reduce_lanes;
   for_each_block(n, totals, [&](std::size_t i, std::size_t end, double& total) {
-    Vec<double, N> sum(0);
+    Kept kept = start;
     for (; i + N <= end; i += N)
-      sum = Combine{}(sum, term(load_double<In, N>(in + i)...));
-    if (i < end) {
-      const auto last = term(Remainder<In, N>(in + i, end - i).doubles()...);
-      sum = Combine{}(sum, first_lanes(last, end - i));
-    }
-    total = fold(sum, Combine{});
+      kept.add(term(load_double<In, N>(in + i)...));
+    if (i < end)
+      kept.add(first_lanes(term(Remainder<In, N>(in + i, end - i).doubles()...), end - i));
+    total = fold(kept.result(), typename Kept::Fold{});
   });
 }
 
-template <class T, class F, class G, class... In>
-[[gnu::always_inline]] inline void map_reduce(T* out, std::size_t n, double* totals, F f, G term,
-                                              const In*... in) {
+template <class Combine, class F, class... In>
+[[gnu::always_inline]] inline void reduce(std::size_t n, double* totals, F term, const In*... in) {
+  reduce_from(n, totals, Lanewise<Combine>{}, term, in...);
+}
+
+template <class T, class F, class Kept, class G, class... In>
+[[gnu::always_inline]] inline void map_reduce(T* out, std::size_t n, double* totals, F f,
+                                              const Kept start, G term, const In*... in) {
   constexpr int N = reduce_lanes;
   for_each_block(n, totals, [&](std::size_t i, std::size_t end, double& total) {
-    Vec<double, N> sum(0);
+    Kept kept = start;
     for (; i + N <= end; i += N) {
-      sum = sum + term(load_double<In, N>(in + i)...);
+      kept.add(term(load_double<In, N>(in + i)...));
       store<T, N>(out + i, f(load<T, N>(out + i), load<In, N>(in + i)...));
     }
     if (i < end) {
-      const auto last = term(Remainder<In, N>(in + i, end - i).doubles()...);
-      sum = sum + first_lanes(last, end - i);
+      kept.add(first_lanes(term(Remainder<In, N>(in + i, end - i).doubles()...), end - i));
       const auto value = f(Remainder<T, N>(out + i, end - i).lanes(),
                            Remainder<In, N>(in + i, end - i).lanes()...);
       store_first<T, N>(out + i, value, end - i);
     }
-    total = fold(sum, Add{});
+    total = fold(kept.result(), typename Kept::Fold{});
   });
 }
 

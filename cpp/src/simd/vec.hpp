@@ -650,6 +650,14 @@ template <class I, int N>
   if constexpr (Vec<I, N>::register_lanes == 1) {
     return joined != 0;
   } else {
+#if defined(__x86_64__) && RIDGELINE_REGISTER_BYTES >= 64
+    if constexpr (sizeof joined == 64)
+      return _mm512_test_epi64_mask((__m512i)joined, (__m512i)joined) != 0;
+#endif
+#if defined(__x86_64__) && RIDGELINE_REGISTER_BYTES >= 32
+    if constexpr (sizeof joined == 32)
+      return _mm256_testz_si256((__m256i)joined, (__m256i)joined) == 0;
+#endif
     std::uint64_t word[sizeof joined / 8];
     __builtin_memcpy(word, &joined, sizeof joined);
     std::uint64_t set = 0;

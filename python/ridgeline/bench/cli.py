@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import gzip
 import json
 import math
 import sys
@@ -76,7 +77,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--memory",
         action="store_true",
-        help="also the peak extra memory of a call, ours and the best peer's, for the shapes of models",
+        help="also the peak extra memory of a call on models' shapes, ours and the best peer's",
     )
     parser.add_argument("--peers", action="store_true", help="show every peer, not only the best")
     parser.add_argument(
@@ -97,7 +98,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="run a Python file that registers kernels with @ridgeline.bench.case",
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures")
+    parser.add_argument(
+        "--json",
+        type=Path,
+        metavar="FILE",
+        help="write all figures; compressed if FILE ends in .gz",
+    )
+    parser.add_argument(
+        "--append",
+        action="store_true",
+        help="keep the other rows that the --json file has, of this machine and these versions",
+    )
+    parser.add_argument(
+        "--doubtful",
+        action="store_true",
+        help="with --append, only cases that the file has doubts about",
+    )
     parser.add_argument(
         "--baseline",
         type=Path,
@@ -122,6 +138,9 @@ def run(args: argparse.Namespace) -> int:
     target, threads = rl.runtime.target(), rl.get_num_threads()
     try:
         chosen = _chosen(args)
+        earlier = _earlier(args) if args.append else None
+        if args.doubtful:
+            chosen = _doubtful(chosen, earlier)
         if args.list:
             print("\n".join(case.name for case in chosen))
             return 0
@@ -129,20 +148,62 @@ def run(args: argparse.Namespace) -> int:
         console = Console(width=None if sys.stdout.isatty() else 160)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # peers' own
-            run = _measure(args, chosen)
+            run = _measure(args, chosen, earlier)
     except (Refusal, ValueError, OSError, checks.WrongResult) as error:
         return _refuse(str(error))
     finally:
         rl.runtime.use_target(target)
         peers.set_threads(threads)
-    if args.json:
-        args.json.write_text(as_json(run))
     _print(run, args.peers, console)
     if baseline is None:
         return 0
     comparison = compare.compare_runs(baseline, run)
     compare.print_comparison(comparison, console)
     return comparison.status()
+
+
+def _earlier(args: argparse.Namespace) -> results.Run | None:
+    """Return what the file has that rows are appended to; refuse one of another machine."""
+    if args.json is None:
+        raise Refusal("--append: wants --json, the file to append to")
+    if not args.json.exists():
+        return None
+    earlier, now = results.load(args.json), machine.describe()
+    if (earlier.machine["cpu"], earlier.versions) != (now["machine"]["cpu"], now["versions"]):
+        raise Refusal(f"--append: {args.json} is of another machine or other versions")
+    return earlier
+
+
+def _doubtful(chosen: list[Case], earlier: results.Run | None) -> list[Case]:
+    """Return the cases that there are doubts about."""
+    if earlier is None:
+        raise Refusal("--doubtful: wants --append and a file that exists")
+    names = {f"{row.operation}/{row.dtype}/{row.layout}" for row in earlier.rows if row.doubts}
+    found = [case for case in chosen if case.name in names]
+    if not found:
+        raise Refusal("--doubtful: there are no doubts about these cases")
+    return found
+
+
+def appended(earlier: results.Run, run: results.Run) -> results.Run:
+    """Return both runs as one: a row that both have is that of the later."""
+    rows = {row.name: row for row in (*earlier.rows, *run.rows)}
+    measured = {f"{row.operation}/{row.dtype}/{row.layout}" for row in rows.values()}
+    left_out = {**earlier.left_out, **run.left_out}
+    settings = dict(run.settings)
+    for name in ("threads", "targets"):
+        settings[name] = list(dict.fromkeys([*earlier.settings[name], *run.settings[name]]))
+    settings["seconds"] = earlier.settings["seconds"] + run.settings["seconds"]
+    settings["parts"] = [*earlier.settings.get("parts", [earlier.date]), run.date]
+    roofs = {(each.pattern, each.pages, each.threads): each for each in (*earlier.roof, *run.roof)}
+    return dataclasses.replace(
+        run,
+        settings=settings,
+        left_out={name: why for name, why in left_out.items() if name not in measured},
+        warnings=tuple(dict.fromkeys((*earlier.warnings, *run.warnings))),
+        roof=tuple(roofs.values()),
+        rows=tuple(rows.values()),
+    )
 
 
 def as_json(run: results.Run) -> str:
@@ -152,6 +213,11 @@ def as_json(run: results.Run) -> str:
         for name, value in dataclasses.asdict(run).items()
     }
     return "{\n" + ",\n".join(f' "{name}": {text}' for name, text in fields.items()) + "\n}\n"
+
+
+def _write(file: Path, text: str) -> None:
+    data = text.encode()
+    file.write_bytes(gzip.compress(data, mtime=0) if file.suffix == ".gz" else data)
 
 
 def _lines(rows: Sequence[Any]) -> str:
@@ -185,17 +251,44 @@ def _targets(args: argparse.Namespace) -> list[str]:
     return args.target or [rl.runtime.target()]
 
 
-def _measure(args: argparse.Namespace, chosen: list[Case]) -> results.Run:
+def _measure(
+    args: argparse.Namespace, chosen: list[Case], earlier: results.Run | None
+) -> results.Run:
+    """Measure row by row; what is known so far is in the file, should the program be stopped."""
     start = perf_counter()
     threads, targets = args.threads or [rl.get_num_threads()], _targets(args)
     described = machine.describe()
     watch = machine.Watch()
+    described["machine"]["load"] = watch.load
     left_out: dict[str, str] = {}
     rows: list[results.Row] = []
-    roofs: list[results.Roof] = []
     planned = [(case, n) for n in threads for case in chosen]
     deadline = start + QUICK if args.quick and not args.filter and args.budget is None else math.inf
     budget = args.budget if args.budget is not None else 0.3 if args.quick else _BUDGET
+
+    def so_far() -> results.Run:
+        run = results.Run(
+            format=results.FORMAT,
+            date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            **described,
+            settings={
+                "threads": threads,
+                "targets": targets,
+                "quick": args.quick,
+                "filter": args.filter,
+                "budget": budget,
+                "precision": args.precision,
+                "seconds": round(perf_counter() - start, 1),
+            },
+            left_out=left_out,
+            warnings=tuple(watch.warnings()),
+            roof=tuple(roofs),
+            rows=tuple(rows),
+        )
+        if args.json and rows:
+            _write(args.json, as_json(run if earlier is None else appended(earlier, run)))
+        return run
+
     with _progress() as progress:
         costs = [_cost(case, budget) for case, _ in planned]
         task = progress.add_task("the memory roof", total=sum(costs))
@@ -218,30 +311,13 @@ def _measure(args: argparse.Namespace, chosen: list[Case]) -> results.Run:
                     if args.memory and case.workload:
                         row = memory.added(row, case, without, args.load)
                 rows.append(row)
+                so_far()
             else:
                 left_out[case.name] = reason
             progress.advance(task, cost)
     if not rows:
         raise Refusal("; ".join(f"{name}: {why}" for name, why in left_out.items()))
-    described["machine"]["load"] = watch.load
-    return results.Run(
-        format=results.FORMAT,
-        date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        **described,
-        settings={
-            "threads": threads,
-            "targets": targets,
-            "quick": args.quick,
-            "filter": args.filter,
-            "budget": budget,
-            "precision": args.precision,
-            "seconds": round(perf_counter() - start, 1),
-        },
-        left_out=left_out,
-        warnings=tuple(watch.warnings()),
-        roof=tuple(roofs),
-        rows=tuple(rows),
-    )
+    return so_far()
 
 
 def _cost(case: Case, budget: float) -> float:

@@ -49,7 +49,8 @@ def case(
     name : str, optional
         How to call it in tables; the function's ``__name__`` by default.
     kind : {"numpy", "torch", "jax", "numba"}, default "numpy"
-        Which arrays it takes. All are views of the same memory (JAX: copies). ``"numba"`` takes
+        Which arrays it takes. NumPy's and torch's are views of the same memory. JAX's are copies:
+        such a function returns the new arrays, after what the operation returns. ``"numba"`` takes
         NumPy arrays, and numbers as float32.
     traffic : sequence of str, optional
         Of a new operation: the passes over memory it cannot do without, each one of ``"read"``,

@@ -7,12 +7,14 @@ implementation, ridgeline. What it doesn't say is empty or None.
 from __future__ import annotations
 
 import dataclasses
+import gzip
 import json
 import math
 import os
 import re
 import types
 import typing
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +23,7 @@ from typing import Any
 
 FORMAT = 2  # of the JSON of `ridgeline bench`
 OURS = "ridgeline"
+_GZIP = b"\x1f\x8b"
 
 
 @dataclass(frozen=True)
@@ -110,7 +113,7 @@ class Run:
 
 
 def load(path: str | os.PathLike[str]) -> Run:
-    """Read a run.
+    """Read a run, from a file that may be compressed with gzip.
 
     Raises
     ------
@@ -120,8 +123,11 @@ def load(path: str | os.PathLike[str]) -> Run:
         If it holds no run, or one with nothing in it.
     """
     try:
-        return from_json(Path(path).read_text(encoding="utf-8"))
-    except UnicodeDecodeError as error:
+        data = Path(path).read_bytes()
+        if data.startswith(_GZIP):
+            data = gzip.decompress(data)
+        return from_json(data.decode())
+    except (UnicodeDecodeError, EOFError, zlib.error) as error:
         raise ValueError(f"{path}: got bytes that are no text, wants JSON") from error
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error

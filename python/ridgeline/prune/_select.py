@@ -625,8 +625,10 @@ class _Pruning:
 
     def _chosen(self, pruned: list[int], words: list[Words]) -> _Chosen:
         """Work out what is ranked."""
-        if self.structure is None and self.normalize == "none" and all(
-            own is None for own in self.given
+        if (
+            self.structure is None
+            and self.normalize == "none"
+            and all(own is None for own in self.given)
         ):
             sizes = [self.sizes[i] for i in pruned]
             n = len(pruned)
