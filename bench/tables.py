@@ -178,7 +178,13 @@ def measured(run: Run) -> str:
         + f", {threads} threads, float32, target `{run.settings['targets'][0]}`, {run.date[:10]}. "
         "All peers: [docs/benchmarks.md](docs/benchmarks.md).\n\n"
     )
-    return head + markdown_table(chosen, ("row", "time", "of_roof", "peer", "speedup"), names=rows)
+    table = markdown_table(
+        chosen, ("row", "time", "of_roof", "peer", "speedup"), names=rows, notes=False
+    )
+    return (
+        f"{head}{table}\n† A median is not known to 10 %, or the machine changed meanwhile; "
+        "[docs/benchmarks.md](docs/benchmarks.md) has the reasons.\n"
+    )
 
 
 def families(run: Run) -> str:

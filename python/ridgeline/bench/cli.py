@@ -189,8 +189,8 @@ def appended(earlier: results.Run, run: results.Run) -> results.Run:
     """Return both runs as one: a row that both have is that of the later."""
     rows = {row.name: row for row in (*earlier.rows, *run.rows)}
     measured = {f"{row.operation}/{row.dtype}/{row.layout}" for row in rows.values()}
-    left_out = {**earlier.left_out, **run.left_out}
-    settings = dict(run.settings)
+    left_out = {**_left_out(earlier, run), **_left_out(run, earlier)}
+    settings = dict(earlier.settings)
     for name in ("threads", "targets"):
         settings[name] = list(dict.fromkeys([*earlier.settings[name], *run.settings[name]]))
     settings["seconds"] = earlier.settings["seconds"] + run.settings["seconds"]
@@ -204,6 +204,15 @@ def appended(earlier: results.Run, run: results.Run) -> results.Run:
         roof=tuple(roofs.values()),
         rows=tuple(rows.values()),
     )
+
+
+def _left_out(run: results.Run, other: results.Run) -> dict[str, str]:
+    """Return what a run left out, with its threads where the other did not."""
+    threads = " and ".join(_threads_text(n) for n in run.settings["threads"])
+    return {
+        name if name in other.left_out else f"{name}, {threads}": why
+        for name, why in run.left_out.items()
+    }
 
 
 def as_json(run: results.Run) -> str:
