@@ -359,8 +359,12 @@ def bernoulli(
     result, part = _prepare(shape, index, dtype, out, np.bool_)
     own = tuple(result.shape)
     words = keep_words(own, p, key, offset, part)
-    kept = np.unpackbits(words.view(np.uint8), count=math.prod(own), bitorder="little")
-    _write(result, (kept == 0).reshape(own))
+    np.invert(words, out=words)
+    bits = np.unpackbits(words.view(np.uint8), count=math.prod(own), bitorder="little")
+    drawn = bits.view(np.bool_).reshape(own)
+    if out is None and result.dtype == drawn.dtype:
+        return drawn
+    _write(result, drawn)
     return result
 
 
