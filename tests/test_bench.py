@@ -578,7 +578,8 @@ class TestMemory:
         size = one(name).bytes
         found = {name: each.extra_bytes for name, each in row.implementations.items()}
         assert found["ridgeline"] < 0.05 * size
-        assert 0.2 * size < found["numpy"] < 0.6 * size  # a bool for each element
+        assert row.best_peer in ("numpy", "numpy SFC64")
+        assert 0.2 * size < found[row.best_peer] < 0.6 * size  # a bool for each element
         assert "extra memory" in capsys.readouterr().out
 
     def test_states_count(self):

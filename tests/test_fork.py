@@ -11,7 +11,7 @@ import pytest
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
 
 COMMON = """
-import hashlib, multiprocessing, os, signal, sys, threading
+import hashlib, multiprocessing, os, signal, sys, threading, time
 import numpy as np
 import ridgeline as rl
 
@@ -200,6 +200,7 @@ def test_parent_stays_parallel(tmp_path):
         """
 in_fork(lambda: None)
 in_fork(digest)
+time.sleep(0.5)  # for threads that are about to end
 before = tasks()
 digest()
 assert tasks() == before + 2, (before, tasks())
