@@ -44,7 +44,7 @@ struct StepOperands {
   void* states[3];
   /// Bit i: whether element i is updated at all. For all of the n elements in whole words.
   const std::uint64_t* mask;
-  void* steps;                            ///< null, or where lr / denominator of each element goes
+  void* steps;  ///< null, or where lr / denominator of each element goes
   const struct Rounding* rounding = nullptr;  ///< of states of bfloat16
 };
 
