@@ -207,7 +207,7 @@ class TestRun:
         assert bench(*options, "--baseline", old) in (1, 2)  # 2: too noisy here
         assert "prox_l1" in capsys.readouterr().out
         assert bench(*options, "--baseline", tmp_path / "none.json") == 2
-        assert bench("-k", "prox_l2/float32/16KiB", "--budget", 0, "--baseline", old) == 2
+        assert bench("-k", "prox_l2/float32/512KiB", "--budget", 0, "--baseline", old) == 2
         assert "prox" in capsys.readouterr().err
 
 

@@ -11,10 +11,10 @@ from . import own
 from .layouts import CACHE_2, MEMORY, TINY, WORKLOADS, Layout
 from .operations import OPERATIONS, Operation
 from .peers import Implementation, peers
+from .results import ITEMSIZES
 
 FLOOR = "empty call"
 REFERENCE = 2**18  # elements up to which the reference is timed
-ITEMSIZE = {"float32": 4, "float64": 8, "bfloat16": 2, "float16": 2}
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Case:
     @property
     def itemsize(self) -> int:
         """Bytes of an element."""
-        return ITEMSIZE[self.dtype]
+        return ITEMSIZES[self.dtype]
 
     @property
     def sizes(self) -> tuple[int, ...]:

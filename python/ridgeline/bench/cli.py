@@ -151,15 +151,15 @@ def run(args: argparse.Namespace) -> int:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # peers' own
             run = _measure(args, chosen, earlier)
+        _print(run, args.peers, console)
+        if baseline is None:
+            return 0
+        comparison = compare.compare_runs(baseline, run)
     except (Refusal, ValueError, OSError, checks.WrongResult) as error:
         return _refuse(str(error))
     finally:
         rl.runtime.use_target(target)
         peers.set_threads(threads)
-    _print(run, args.peers, console)
-    if baseline is None:
-        return 0
-    comparison = compare.compare_runs(baseline, run)
     compare.print_comparison(comparison, console)
     return comparison.status()
 
@@ -227,8 +227,11 @@ def as_json(run: results.Run) -> str:
 
 
 def _write(file: Path, text: str) -> None:
+    """Replace the file at once: it may hold rows of earlier runs."""
     data = text.encode()
-    file.write_bytes(gzip.compress(data, mtime=0) if file.suffix == ".gz" else data)
+    part = file.with_name(f"{file.name}.part")
+    part.write_bytes(gzip.compress(data, mtime=0) if file.suffix == ".gz" else data)
+    part.replace(file)
 
 
 def _lines(rows: Sequence[Any]) -> str:
@@ -334,9 +337,9 @@ def _measure(
 
 
 def _cost(case: Case, budget: float) -> float:
-    """Guess the seconds of a row: its budget, the peers' checks, and seven rounds of slow peers."""
+    """Guess the seconds of a row: its budget, the checks, and the least rounds of slow peers."""
     heavy = 3.0 if case.operation.recipe is not None or case.operation.fair is not None else 1.0
-    return budget + 1.0 + 3e-8 * case.elements * 7 * heavy
+    return budget + 1.0 + 3e-8 * case.elements * measure.MIN_RUNS * heavy
 
 
 def _progress() -> Any:

@@ -282,7 +282,7 @@ class _Runner:
                 break
             wanted = 1.2 * _SAMPLE / max(seconds / self.calls, 1e-9)
             self.calls = min(CALLS, max(2 * self.calls, int(wanted) + 1))
-        if self.is_slow:  # 2 more in 7 rounds
+        if self.is_slow:  # few more follow: it runs in every third round
             self.seconds.append(_rounded(seconds / self.calls))
 
     def sample(self) -> None:

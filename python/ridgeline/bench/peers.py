@@ -14,7 +14,6 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import math
-import os
 from collections.abc import Callable, Container
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from . import penalty_peers, prune_peers, random_peers, step_peers
+from .machine import cores as _cores
 from .penalty_peers import donating, silent, waiting, wide
 
 CACHED = 2**17  # elements up to which a loop without threads is worth a row
@@ -188,12 +188,6 @@ def set_threads(n: int) -> None:
 
 def _installed(name: str) -> bool:
     return importlib.util.find_spec(name) is not None
-
-
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 # NumPy

@@ -6,10 +6,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from statistics import median, quantiles
 
-from .results import Implementation, Roof, Row, Run, Stats, bytes_text, interval_text
+from .results import ITEMSIZES, Implementation, Roof, Row, Run, Stats, bytes_text, interval_text
 
 MEMORY_BYTES = 2**25  # arrays that together take so much are read from memory
-ITEMSIZES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
 
 
 @dataclass(frozen=True)

@@ -301,7 +301,7 @@ _SUFFIX = re.compile(
     r":[^/]*))+$"
 )
 _SECONDS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
-_ITEMSIZES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
+ITEMSIZES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
 _FAMILIES = {  # by the first word of an operation
     **dict.fromkeys(("value", "add", "prox"), "penalties"),
     **dict.fromkeys(("global", "clip", "zero"), "clipping"),
@@ -432,7 +432,7 @@ def _google_row(name: str, entries: list[dict[str, Any]]) -> Row:
         layout=layout,
         threads=_threads(threads, name),
         arrays=1 if per_array is None else round(seconds[0] * 1e9 / per_array),
-        elements=size // _ITEMSIZES.get(dtype, 4) if size else None,
+        elements=size // ITEMSIZES.get(dtype, 4) if size else None,
         traffic_bytes=traffic,
         workload=size is None,
         own=False,

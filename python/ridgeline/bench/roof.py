@@ -1,6 +1,6 @@
 """The memory roof: the speed of trivial arithmetic, measured in C++ beside each row.
 
-`passes` says what each pattern moves; `survey` measures all of them on huge and on normal pages.
+`Sampler` is the roof of one row; `survey` measures all of them on huge and on normal pages.
 """
 
 from __future__ import annotations
