@@ -49,6 +49,8 @@ if TYPE_CHECKING:
         mask: Any
         constraint: Constraint | None
         decay_filter: DecayFilter | None
+        decay: Literal["coupled", "decoupled"] | None
+        clip_after_penalty: bool | None
         on_nonfinite: OnNonFinite | None
         stochastic_rounding: bool | Key
         comm: Communicator | None
@@ -252,6 +254,7 @@ _NUMBERS: dict[str, Check] = {
     "prox": _prox,
     "constraint": _instance(Constraint, what="a constraint"),
     "decay_filter": _filter,
+    "decay": _one_of(None, "coupled", "decoupled"),
     "betas": _betas,
     "alpha": _fraction,
     "eps": _non_negative,
@@ -264,7 +267,7 @@ _NUMBERS: dict[str, Check] = {
     "l1": _non_negative,
     "l2": _non_negative,
 }
-_SHARED = ("lr", "weight_decay", "penalty", "prox", "constraint", "decay_filter")
+_SHARED = ("lr", "weight_decay", "decay", "penalty", "prox", "constraint", "decay_filter")
 
 _OPTIONS = (
     "penalty",
@@ -273,6 +276,8 @@ _OPTIONS = (
     "mask",
     "constraint",
     "decay_filter",
+    "decay",
+    "clip_after_penalty",
     "on_nonfinite",
     "stochastic_rounding",
     "comm",
@@ -287,6 +292,7 @@ _OPTIONS = (
 
 _SETTINGS: dict[str, Check] = {
     "clip": _instance(GlobalNorm, Norm, Value, what="GlobalNorm, Norm or Value"),
+    "clip_after_penalty": _optional(_flag),
     "on_nonfinite": _one_of(None, "skip", "raise", "propagate"),
     "max_update_rms": _optional(_rms),
     "ema_decay": _optional(_fraction),
@@ -348,7 +354,7 @@ class Group:
     def _values(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in self._names}
 
-    def _numbers(self, lr: float, double_l2: bool) -> tuple[Any, ...]:
+    def _numbers(self, lr: float, double_l2: bool, couples: bool) -> tuple[Any, ...]:
         """Return what the core wants of a group."""
 
         def get(name: str) -> float:
@@ -376,6 +382,7 @@ class Group:
             low,
             high,
             None if penalty is None else penalty._terms,
+            couples if own["decay"] is None else own["decay"] == "coupled",
         )
 
 
@@ -534,6 +541,7 @@ class Optimizer:
     _defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     _conventions: ClassVar[tuple[str, ...]] = ("torch", "keras", "optax")
     _has_prox: ClassVar[bool] = True
+    _torch_couples_decay: ClassVar[bool] = True
     _only_grows: ClassVar[bool] = False
 
     groups: tuple[Group, ...]
@@ -561,9 +569,9 @@ class Optimizer:
             raise ValueError(f"convention: got {convention!r}, wants {wants}")
         names = (*(n for n in _SHARED if self._has_prox or n != "prox"), *self._names)
         values: dict[str, Any] = {"penalty": None, "prox": None, "constraint": None}
-        values |= {"decay_filter": None, "weight_decay": 0.0}
+        values |= {"decay_filter": None, "decay": None, "weight_decay": 0.0}
         values |= numbers
-        for name in ("penalty", "prox", "constraint", "decay_filter"):
+        for name in ("penalty", "prox", "constraint", "decay_filter", "decay"):
             if name in names and name in options:
                 values[name] = options.pop(name)
         for name, defaults in self._defaults.items():
@@ -575,8 +583,6 @@ class Optimizer:
             _convention=convention,
             _structure=structure,
             _keys=(*names, *_SETTINGS),
-            _count=0,
-            _micro=0,
             _state_type=_state_type(take("state_dtype", None)),
             _master=_flag("master_weights", take("master_weights", False)),
             _kahan=_flag("kahan", take("kahan", False)),
@@ -584,7 +590,7 @@ class Optimizer:
             _rounding=self._checked_rounding(take("stochastic_rounding", False)),
             _building=True,
         )
-        for name in ("clip", "on_nonfinite", "max_update_rms", "comm"):
+        for name in ("clip", "clip_after_penalty", "on_nonfinite", "max_update_rms", "comm"):
             setattr(self, name, take(name, None))
         average = take("ema", None)
         self._set(_average=average is not None)
@@ -671,6 +677,7 @@ class Optimizer:
             self._kind(),
             self._convention,
             "compute" if self._state_type.startswith("float") else self._state_type,
+            self._every,
             self._tree,
             grouped,
             [sum(g == place for g, _ in inner) for place in range(len(trees))],
@@ -886,6 +893,24 @@ class Optimizer:
         return count
 
     @property
+    def _count(self) -> int:
+        count: int = self._core.count
+        return count
+
+    @_count.setter
+    def _count(self, count: int) -> None:
+        self._core.count = count
+
+    @property
+    def _micro(self) -> int:
+        step: int = self._core.micro_step
+        return step
+
+    @_micro.setter
+    def _micro(self, step: int) -> None:
+        self._core.micro_step = step
+
+    @property
     def steps(self) -> int:
         """The number of updates so far."""
         count: int = self._count
@@ -1015,57 +1040,42 @@ class Optimizer:
             grads = self._own_gradients()
         elif isinstance(self._tree, dict) and not isinstance(grads, dict):
             grads = _named(grads)
-        if self._every > 1 or self.comm is not None:
+        if self.comm is not None:
             grads = _core.reusable_tree(grads)  # they are looked at more than once
         policy = self.on_nonfinite
         if policy is None:
             policy = "skip" if isinstance(self.clip, GlobalNorm | Norm) else "propagate"
+        after = self.clip_after_penalty
+        if after is None:
+            after = self._convention == "keras"
 
-        def step(known: float | None, only_check: bool) -> Any:
+        def step(task: str, known: float | None = None, policy: str = policy) -> Any:
             return self._core.step(
                 grads,
                 numbers,
                 scale,
                 self._clip_numbers(),
+                after,
                 known,
                 policy,
                 self.max_update_rms,
                 self.ema_decay or 0.0,
                 self._rounding,
-                self._count,
-                only_check,
+                task,
             )
 
-        if self._every > 1:
-            step(None, True)
-            alone = self.comm is None  # ranks decide together, on their sums
-            if (
-                alone
-                and policy == "raise"
-                and (bad := self._core.first_nonfinite(grads)) is not None
-            ):
-                raise _non_finite(f"a gradient is not finite: {bad}", bad)
-            self._core.accumulate(grads, scale)
-            self._set(_micro=self._micro + 1)
-            if self._micro < self._every:
-                return StepReport(None, 1.0, False, None, 0.0, False, self._count)
-            self._set(_micro=0)
-            grads = None
-            scale = 1.0 / self._every
-        try:
-            known, skip = self._norm_of_ranks(grads, scale, policy)
-            if skip:
-                first = None if grads is None else self._core.first_nonfinite(grads)
-                return StepReport(known, 1.0, True, first, 0.0, False, self._count)
-            norm, factors, skipped, first, penalty = step(known, False)
-        finally:
-            if self._every > 1:
-                self._core.accumulated = [False] * len(self._shapes)
-        self._set(_count=self._count + (not skipped))
+        if self._core.micro_step + 1 < self._every:
+            # Ranks decide together, on their sums.
+            step("add", policy=policy if self.comm is None else "propagate")
+            return StepReport(None, 1.0, False, None, 0.0, False, self._count)
+        known = first = None
+        if self.comm is not None:
+            known, first = self._norm_of_ranks(step, policy)
+        norm, factors, skipped, bad, penalty, updated = step("update", known)
         if known is not None and not isinstance(self.clip, GlobalNorm):
             norm = None
         one = factors if isinstance(self.clip, Norm) else 1.0 if skipped else factors[0]
-        return StepReport(norm, one, skipped, first, penalty, not skipped, self._count)
+        return StepReport(norm, one, skipped, first or bad, penalty, updated, self._count)
 
     def _group_numbers(self, lr: float | None) -> list[tuple[Any, ...]]:
         own = None if lr is None else _non_negative("lr", lr)
@@ -1074,11 +1084,15 @@ class Optimizer:
             rate = group.lr if own is None else own
             if callable(rate):
                 rate = _non_negative("lr", rate(self._count))
-            numbers.append(group._numbers(rate, self._doubles_l2()))
+            numbers.append(group._numbers(rate, self._doubles_l2(), self._couples_decay()))
         return numbers
 
     def _doubles_l2(self) -> bool:
         return False
+
+    def _couples_decay(self) -> bool:
+        """Return whether weight decay joins the gradient in the library of the convention."""
+        return self._torch_couples_decay and self._convention == "torch"
 
     def _clip_numbers(self) -> tuple[Any, ...]:
         clip = self.clip
@@ -1088,23 +1102,22 @@ class Optimizer:
             return ("value", *clip._limits)
         return ("norm" if isinstance(clip, Norm) else "global_norm", clip.max_norm, clip.ord)
 
-    def _norm_of_ranks(self, grads: Any, scale: float, policy: str) -> tuple[float | None, bool]:
-        """Return the norm over all ranks, and whether they all skip."""
-        if self.comm is None:
-            return None, False
+    def _norm_of_ranks(
+        self, step: Callable[[str], Any], policy: str
+    ) -> tuple[float | None, str | None]:
+        """Return the norm over all ranks, and this rank's first array that is not finite."""
         if isinstance(self.clip, Norm):
-            raise ValueError("comm: got it with clip=Norm, wants GlobalNorm, Value or None")
+            raise ValueError(
+                "comm: got a communicator with clip=Norm, wants GlobalNorm, Value or None"
+            )
         by_norm = isinstance(self.clip, GlobalNorm)
         if not by_norm and policy == "propagate":
-            return None, False
-        order = self.clip.ord if by_norm else math.inf
-        parts = np.array(self.comm.allgather(self._core.norm(grads, scale, order)), np.float64)
-        norm = _core.global_norm(parts, order)
-        if math.isfinite(norm) or policy == "propagate":
-            return norm, False
-        if policy == "skip":
-            return norm, True
-        bad = None if grads is None else self._core.first_nonfinite(grads)
+            return None, None
+        own, _, _, bad, _, _ = step("norm")
+        parts = np.array(self.comm.allgather(own), np.float64)
+        norm = _core.global_norm(parts, self.clip.ord if by_norm else math.inf)
+        if math.isfinite(norm) or policy != "raise":
+            return norm, bad
         place = bad or "on another rank, or an overflow of the norm"
         raise _non_finite(f"the global norm is {norm}; first non-finite array: {place}", bad)
 
@@ -1124,8 +1137,6 @@ class Optimizer:
                     f"grads: got None, wants gradients: {place} is no torch tensor with its own"
                 )
             found.append(array.grad)
-        if all(grad is None for grad in found) and found:
-            raise ValueError("grads: got None, and no parameter has a .grad")
         return like(self._tree, found)
 
     def zero_grad_(self, grads: Any = None) -> None:
@@ -1614,6 +1625,7 @@ class AdamW(Adam):
         **Adam._defaults,
         "weight_decay": {"torch": 1e-2, "keras": 4e-3, "optax": 1e-4},
     }
+    _torch_couples_decay = False
 
 
 class NAdam(Optimizer):
@@ -1881,6 +1893,7 @@ class Lion(Optimizer):
     _defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "weight_decay": {"torch": 0.0, "keras": 0.0, "optax": 1e-3}
     }
+    _torch_couples_decay = False
 
     def __init__(
         self,
@@ -1949,6 +1962,7 @@ class FTRL(Optimizer):
 
     _names = ("beta", "l1", "l2")
     _defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = {"beta": {"torch": 1.0, "keras": 0.0}}
+    _torch_couples_decay = False
     _conventions = ("torch", "keras")
     _has_prox = False
     _only_grows = True

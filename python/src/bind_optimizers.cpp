@@ -5,6 +5,7 @@
 #include <sys/mman.h>
 
 #include <array>
+#include <limits>
 
 #include "bind_penalties.hpp"
 #include "bind_random.hpp"
@@ -39,6 +40,10 @@ constexpr std::array conventions = {"torch", "keras", "optax"};
 constexpr std::array state_types = {"compute", "bfloat16", "8bit"};
 constexpr std::array clips = {"none", "global_norm", "norm", "value"};
 constexpr std::array policies = {"propagate", "raise", "skip"};
+/// What a call of step does: look for errors and take the norm alone; add the gradients to the sums;
+/// update the parameters.
+enum class Task : std::uint8_t { norm, add, update };
+constexpr std::array tasks = {"norm", "add", "update"};
 
 /// Zeroed memory of its own pages, in huge ones where the system has them.
 class Memory {
@@ -75,8 +80,10 @@ class Memory {
 class Optimizer {
  public:
   Optimizer(const std::string& kind, const std::string& convention, const std::string& state_type,
-            py::object params, bool grouped, std::vector<std::size_t> sizes)
+            std::int64_t accumulation_steps, py::object params, bool grouped,
+            std::vector<std::size_t> sizes)
       : tree_(std::move(params)), grouped_(grouped), groups_(sizes.size()) {
+    options_.accumulated = accumulation_steps;
     options_.kind = named<OptimizerKind>("kind", kind, kinds);
     options_.convention = named<Convention>("convention", convention, conventions);
     options_.state_type = named<StateType>("state_type", state_type, state_types);
@@ -159,58 +166,27 @@ class Optimizer {
     accumulated_ = accumulated;
   }
 
-  /// Adds scaled gradients to the sums.
-  void accumulate(py::handle grads, double scale) {
+  /// The number of updates, and of the gradients in the sums.
+  std::int64_t count() const { return count_; }
+  void set_count(std::int64_t count) {
     const Busy busy(*this);
-    look_again();
-    const Tensors g("grads", grads, Access::read, &*params_, true);
-    std::vector<Array> from[2];
-    std::vector<Array> to[2];
-    for (std::size_t k = 0; k < g.size(); ++k) {
-      if (g.hole(k)) continue;
-      const std::size_t later = accumulated_[k] ? 1 : 0;
-      from[later].push_back(g.arrays()[k]);
-      to[later].push_back(sums_[k]);
-    }
-    run({&g}, [&] {
-      for (const bool later : {false, true}) {
-        if (!from[later].empty()) ridgeline::accumulate(from[later], to[later], !later, scale);
-      }
-    });
-    for (std::size_t k = 0; k < g.size(); ++k) {
-      if (!g.hole(k)) accumulated_[k] = true;
-    }
+    count_ = count;
+  }
+  std::int64_t micro_step() const { return micro_step_; }
+  void set_micro_step(std::int64_t step) {
+    const Busy busy(*this);
+    micro_step_ = step;
   }
 
-  /// The norm of the gradients; with None, of the sums.
-  double norm(py::handle grads, double scale, double ord) {
-    const Busy busy(*this);
-    look_again();
-    std::optional<Tensors> g;
-    if (!grads.is_none()) g.emplace("grads", grads, Access::read, &*params_, true);
-    std::vector<Array> arrays;
-    for (std::size_t k = 0; k < parameters_.size(); ++k) {
-      if (g ? !g->hole(k) : accumulated_[k]) arrays.push_back(g ? g->arrays()[k] : sums_[k]);
-    }
-    return without_gil(params_->elements(), [&] { return global_norm(arrays, ord) * scale; });
-  }
-
-  /// The place of the first gradient that is not finite, or None.
-  py::object first_nonfinite(py::handle grads) {
-    const Busy busy(*this);
-    look_again();
-    const Tensors g("grads", grads, Access::read, &*params_, true);
-    const std::ptrdiff_t k = run({&g}, [&] { return ridgeline::first_nonfinite(g.arrays()); });
-    return k < 0 ? py::object(py::none()) : py::str(g.path(static_cast<std::size_t>(k)));
-  }
-
-  /// `grads` None: the sums. Returns (norm, factors, skipped, first bad array, penalty).
+  /// Counts in the same call, so that an interrupt comes before or after all of it. Returns (norm,
+  /// factors, skipped, first bad array, penalty, updated).
   py::tuple step(py::handle grads, py::list groups, double scale, py::tuple clip,
-                 py::handle known_norm, const std::string& on_nonfinite, py::handle max_update_rms,
-                 double average_decay, py::handle rounding_key, std::uint64_t step,
-                 bool only_check) {
+                 bool clip_after_penalty, py::handle known_norm, const std::string& on_nonfinite,
+                 py::handle max_update_rms, double average_decay, py::handle rounding_key,
+                 const std::string& task_name) {
     const Busy busy(*this);
     look_again();
+    const auto task = named<Task>("task", task_name, tasks);
     StepOptions options = options_;
     options.scale = scale;
     options.clip = named<StepOptions::Clip>("clip", clip[0].cast<std::string>(), clips);
@@ -221,14 +197,16 @@ class Optimizer {
       options.max_norm = clip[1].cast<double>();
       options.ord = clip[2].cast<double>();
     }
+    options.clip_after_penalty = clip_after_penalty;
     if (!known_norm.is_none()) options.norm = known_norm.cast<double>();
     options.on_nonfinite = named<NonFinite>("on_nonfinite", on_nonfinite, policies);
     if (!max_update_rms.is_none()) options.max_update_rms = max_update_rms.cast<double>();
     options.average_decay = average_decay;
     options.stochastic_rounding = !rounding_key.is_none();
     options.key = rounding_key.is_none() ? Key{} : key_of(rounding_key);
-    options.step = step;
-    options.only_check = only_check;
+    options.step = static_cast<std::uint64_t>(count_);
+    using Only = StepOptions::Only;
+    options.only = task == Task::norm ? Only::norm : task == Task::add ? Only::check : Only::all;
 
     if (static_cast<std::size_t>(groups.size()) != groups_)
       throw py::value_error("groups: got another number");
@@ -240,72 +218,51 @@ class Optimizer {
     for (const Numbers& n : numbers)
       plain.push_back(n.group);
 
-    std::optional<Tensors> g;
-    if (!grads.is_none()) g.emplace("grads", grads, Access::read, &*params_, true);
-    if (g && g->size() != params_->size()) {
-      throw py::value_error("grads: got " + std::to_string(g->size()) + " arrays, wants " +
-                            std::to_string(params_->size()) + " as in params");
-    }
-    const auto absent = [&](std::size_t k) { return g ? g->hole(k) : !accumulated_[k]; };
-    const auto gradient = [&](std::size_t k) { return g ? g->arrays()[k] : sums_[k]; };
-    const std::size_t all = params_->size();
-    // Parameters without a gradient are left out.
-    active_.clear();
-    Arrays params = params_->arrays();
-    bool whole = g.has_value();
-    for (std::size_t k = 0; k < all; ++k) {
-      if (absent(k)) {
-        whole = false;
-      } else {
-        active_.push_back(k);
-      }
-    }
-    Arrays gradients = whole ? g->arrays() : Arrays();
-    std::span<OptimizerParameter> state = parameters_;
-    if (!whole) {
-      some_params_.clear();
-      some_grads_.clear();
-      some_state_.clear();
-      for (const std::size_t k : active_) {
-        some_params_.push_back(params_->arrays()[k]);
-        some_grads_.push_back(gradient(k));
-        some_state_.push_back(parameters_[k]);
-      }
-      params = some_params_;
-      gradients = some_grads_;
-      state = some_state_;
-    }
+    const Tensors g("grads", grads, Access::read, &*params_, true);
+    const bool whole = take_active(g, task == Task::add);
+    Arrays params = whole ? params_->arrays() : Arrays(some_params_);
+    Arrays gradients = whole ? g.arrays() : Arrays(some_grads_);
+    std::span<OptimizerParameter> state = whole ? std::span(parameters_) : std::span(some_state_);
     options.checked = seen_before(params, gradients);
     const auto place_of = [&](std::ptrdiff_t i) -> std::optional<std::string> {
       if (i < 0) return std::nullopt;
-      const std::size_t k = active_[static_cast<std::size_t>(i)];
-      if (g) return g->path(k);
-      return "grads" + params_->path(k).substr(std::string_view("params").size());
+      return g.path(active_[static_cast<std::size_t>(i)]);
     };
 
     StepReport report;
     try {
-      const auto call = [&] { return optimizer_step(options, plain, state, params, gradients); };
+      const auto call = [&] {
+        StepReport result = optimizer_step(options, plain, state, params, gradients);
+        if (task == Task::add) add(options, params, gradients);
+        return result;
+      };
       report = without_gil(2 * params_->elements(), call);
     } catch (const ArgumentError& error) {
       raise(error, place_of);
     } catch (const NonFiniteError& error) {
       raise_non_finite(error.norm, place_of(error.index));
     }
-    if (only_check) return py::make_tuple();
-    remember(params, gradients);
-    if (!report.skipped) {
-      if (!whole) {
-        for (std::size_t i = 0; i < active_.size(); ++i)
-          parameters_[active_[i]] = some_state_[i];
-      }
+    const bool updates = task == Task::update && !report.skipped && !active_.empty();
+    if (task == Task::add) {
+      for (const std::size_t k : active_)
+        accumulated_[k] = true;
+      ++micro_step_;
+    } else if (task == Task::update) {
+      count_ += updates ? 1 : 0;
+      micro_step_ = 0;
+      accumulated_.assign(accumulated_.size(), false);
+      remember(params, gradients);
+    }
+    if (updates) {
+      for (std::size_t i = 0; !whole && i < active_.size(); ++i)
+        parameters_[active_[i]] = some_state_[i];
       params_->written(active_);
     }
     py::object norm = py::none();
     if (report.norm) norm = py::float_(*report.norm);
     const auto bad = place_of(report.first_nonfinite);
     return py::make_tuple(norm, report.factors, report.skipped,
-                          bad ? py::object(py::str(*bad)) : py::none(), report.penalty);
+                          bad ? py::object(py::str(*bad)) : py::none(), report.penalty, updates);
   }
 
  private:
@@ -329,6 +286,7 @@ class Optimizer {
       constexpr std::array proxes = {"none", "plain", "preconditioned"};
       group.prox = named<Prox>("prox", values[13].cast<std::string>(), proxes);
       group.box = {number(14), number(15)};
+      group.coupled_decay = values[17].cast<bool>();
       if (values[16].is_none()) return;
       const auto& terms = values[16].cast<const Terms&>();
       if (terms.weighted()) {
@@ -344,6 +302,48 @@ class Optimizer {
     std::unique_ptr<Tensors> model;
     std::unique_ptr<Terms::Bound> bound;
   };
+
+  /// Lists the parameters that have a gradient, or a sum of earlier ones; whether these are all
+  /// parameters, with their gradients as given. Others are left out.
+  bool take_active(const Tensors& g, bool adding) {
+    const bool sums = options_.accumulated > 1 && !adding;
+    active_.clear();
+    bool whole = true;
+    for (std::size_t k = 0; k < parameters_.size(); ++k) {
+      parameters_[k].sum = sums && accumulated_[k] ? sums_[k].data : nullptr;
+      whole = whole && !g.hole(k);
+      if (!g.hole(k) || parameters_[k].sum != nullptr) active_.push_back(k);
+    }
+    if (whole) return true;
+    some_params_.clear();
+    some_grads_.clear();
+    some_state_.clear();
+    for (const std::size_t k : active_) {
+      const Array& own = params_->arrays()[k];
+      some_params_.push_back(own);
+      some_grads_.push_back(g.hole(k) ? Array(nullptr, own.dtype, own.size) : g.arrays()[k]);
+      some_state_.push_back(parameters_[k]);
+    }
+    return false;
+  }
+
+  /// Adds gradients to the sums; if asked for, not before all of them are known to be finite.
+  void add(const StepOptions& options, Arrays params, Arrays gradients) const {
+    if (options.on_nonfinite == NonFinite::raise) {
+      const std::ptrdiff_t bad = first_nonfinite(gradients);
+      if (bad >= 0) throw NonFiniteError(bad, std::numeric_limits<double>::infinity());
+    }
+    std::vector<Array> from[2];
+    std::vector<Array> to[2];
+    for (std::size_t i = 0; i < params.size(); ++i) {
+      const std::size_t k = active_[i];
+      from[accumulated_[k]].push_back(gradients[i]);
+      to[accumulated_[k]].push_back(sums_[k]);
+    }
+    for (const bool later : {false, true}) {
+      if (!from[later].empty()) accumulate(from[later], to[later], !later, options.scale);
+    }
+  }
 
   std::unique_ptr<Tensors> looked() const {
     auto params = std::make_unique<Tensors>("params", tree_, Access::parameter);
@@ -421,6 +421,8 @@ class Optimizer {
   std::unique_ptr<Tensors> params_;
   bool busy_ = false;
   std::vector<OptimizerParameter> parameters_;
+  std::int64_t count_ = 0;
+  std::int64_t micro_step_ = 0;
   std::vector<bool> accumulated_;
   std::vector<Array> sums_;
   py::dict kept_;  ///< keeps attached memory alive
@@ -441,22 +443,21 @@ void bind_optimizers(py::module_& m) {
                                static_cast<py::ssize_t>(memory.bytes()));
       });
   py::class_<Optimizer>(m, "Optimizer")
-      .def(py::init<const std::string&, const std::string&, const std::string&, py::object, bool,
-                    std::vector<std::size_t>>(),
-           py::arg("kind"), py::arg("convention"), py::arg("state_type"), py::arg("params"),
-           py::arg("grouped"), py::arg("sizes"))
+      .def(py::init<const std::string&, const std::string&, const std::string&, std::int64_t,
+                    py::object, bool, std::vector<std::size_t>>(),
+           py::arg("kind"), py::arg("convention"), py::arg("state_type"),
+           py::arg("accumulation_steps"), py::arg("params"), py::arg("grouped"), py::arg("sizes"))
       .def("attach", &Optimizer::attach, py::arg("what"), py::arg("state"), py::arg("arrays"))
       .def("set_decay", &Optimizer::set_decay, py::arg("factors"))
       .def_property("steps", &Optimizer::steps, &Optimizer::set_steps)
       .def_property("products", &Optimizer::products, &Optimizer::set_products)
+      .def_property("count", &Optimizer::count, &Optimizer::set_count)
+      .def_property("micro_step", &Optimizer::micro_step, &Optimizer::set_micro_step)
       .def_property("accumulated", &Optimizer::accumulated, &Optimizer::set_accumulated)
-      .def("accumulate", &Optimizer::accumulate, py::arg("grads"), py::arg("scale"))
-      .def("first_nonfinite", &Optimizer::first_nonfinite, py::arg("grads"))
-      .def("norm", &Optimizer::norm, py::arg("grads"), py::arg("scale"), py::arg("ord"))
       .def("step", &Optimizer::step, py::arg("grads"), py::arg("groups"), py::arg("scale"),
-           py::arg("clip"), py::arg("known_norm"), py::arg("on_nonfinite"),
-           py::arg("max_update_rms"), py::arg("average_decay"), py::arg("rounding_key"),
-           py::arg("step"), py::arg("only_check"));
+           py::arg("clip"), py::arg("clip_after_penalty"), py::arg("known_norm"),
+           py::arg("on_nonfinite"), py::arg("max_update_rms"), py::arg("average_decay"),
+           py::arg("rounding_key"), py::arg("task"));
   m.def("widen", [](py::handle arrays, py::handle out) {
     const Tensors from("params", arrays, Access::read);
     const Tensors to("out", out, Access::write);

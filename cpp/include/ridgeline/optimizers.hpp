@@ -67,6 +67,7 @@ inline constexpr std::size_t code_block = 256;
 struct OptimizerGroup {
   double lr = 0;
   double weight_decay = 0;
+  bool coupled_decay = false;  ///< weight_decay w joins the clipped gradient; else w (1 - lr decay)
   double beta1 = 0, beta2 = 0;  ///< RMSprop's alpha is beta2
   double eps = 0;
   double momentum = 0, dampening = 0;
@@ -94,6 +95,7 @@ struct OptimizerParameter {
   float* master = nullptr;
   void* compensation = nullptr;  ///< what rounding the parameter lost, in its own type
   void* average = nullptr;       ///< in the compute type
+  const void* sum = nullptr;     ///< of earlier gradients, scaled, in the compute type
   const std::uint64_t* mask = nullptr;
 };
 
@@ -103,6 +105,10 @@ struct StepOptions {
   StateType state_type = StateType::compute;
 
   double scale = 1;  ///< of the gradients, before all else
+  /// Of how many gradients the mean is taken: `grads` and the sums of earlier ones in `state`. One
+  /// without memory stands for none.
+  std::int64_t accumulated = 1;
+  bool clip_after_penalty = false;  ///< clip the sum with the penalties' gradients
   enum class Clip : std::uint8_t { none, global_norm, norm, value } clip = Clip::none;
   double max_norm = 0, ord = 2;
   double low = 0, high = 0;
@@ -115,7 +121,8 @@ struct StepOptions {
   Key key{};
   std::uint64_t step = 0;   ///< random bits differ between steps
   bool checked = false;     ///< whether a call before found that no memory overlaps
-  bool only_check = false;  ///< throw what a step would throw before it writes, and change nothing
+  /// check: throw what a step would throw before it writes, and change nothing. norm: that alone.
+  enum class Only : std::uint8_t { all, check, norm } only = Only::all;
   int threads = 0;
 };
 
@@ -130,8 +137,8 @@ struct StepReport {
 /// Throws if parameters share memory.
 void check_parameters(Arrays params);
 
-/// One step. `grads` have the sizes of `params`, and their dtype or the compute type.
-/// Throws NonFiniteError, with nothing changed, if asked for.
+/// One step. `grads` have the sizes of `params`, and any dtypes. Throws NonFiniteError, with
+/// nothing changed, if asked for.
 StepReport optimizer_step(const StepOptions& options, std::span<const OptimizerGroup> groups,
                           std::span<OptimizerParameter> state, Arrays params, Arrays grads);
 

@@ -3,6 +3,7 @@
 
 #include "simd/loop.hpp"
 #include "simd/math.hpp"
+#include "simd/scale.hpp"
 
 namespace ridgeline::RIDGELINE_TARGET {
 namespace {
@@ -63,18 +64,19 @@ void sum_powers(const void* x, std::size_t n, double scale, double exponent, dou
   }
 }
 
-/// x factor, as x significand * 2^k: a factor below the normal numbers of float32 (1 over a norm of
-/// 1e39) keeps its precision.
 template <class T>
 void multiply(void* x, std::size_t n, double factor) {
-  using F = compute_t<T>;
-  using V = Vec<F, map_lanes<T>>;
-  const bool tiny = sizeof(F) == 4 && factor != 0 && factor < 0x1p-100;
-  const V significand(static_cast<F>(tiny ? factor * 0x1p100 : factor));
-  const V exponent(static_cast<F>(tiny ? 0x1p-100 : 1));
-  map_into(
-      static_cast<T*>(x), n, [&](V v) { return v * significand * exponent; },
-      static_cast<const T*>(x));
+  using V = Vec<compute_t<T>, map_lanes<T>>;
+  const Factor<V> f(factor);
+  auto* out = static_cast<T*>(x);
+  const auto* in = static_cast<const T*>(x);
+  if (f.exact()) {
+    map_into(
+        out, n, [&](V v) { return f.rough(v); }, in);
+  } else {
+    map_into(
+        out, n, [&](V v) { return f.careful(v); }, in);
+  }
 }
 
 /// min(max(x, low), high); NaN stays. Looks at the extremes of a stretch that stays in the first

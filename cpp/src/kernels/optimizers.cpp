@@ -6,6 +6,7 @@
 #include "simd/loop.hpp"
 #include "simd/math.hpp"
 #include "simd/philox.hpp"
+#include "simd/scale.hpp"
 #include "simd/shrink.hpp"
 
 namespace ridgeline::RIDGELINE_TARGET {
@@ -14,27 +15,63 @@ namespace {
 /// The coefficients as lanes of V.
 template <class V>
 struct Numbers {
-  V scale, low, high, gradient_l1, gradient_l2;
-  V keep, lr, step, gradient_step, decay1, gain1, decay2, gain2, root, eps, eps_inside;
+  Factor<V> scale;
+  V low, high, gradient_l1, gradient_l2;
+  V keep, lr, step, gradient_step, decay1, gain1, decay2, gain2, mean_gain, root, eps, eps_inside;
   V largest_scale, momentum, nesterov_gradient, l1, l2, beta;
   V threshold, shrink, prox_l1, prox_l2, lowest, highest;
-  bool nesterov, preconditioned;
+  bool mean_from_new, nesterov, preconditioned;
 
   explicit Numbers(const StepCoefficients& c)
-      : scale(lane(c.scale)), low(lane(c.low)), high(lane(c.high)),
+      : scale(c.scale), low(lane(c.low)), high(lane(c.high)),
         gradient_l1(lane(c.gradient_l1)), gradient_l2(lane(c.gradient_l2)), keep(lane(c.keep)),
         lr(lane(c.lr)), step(lane(c.step)), gradient_step(lane(c.gradient_step)),
         decay1(lane(c.decay1)), gain1(lane(c.gain1)), decay2(lane(c.decay2)), gain2(lane(c.gain2)),
-        root(lane(c.root)), eps(lane(c.eps)), eps_inside(lane(c.eps_inside)),
+        mean_gain(lane(c.mean_gain)), root(lane(c.root)), eps(lane(c.eps)), eps_inside(lane(c.eps_inside)),
         largest_scale(lane(c.largest_scale)), momentum(lane(c.momentum)),
         nesterov_gradient(lane(c.nesterov_gradient)), l1(lane(c.l1)), l2(lane(c.l2)),
         beta(lane(c.beta)), threshold(lane(c.threshold)), shrink(lane(c.shrink)),
         prox_l1(lane(c.prox_l1)), prox_l2(lane(c.prox_l2)), lowest(lane(c.lowest)),
-        highest(lane(c.highest)), nesterov(c.nesterov), preconditioned(c.preconditioned) {}
+        highest(lane(c.highest)), mean_from_new(c.mean_from_new), nesterov(c.nesterov),
+        preconditioned(c.preconditioned) {}
 
  private:
   static V lane(double x) { return V(static_cast<typename V::value_type>(x)); }
 };
+
+// A state that decays without new gradients would become subnormal in the end and stay so, and
+// arithmetic on subnormal numbers takes 10 to 30 times as long (docs/decisions/0007). It becomes 0
+// before: below bounds that no step can tell from 0.
+
+/// A mean of gradients, or of steps: from 2^-100 on (float64: 2^-960), so that its product with a
+/// learning rate is a normal number, too.
+template <class V>
+[[gnu::always_inline]] inline V settled(V s) {
+  using T = typename V::value_type;
+  constexpr T bound = static_cast<T>(sizeof(T) == 4 ? 0x1p-100 : 0x1p-960);
+  return select(abs(s) < V(bound), V(0), s);
+}
+
+/// A mean of squares: normal numbers.
+template <class V>
+[[gnu::always_inline]] inline V settled_square(V s) {
+  using T = typename V::value_type;
+  constexpr T bound = static_cast<T>(sizeof(T) == 4 ? 0x1p-126 : 0x1p-1022);
+  return select(s < V(bound), V(0), s);
+}
+
+/// m + a (x - m) for a < 1/2, else x - (1 - a)(x - m): a large m takes nothing from x where a is
+/// near 1.
+template <class V>
+[[gnu::always_inline]] inline V moved_mean(V m, V x, const Numbers<V>& c) {
+  return settled((c.mean_from_new ? x : m) + c.mean_gain * (x - m));
+}
+
+/// A denominator of 0 (eps = 0, no gradient so far) stands for no step: x / infinity is 0.
+template <class V>
+[[gnu::always_inline]] inline V divisor(V d) {
+  return select(d == V(0), V(static_cast<typename V::value_type>(infinity)), d);
+}
 
 // A rule changes the states, returns the new weight, and sets the denominator of each element's
 // step where it has one.
@@ -53,7 +90,7 @@ struct Momentum {
   static constexpr int states = 1;
   template <class V>
   static V next(V w, V g, V* s, V&, const Numbers<V>& c) {
-    s[0] = c.decay1 * s[0] + c.gain1 * g;
+    s[0] = settled(c.decay1 * s[0] + c.gain1 * g);
     const V direction = c.nesterov ? c.nesterov_gradient * g + c.momentum * s[0] : s[0];
     return w - c.step * direction;
   }
@@ -62,8 +99,8 @@ struct Momentum {
 /// The moments of Adam (Kingma and Ba 2015): m += (1 - b1)(g - m), v = b2 v + (1 - b2) g^2.
 template <class V>
 [[gnu::always_inline]] inline void adam_moments(V g, V* s, const Numbers<V>& c) {
-  s[0] = s[0] + c.gain1 * (g - s[0]);
-  s[1] = c.decay2 * s[1] + (c.gain2 * g) * g;
+  s[0] = moved_mean(s[0], g, c);
+  s[1] = settled_square(c.decay2 * s[1] + (c.gain2 * g) * g);
 }
 
 /// w -= t m / (root sqrt v + eps).
@@ -72,7 +109,7 @@ struct Adam {
   template <class V>
   static V next(V w, V g, V* s, V& denominator, const Numbers<V>& c) {
     adam_moments(g, s, c);
-    denominator = sqrt(s[1]) * c.root + c.eps;
+    denominator = divisor(sqrt(s[1]) * c.root + c.eps);
     return w - (c.step * s[0]) / denominator;
   }
 };
@@ -84,7 +121,7 @@ struct AmsGrad {
   static V next(V w, V g, V* s, V& denominator, const Numbers<V>& c) {
     adam_moments(g, s, c);
     s[2] = Larger{}(s[2], s[1] * c.largest_scale);
-    denominator = sqrt(s[2]) * c.root + c.eps;
+    denominator = divisor(sqrt(s[2]) * c.root + c.eps);
     return w - (c.step * s[0]) / denominator;
   }
 };
@@ -95,7 +132,7 @@ struct NAdam {
   template <class V>
   static V next(V w, V g, V* s, V& denominator, const Numbers<V>& c) {
     adam_moments(g, s, c);
-    denominator = sqrt(s[1]) * c.root + c.eps;
+    denominator = divisor(sqrt(s[1]) * c.root + c.eps);
     return (w - (c.gradient_step * g) / denominator) - (c.step * s[0]) / denominator;
   }
 };
@@ -108,17 +145,17 @@ struct RmsProp {
   static constexpr int states = 1 + (Centered ? 1 : 0) + (WithMomentum ? 1 : 0);
   template <class V>
   static V next(V w, V g, V* s, V& denominator, const Numbers<V>& c) {
-    s[0] = c.decay2 * s[0] + (c.gain2 * g) * g;
+    s[0] = settled_square(c.decay2 * s[0] + (c.gain2 * g) * g);
     V square = s[0];
     if constexpr (Centered) {
-      s[1] = s[1] + c.gain2 * (g - s[1]);
+      s[1] = moved_mean(s[1], g, c);
       square = square - s[1] * s[1];
       square = select(square < V(0), V(0), square);
     }
-    denominator = sqrt(square + c.eps_inside) + c.eps;
+    denominator = divisor(sqrt(square + c.eps_inside) + c.eps);
     if constexpr (WithMomentum) {
       V& buffer = s[states - 1];
-      buffer = c.momentum * buffer + (c.gain1 * g) / denominator;
+      buffer = settled(c.momentum * buffer + (c.gain1 * g) / denominator);
       return w - c.step * buffer;
     } else {
       return w - (c.step * g) / denominator;
@@ -132,7 +169,7 @@ struct Adagrad {
   template <class V>
   static V next(V w, V g, V* s, V& denominator, const Numbers<V>& c) {
     s[0] = s[0] + g * g;
-    denominator = sqrt(s[0] + c.eps_inside) + c.eps;
+    denominator = divisor(sqrt(s[0] + c.eps_inside) + c.eps);
     return w - (c.step * g) / denominator;
   }
 };
@@ -143,7 +180,7 @@ struct Lion {
   template <class V>
   static V next(V w, V g, V* s, V&, const Numbers<V>& c) {
     const V direction = sign(c.decay1 * s[0] + c.gain1 * g);
-    s[0] = c.decay2 * s[0] + c.gain2 * g;
+    s[0] = settled(c.decay2 * s[0] + c.gain2 * g);
     return w - c.step * direction;
   }
 };
@@ -159,8 +196,8 @@ struct Ftrl {
     const V after = sqrt(s[1]);
     s[0] = s[0] + (g - (after - before) * c.step * w);
     const V rest = soft_threshold(s[0], c.l1);
-    const V next = (V(0) - rest) / ((c.beta + after) * c.step + c.l2);
-    return select(rest == V(0), V(0), next);  // without the 0/0 of beta = n = 0
+    const V next = (V(0) - rest) / divisor((c.beta + after) * c.step + c.l2);
+    return select(rest == V(0), V(0), next);
   }
 };
 
@@ -191,7 +228,7 @@ void simple(const StepOperands& x, std::size_t n, const StepCoefficients& coeffi
       n, memory.w, StatesInMemory<T>{memory.states}, MaskBits(nullptr),
       [&](V & w, V(&s)[3], V g, std::uint64_t) __attribute__((always_inline)) {
         V denominator(1);
-        w = Rule::next(w * c.keep, g * c.scale, s, denominator, c);
+        w = Rule::next(w * c.keep, c.scale * g, s, denominator, c);
         if constexpr (Proximal) w = proximal_point(w, c.threshold, c.shrink, c);
       },
       memory.g);
@@ -200,7 +237,7 @@ void simple(const StepOperands& x, std::size_t n, const StepCoefficients& coeffi
 /// The gradient with what comes before the moments. sign(0) = 0.
 template <class V>
 [[gnu::always_inline]] inline V whole_gradient(V g, V w, const Numbers<V>& c) {
-  return clamped(g * c.scale, c.low, c.high) +
+  return clamped(c.scale * g, c.low, c.high) +
          (signed_strength(c.gradient_l1, w) + c.gradient_l2 * w);
 }
 
@@ -214,7 +251,7 @@ void full(const StepOperands& x, std::size_t n, const StepCoefficients& coeffici
   const auto step = [&](V & w, V(&s)[3], V g, std::uint64_t bits) __attribute__((always_inline)) {
     const V old = w;
     V before[3] = {s[0], s[1], s[2]};
-    g = regularized ? whole_gradient(g, w, c) : clamped(g * c.scale, c.low, c.high);
+    g = regularized ? whole_gradient(g, w, c) : clamped(c.scale * g, c.low, c.high);
     V denominator(1);
     w = Rule::next(w * c.keep, g, s, denominator, c);
     V threshold = c.threshold;
@@ -266,42 +303,49 @@ void squares(const StepOperands& x, std::size_t n, const StepCoefficients& coeff
   });
 }
 
-template <class T>
+/// In float64, so that there is one rounding.
+template <class T, class F>
 void prepare(const void* g, std::size_t n, double scale, double low, double high, void* out) {
-  using F = compute_t<T>;
-  using V = Vec<F, map_lanes<F>>;
-  const V factor(static_cast<F>(scale));
-  const V lower(static_cast<F>(low));
-  const V upper(static_cast<F>(high));
+  using V = Vec<double, map_lanes<F>>;
+  const V factor(scale);
+  const V lower(low);
+  const V upper(high);
   map_into(
-      static_cast<F*>(out), n, [&](V v) { return clamped(v * factor, lower, upper); },
+      static_cast<F*>(out), n,
+      [&](auto v) { return rounded_to<F>(clamped(to_double(v) * factor, lower, upper)); },
       static_cast<const T*>(g));
 }
 
-template <class T>
+template <class T, class F>
 void accumulate(const void* g, std::size_t n, bool first, double scale, void* sum) {
-  using F = compute_t<T>;
   using V = Vec<F, map_lanes<F>>;
-  const V factor(static_cast<F>(scale));
+  const Vec<double, V::lanes> factor(scale);
   auto* out = static_cast<F*>(sum);
   const auto* in = static_cast<const T*>(g);
+  const auto term = [&](auto v) { return rounded_to<F>(to_double(v) * factor); };
   if (first) {
-    map_into(
-        out, n, [&](V v) { return v * factor; }, in);
+    map_into(out, n, term, in);
   } else {
     map_into(
-        out, n, [&](V total, V v) { return total + v * factor; }, static_cast<const F*>(out), in);
+        out, n, [&](V total, auto v) { return total + term(v); }, static_cast<const F*>(out), in);
   }
 }
 
+/// Where mean and weight are both subnormal, or 0, the mean is the weight: it would not get there.
 template <class T>
-void average(const void* w, std::size_t n, double gain, void* mean) {
+void average(const void* w, std::size_t n, double decay, void* mean) {
   using V = Vec<T, map_lanes<T>>;
-  const V factor(static_cast<T>(gain));
+  const bool from_new = decay <= 0.5;
+  const V gain(static_cast<T>(from_new ? -decay : 1 - decay));
+  const V least(static_cast<T>(sizeof(T) == 4 ? 0x1p-126 : 0x1p-1022));
   auto* out = static_cast<T*>(mean);
   map_into(
-      out, n, [&](V m, V v) { return m + factor * (v - m); }, static_cast<const T*>(out),
-      static_cast<const T*>(w));
+      out, n,
+      [&](V m, V v) {
+        const V next = (from_new ? v : m) + gain * (v - m);
+        return select((abs(next) < least) & (abs(v) < least), v, next);
+      },
+      static_cast<const T*>(out), static_cast<const T*>(w));
 }
 
 template <class Raw>
@@ -415,47 +459,76 @@ void narrow(const StepOperands& x, std::size_t n, const StepCoefficients& coeffi
         RoundedStates{{state(0), state(1), state(2)}, words}, MaskBits(nullptr),
         [&](V & w, V(&s)[3], V g, std::uint64_t) __attribute__((always_inline)) {
           V denominator(1);
-          w = Rule::next(w * c.keep, g * c.scale, s, denominator, c);
+          w = Rule::next(w * c.keep, c.scale * g, s, denominator, c);
           if constexpr (Proximal) w = proximal_point(w, c.threshold, c.shrink, c);
         },
         memory.g + i);
   }
 }
 
+/// Values of a half type as their bits, and back.
+template <class Half, int N>
+[[gnu::always_inline]] inline Vec<std::int32_t, N> half_bits(Vec<float, N> x) {
+  if constexpr (Half::dtype == DType::bfloat16) {
+    return to_bfloat16(x);
+  } else {
+    return to_float16(x);
+  }
+}
+template <class Half, int N>
+[[gnu::always_inline]] inline Vec<float, N> from_half_bits(Vec<std::int32_t, N> bits) {
+  if constexpr (Half::dtype == DType::bfloat16) {
+    return from_bfloat16(bits);
+  } else {
+    return from_float16(bits);
+  }
+}
+
+/// x where it rounds to the half, else the half: somebody else has written that.
+template <class Half, int N>
+[[gnu::always_inline]] inline Vec<float, N> unless_written(Vec<float, N> x,
+                                                           Vec<std::int32_t, N> half) {
+  return select(half_bits<Half>(x) == half, x, from_half_bits<Half>(half));
+}
+
 template <class Half>
 void adopt(const void* half, const float* master, std::size_t n, float* w) {
   using V = Vec<float, map_lanes<float>>;
-  const auto chosen = [](V own, Vec<std::int32_t, V::lanes> bits) {
-    if constexpr (Half::dtype == DType::bfloat16) {
-      return select(to_bfloat16(own) == bits, own, from_bfloat16(bits));
-    } else {
-      return select(to_float16(own) == bits, own, from_float16(bits));
-    }
-  };
-  map_into(w, n, chosen, master, static_cast<const Bits16*>(half));
+  using I = Vec<std::int32_t, V::lanes>;
+  map_into(
+      w, n, [](V own, I bits) { return unless_written<Half>(own, bits); }, master,
+      static_cast<const Bits16*>(half));
 }
 
-template <class T>
+template <class Half>
 void join(const void* high, const void* low, std::size_t n, float* w) {
   using V = Vec<float, map_lanes<float>>;
+  using I = Vec<std::int32_t, V::lanes>;
   map_into(
-      w, n, [](V a, V b) { return a + b; }, static_cast<const T*>(high),
-      static_cast<const T*>(low));
+      w, n,
+      [](I bits, V rest) { return unless_written<Half>(from_half_bits<Half>(bits) + rest, bits); },
+      static_cast<const Bits16*>(high), static_cast<const Half*>(low));
 }
 
-/// Where w - high is no number (infinities) the rest is 0.
-template <class T>
+/// Where w - high is no number (infinities) the rest is 0. A rest that rounds up to half a unit of
+/// `high` is stored a step smaller, so that the sum still rounds to `high`.
+template <class Half>
 void split(const float* w, std::size_t n, void* high, void* low) {
   using V = Vec<float, map_lanes<float>>;
+  using I = Vec<std::int32_t, V::lanes>;
   map_into(
-      static_cast<T*>(high), n, [](V v) { return v; }, w);
+      static_cast<Half*>(high), n, [](V v) { return v; }, w);
   map_into(
-      static_cast<T*>(low), n,
-      [](V v, V h) {
-        const V rest = v - h;
-        return select(rest == rest, rest, V(0));
+      static_cast<Bits16*>(low), n,
+      [](V v, I bits) {
+        const V own = from_half_bits<Half>(bits);
+        const V rest = v - own;
+        const I nearest = half_bits<Half>(select(rest == rest, rest, V(0)));
+        const V sum = own + from_half_bits<Half>(nearest);
+        return select((half_bits<Half>(sum) == bits) | (sum != sum), nearest,
+                      nearest - I(1));
       },
-      w, static_cast<const T*>(high));
+      w, static_cast<const Bits16*>(high));
 }
 
 /// The dynamic map of Dettmers et al. (2022): [10^(i-7), 10^(i-6)], i = 0 ... 6, is cut into `bins`
@@ -630,8 +703,10 @@ constexpr OptimizersTable table() {
   fill(OptimizerKind::ftrl, Ftrl{});
   const auto fill_type = [&]<class T>(DType dtype, T) {
     const auto i = static_cast<std::size_t>(dtype);
-    t.prepare[i] = &prepare<T>;
-    t.accumulate[i] = &accumulate<T>;
+    t.prepare[i][0] = &prepare<T, float>;
+    t.prepare[i][1] = &prepare<T, double>;
+    t.accumulate[i][0] = &accumulate<T, float>;
+    t.accumulate[i][1] = &accumulate<T, double>;
     if constexpr (sizeof(T) == 2) {
       t.round_randomly[i] = &round_randomly<T>;
       t.adopt[i] = &adopt<T>;

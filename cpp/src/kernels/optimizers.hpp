@@ -21,6 +21,9 @@ struct StepCoefficients {
   double step = 0;           ///< what the update is multiplied by
   double gradient_step = 0;  ///< NAdam: the same for its term of the gradient
   double decay1 = 0, gain1 = 0, decay2 = 0, gain2 = 0;  ///< of the first and second state
+  /// A mean m of gradients: m += mean_gain (g - m), or m = g + mean_gain (g - m).
+  double mean_gain = 0;
+  bool mean_from_new = false;
   double root = 1;  ///< what a square root is multiplied by: the bias correction of Adam
   double eps = 0, eps_inside = 0;  ///< outside and inside the square root
   double largest_scale = 1;        ///< AMSGrad: what is compared with the largest so far
@@ -76,14 +79,14 @@ struct Rounding {
 struct OptimizersTable {
   StepKernels steps[optimizer_kind_count][2];  ///< float32, float64
 
-  /// out = clamp(g scale, low, high) in the compute type.
-  void (*prepare[dtype_count])(const void* g, std::size_t n, double scale, double low, double high,
-                               void* out);
-  /// sum += g scale, or sum = g scale if it is the first, in the compute type.
-  void (*accumulate[dtype_count])(const void* g, std::size_t n, bool first, double scale,
-                                  void* sum);
-  /// mean += gain (w - mean); float32, float64.
-  void (*average[2])(const void* w, std::size_t n, double gain, void* mean);
+  /// out = clamp(g scale, low, high); from any type to float32 or float64.
+  void (*prepare[dtype_count][2])(const void* g, std::size_t n, double scale, double low,
+                                  double high, void* out);
+  /// sum += g scale, or sum = g scale if it is the first; from any type to float32 or float64.
+  void (*accumulate[dtype_count][2])(const void* g, std::size_t n, bool first, double scale,
+                                     void* sum);
+  /// mean += (1 - decay)(w - mean); float32, float64.
+  void (*average[2])(const void* w, std::size_t n, double decay, void* mean);
   /// x = saved where the mask is 0; for elements of 2, 4 and 8 bytes.
   void (*restore[3])(void* x, const void* saved, std::size_t n, const std::uint64_t* mask);
 
@@ -96,7 +99,7 @@ struct OptimizersTable {
                                       void* out);
   /// w = master, or half where that is not its rounding: somebody else has written it.
   void (*adopt[dtype_count])(const void* half, const float* master, std::size_t n, float* w);
-  /// w = high + low.
+  /// w = high + low, or high where the sum does not round to it: somebody else has written it.
   void (*join[dtype_count])(const void* high, const void* low, std::size_t n, float* w);
   /// high = w rounded, low = (w - high) rounded.
   void (*split[dtype_count])(const float* w, std::size_t n, void* high, void* low);

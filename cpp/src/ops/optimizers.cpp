@@ -20,6 +20,9 @@ DType compute_dtype(DType dtype) {
 }
 std::size_t index_of(DType dtype) { return static_cast<std::size_t>(dtype); }
 
+/// Whether a parameter has earlier gradients alone.
+bool is_missing(const Array& grad) { return grad.size > 0 && grad.data == nullptr; }
+
 /// A number as the sum of two, with twice the digits of one.
 struct Pair {
   double high, low;
@@ -52,17 +55,54 @@ struct Plan {
   const OptimizerGroup* group;
   bool elastic = true;  ///< all penalties are l1 or l2: they fit into the kernels
   double l1 = 0, l2 = 0;
-  // Of others:
-  bool by_gradient = false;  ///< else by their proximal operator
-  PreparedList gradients;    ///< and for the value
-  ProximalTerms proximal;
-  PenaltyCoefficients ridge, other;
+  bool by_gradient = false;  ///< the penalties' gradients join the gradient
+  PreparedList gradients;    ///< for these, and for the values
+  ProximalTerms proximal;    ///< of others than l1 and l2 that enter by their proximal operator
 
   explicit Plan(const OptimizerGroup& g) : group(&g), gradients(g.penalties.size()) {}
   bool penalized() const { return !group->penalties.empty(); }
 };
 
-void prepare_plan(Plan& plan, OptimizerKind kind, const PenaltiesTable& table) {
+/// Rules whose steps are those of a momentum.
+bool has_momentum(OptimizerKind kind) {
+  return kind == OptimizerKind::momentum || kind == OptimizerKind::rmsprop_momentum ||
+         kind == OptimizerKind::rmsprop_centered_momentum;
+}
+
+/// How many learning rates a step is long that follows k equal gradients: b_k = mu b_(k-1) + (1 -
+/// tau) g from b_1 = g on. A proximal operator has to be of that step: else the fixed point of both
+/// would not be where the gradients of loss and penalty cancel.
+double step_length(OptimizerKind kind, Convention convention, const OptimizerGroup& group,
+                   std::int64_t k) {
+  if (!has_momentum(kind)) return 1;
+  const bool dampened = kind == OptimizerKind::momentum && convention != Convention::keras;
+  const double limit = (dampened ? 1 - group.dampening : 1) / (1 - group.momentum);
+  const double now = limit + integer_power(group.momentum, k - 1) * (1 - limit);
+  return kind == OptimizerKind::momentum && group.nesterov ? 1 + group.momentum * now : now;
+}
+
+/// After how many steps its length has come to the limit, to all digits.
+constexpr std::int64_t in_the_long_run = std::int64_t{1} << 60;
+
+void check_lengths(const Plan& plan, OptimizerKind kind, Convention convention) {
+  const OptimizerGroup& group = *plan.group;
+  if (has_momentum(kind)) {
+    if (!(group.momentum < 1)) {
+      bad_value("momentum", "got " + text(group.momentum) +
+                                " with a prox, wants less than 1: its steps would grow for ever");
+    }
+    if (group.dampening > 1) {
+      bad_value("dampening", "got " + text(group.dampening) + " with a prox, wants at most 1");
+    }
+  }
+  if (plan.elastic || group.prox != Prox::plain) return;
+  const double longest = group.lr * std::max(step_length(kind, convention, group, 1),
+                                             step_length(kind, convention, group, in_the_long_run));
+  const double rest = longest / (1 + longest * plan.proximal.ridge);
+  check_proximal_step("lr", group.lr, longest, rest, *plan.proximal.other);
+}
+
+void prepare_plan(Plan& plan, const StepOptions& options, const PenaltiesTable& table) {
   const OptimizerGroup& group = *plan.group;
   for (const Penalty& p : group.penalties) {
     if (p.kind == PenaltyKind::l2) {
@@ -75,21 +115,18 @@ void prepare_plan(Plan& plan, OptimizerKind kind, const PenaltiesTable& table) {
     }
   }
   prepare(plan.gradients, table, group.penalties, 0);
-  if (plan.elastic) return;
-  plan.by_gradient = group.prox == Prox::none || kind == OptimizerKind::ftrl;
+  if (!plan.penalized()) return;
+  const bool closed_form = options.kind == OptimizerKind::ftrl;
+  plan.by_gradient = closed_form ? !plan.elastic : group.prox == Prox::none;
   if (plan.by_gradient) {
     for (const Penalty& p : group.penalties) {
       if (p.kind == PenaltyKind::l0)
         bad_type("penalty", "L0 has no gradient; use prox='plain' or 'preconditioned'");
     }
-    return;
+  } else if (!closed_form) {
+    if (!plan.elastic) plan.proximal = proximal_terms(group.penalties);
+    check_lengths(plan, options.kind, options.convention);
   }
-  plan.proximal = proximal_terms(group.penalties);
-  const double rest = group.lr / (1 + group.lr * plan.proximal.ridge);
-  const Penalty& other = *plan.proximal.other;
-  if (group.prox == Prox::plain) check_proximal_step("lr", group.lr, rest, other);
-  plan.ridge = table.coefficients(PenaltyKind::l2, plan.proximal.ridge, 0, group.lr);
-  plan.other = table.coefficients(other.kind, other.strength, other.shape, rest);
 }
 
 void check_group(const OptimizerGroup& group, OptimizerKind kind, Arrays params) {
@@ -111,6 +148,12 @@ void check_group(const OptimizerGroup& group, OptimizerKind kind, Arrays params)
 
 // ---- the numbers of a step
 
+/// What parameters of the same group and count of steps share.
+struct Numbers {
+  StepCoefficients step;
+  PenaltyCoefficients ridge, other;  ///< of the proximal operator of others than l1 and l2
+};
+
 /// NAdam: mu_k = b1 (1 - 0.96^(k d)/2) (Dozat 2016; torch's d is 0.004, Keras' is 1).
 double nadam_momentum(const OptimizerGroup& group, std::int64_t k) {
   const double exponent = static_cast<double>(k) * group.momentum_decay;
@@ -119,14 +162,19 @@ double nadam_momentum(const OptimizerGroup& group, std::int64_t k) {
 }
 
 /// Step k (from 1) of a parameter, without what depends on the gradients. `product` is NAdam's
-/// product of momenta up to this step.
+/// product of momenta up to this step, `length` that of a proximal step.
 StepCoefficients coefficients(OptimizerKind kind, Convention convention, const Plan& plan,
-                              std::int64_t k, double product) {
+                              std::int64_t k, double product, double length) {
   const OptimizerGroup& group = *plan.group;
   const bool torch = convention == Convention::torch;
   StepCoefficients c;
   c.rate = c.lr = c.step = group.lr;
   const auto bias = [&](double beta, std::int64_t n) { return 1 - integer_power(beta, n); };
+  // As torch's lerp: from the nearer end.
+  const auto set_mean = [&](double beta) {
+    c.mean_from_new = beta <= 0.5;
+    c.mean_gain = c.mean_from_new ? -beta : 1 - beta;
+  };
   // Where Keras and optax put eps inside the square root.
   const auto set_eps = [&](bool inside) { (inside ? c.eps_inside : c.eps) = group.eps; };
   switch (kind) {
@@ -145,7 +193,7 @@ StepCoefficients coefficients(OptimizerKind kind, Convention convention, const P
   case OptimizerKind::amsgrad:
   case OptimizerKind::nadam: {
     const double root = std::sqrt(bias(group.beta2, k));
-    c.gain1 = 1 - group.beta1;
+    set_mean(group.beta1);
     c.decay2 = group.beta2;
     c.gain2 = 1 - group.beta2;
     c.eps = group.eps;
@@ -178,6 +226,7 @@ StepCoefficients coefficients(OptimizerKind kind, Convention convention, const P
     c.gain2 = 1 - group.beta2;
     c.momentum = group.momentum;
     c.gain1 = 1;
+    set_mean(group.beta2);
     set_eps(!torch);
     if (!torch && (kind == OptimizerKind::rmsprop_momentum ||
                    kind == OptimizerKind::rmsprop_centered_momentum)) {  // it holds whole steps
@@ -203,18 +252,19 @@ StepCoefficients coefficients(OptimizerKind kind, Convention convention, const P
     c.l2 = group.l2;
     break;
   }
+  if (has_momentum(kind)) c.lr = length;
   if (plan.elastic && plan.penalized()) {
     if (kind == OptimizerKind::ftrl) {
       c.l1 += plan.l1;
       c.l2 += plan.l2;
-    } else if (group.prox == Prox::none) {
+    } else if (plan.by_gradient) {
       c.gradient_l1 = plan.l1;
       c.gradient_l2 = plan.l2;
     } else {
       c.prox_l1 = plan.l1;
       c.prox_l2 = plan.l2;
-      c.threshold = group.lr * plan.l1;
-      c.shrink = 1 / (1 + group.lr * plan.l2);
+      c.threshold = length * plan.l1;
+      c.shrink = 1 / (1 + length * plan.l2);
       c.preconditioned = group.prox == Prox::preconditioned;
     }
   }
@@ -230,7 +280,8 @@ struct Entry {
   const Plan* plan;
   OptimizerParameter* parameter;
   std::size_t numbers;  ///< its coefficients
-  double keep;
+  double keep;          ///< of the decoupled decay
+  double coupled;       ///< the coupled one
   Key key;
   bool direct;  ///< the kernel meets its memory itself
   bool narrow;  ///< the kernel decodes and rounds the states itself
@@ -253,7 +304,7 @@ struct Tiles {
   alignas(64) std::uint32_t random[tile_size / 2];
 };
 
-class Step {
+class Step final : public NormSource {
  public:
   Step(const StepOptions& options, std::span<const OptimizerGroup> groups,
        std::span<OptimizerParameter> state, Arrays params, Arrays grads)
@@ -264,9 +315,12 @@ class Step {
   }
 
   StepReport run();
+  /// The norm alone.
+  double norm();
 
  private:
-  enum class Pass : std::uint8_t { update, measure };
+  /// What is done with a tile: the update; the sum of its squares; the gradient that is clipped.
+  enum class Pass : std::uint8_t { update, measure, gradient };
 
   void check() const;
   void prepare(std::span<const OptimizerGroup> groups);
@@ -274,9 +328,24 @@ class Step {
   void measure_run(const Run& run, double scale);
   void add_values(const Entry& e, std::size_t array, std::int64_t begin, std::size_t n, void* w);
   void direct_run(const Entry& e, const Run& run, const StepCoefficients& c);
-  void tiled_run(const Entry& e, const Run& run, const StepCoefficients& c, Pass pass);
+  void tiled_run(const Entry& e, const Run& run, const StepCoefficients& c, Pass pass,
+                 void* gradient = nullptr);
   void tile(const Entry& e, std::size_t array, std::int64_t begin, std::size_t n, void* w,
             const void* g, const StepCoefficients& c, Pass pass, Tiles& tiles, double* total);
+  void prepare_gradient(const Entry& e, std::size_t array, std::int64_t begin, std::size_t n,
+                        const void* g, const void* w, StepCoefficients& c, Tiles& tiles);
+  DType dtype(std::size_t array) const override { return compute_dtype(params_[array].dtype); }
+  void read(std::size_t array, std::int64_t begin, std::size_t n, void* out) override;
+  bool by_norm() const {
+    return options_.clip == StepOptions::Clip::global_norm ||
+           options_.clip == StepOptions::Clip::norm;
+  }
+  double order() const { return by_norm() ? options_.ord : infinite; }
+  /// What is left to multiply the norm, and the gradients, by.
+  double scale_left() const {
+    if (clips_sum_) return 1;
+    return composed_ ? 1 / static_cast<double>(options_.accumulated) : options_.scale;
+  }
   void add_gradients(const Entry& e, DType compute, DType dtype, std::int64_t begin, std::size_t n,
                      void* g, const void* w, Tiles& tiles);
   void apply_prox(const Entry& e, DType compute, DType dtype, std::int64_t begin, std::size_t n,
@@ -288,9 +357,11 @@ class Step {
                          std::size_t n, Tiles& tiles, Kernel&& kernel);
 
   StepCoefficients numbers_of(const Entry& e, double scale, double update_factor) const {
-    StepCoefficients c = numbers_[e.numbers];
+    StepCoefficients c = numbers_[e.numbers].step;
     c.keep = e.keep;
     c.scale = scale;
+    if (clips_sum_) c.gradient_l1 = c.gradient_l2 = 0;
+    c.gradient_l2 += e.coupled;
     if (options_.clip == StepOptions::Clip::value) {
       c.low = options_.low;
       c.high = options_.high;
@@ -307,7 +378,9 @@ class Step {
     return e.parameter->mask == nullptr ? nullptr : e.parameter->mask + begin / 64;
   }
   static bool general_gradient(const Plan& plan) { return !plan.elastic && plan.by_gradient; }
-  static bool general_prox(const Plan& plan) { return !plan.elastic && !plan.by_gradient; }
+  static bool general_prox(const Plan& plan) {
+    return !plan.elastic && !plan.by_gradient && plan.group->lr > 0;
+  }
 
   const StepOptions& options_;
   std::span<OptimizerParameter> state_;
@@ -315,12 +388,15 @@ class Step {
   const WorkList work_;
   const Tables& tables_;
   std::vector<std::unique_ptr<Plan>> plans_;
-  std::vector<StepCoefficients> numbers_;
+  std::vector<Numbers> numbers_;
   std::vector<Entry> entries_;
   std::vector<double> products_;  ///< NAdam's after this step
   std::size_t values_ = 0;        ///< penalties whose value is wanted, at most in one group
   std::vector<double> value_totals_;
   std::vector<double> measured_;
+  bool clips_sum_ = false;  ///< the penalties' gradients join before clipping
+  /// Gradients are not what memory holds: a sum of several, or with the penalties' gradients.
+  bool composed_ = false;
 };
 
 void Step::check() const {
@@ -335,12 +411,6 @@ void Step::check() const {
                 "got " + std::to_string(grads_[k].size) + " elements, wants " +
                     std::to_string(params_[k].size),
                 place);
-    }
-    if (grads_[k].dtype != params_[k].dtype && grads_[k].dtype != compute_dtype(params_[k].dtype)) {
-      bad_type("grads",
-               std::string("got dtype ") + name_of(grads_[k].dtype) + ", wants " +
-                   name_of(params_[k].dtype),
-               place);
     }
   }
   check_non_negative("loss_scale", options_.scale, false);
@@ -360,9 +430,12 @@ void Step::prepare(std::span<const OptimizerGroup> groups) {
   for (const OptimizerGroup& group : groups) {
     check_group(group, options_.kind, params_);
     plans_.push_back(std::make_unique<Plan>(group));
-    prepare_plan(*plans_.back(), options_.kind, *tables_.penalties);
+    prepare_plan(*plans_.back(), options_, *tables_.penalties);
     values_ = std::max(values_, group.penalties.size());
+    clips_sum_ = clips_sum_ || (options_.clip_after_penalty && plans_.back()->by_gradient);
   }
+  clips_sum_ = clips_sum_ && options_.clip != StepOptions::Clip::none;
+  composed_ = clips_sum_ || options_.accumulated > 1;
   value_totals_.resize(values_ * work_.blocks());
   entries_.reserve(params_.size());
   products_.reserve(params_.size());
@@ -383,15 +456,30 @@ void Step::prepare(std::span<const OptimizerGroup> groups) {
     if (options_.kind == OptimizerKind::nadam) product *= nadam_momentum(*plan.group, p.steps + 1);
     if (last == nullptr || last->group != p.group || last->steps != p.steps ||
         last->product != p.product) {
-      numbers_.push_back(
-          coefficients(options_.kind, options_.convention, plan, p.steps + 1, product));
+      const double length =
+          plan.group->lr *
+          step_length(options_.kind, options_.convention, *plan.group, p.steps + 1);
+      numbers_.push_back({coefficients(options_.kind, options_.convention, plan, p.steps + 1,
+                                       product, length),
+                          {},
+                          {}});
+      if (general_prox(plan)) {
+        const Penalty& other = *plan.proximal.other;
+        const double rest = length / (1 + length * plan.proximal.ridge);
+        const auto make = tables_.penalties->coefficients;
+        numbers_.back().ridge = make(PenaltyKind::l2, plan.proximal.ridge, 0, length);
+        numbers_.back().other = make(other.kind, other.strength, other.shape, rest);
+      }
       last = &p;
     }
     products_.push_back(product);
 
     const Array& array = params_[k];
-    const StepCoefficients& c = numbers_.back();
-    const bool regular = c.gradient_l1 == 0 && c.gradient_l2 == 0 && !c.preconditioned &&
+    const StepCoefficients& c = numbers_.back().step;
+    const double decay = plan.group->weight_decay * p.decay;
+    const double coupled = plan.group->coupled_decay ? decay : 0;
+    const bool regular = (clips_sum_ || (c.gradient_l1 == 0 && c.gradient_l2 == 0)) &&
+                         coupled == 0 && !c.preconditioned &&
                          options_.clip != StepOptions::Clip::value && p.mask == nullptr &&
                          !general_prox(plan);
     const bool bare =
@@ -399,13 +487,14 @@ void Step::prepare(std::span<const OptimizerGroup> groups) {
     const StepKernels& own = kernels(compute_dtype(array.dtype));
     const bool direct =
         array.contiguous() && grads_[k].contiguous() && grads_[k].dtype == array.dtype &&
-        item_size(array.dtype) != 2 &&
+        item_size(array.dtype) != 2 && !composed_ &&
         (options_.state_type == StateType::compute || state_count(options_.kind) == 0) &&
         p.average == nullptr && plan.elastic;
     const bool narrow = options_.state_type == StateType::bfloat16 &&
+                        state_count(options_.kind) > 0 &&
                         compute_dtype(array.dtype) == DType::float32 && regular;
-    const double keep = 1 - plan.group->lr * (plan.group->weight_decay * p.decay);
-    entries_.push_back({&plan, &p, numbers_.size() - 1, keep,
+    const double keep = plan.group->coupled_decay ? 1 : 1 - plan.group->lr * decay;
+    entries_.push_back({&plan, &p, numbers_.size() - 1, keep, coupled,
                         random ? step_key.fold_in(p.number) : Key{}, direct, narrow,
                         !regular ? own.full
                         : narrow ? own.narrow[bare ? 0 : 1]
@@ -414,57 +503,61 @@ void Step::prepare(std::span<const OptimizerGroup> groups) {
   }
 }
 
+double Step::norm() {
+  const TeamSize size = team_for(NormPass::cost(work_, order()), options_.threads);
+  NormPass pass(*tables_.clipping, grads_, work_, order(), size, composed_ ? this : nullptr);
+  double total = 0;
+  parallel(size, [&](Team team) {
+    const Norms norms = pass.run(team);
+    if (team.rank == 0) total = norms.total() * scale_left();
+  });
+  return total;
+}
+
 StepReport Step::run() {
   using Clip = StepOptions::Clip;
   StepReport report;
-  const bool by_norm = options_.clip == Clip::global_norm || options_.clip == Clip::norm;
   const bool strict = options_.on_nonfinite != NonFinite::propagate;
   const bool known = options_.norm.has_value();
-  const bool reads = !known && (by_norm || strict);
-  const double ord = by_norm ? options_.ord : infinite;
+  const bool reads = !known && (by_norm() || strict);
+  const TeamSize size = team_for(2 * work_.elements(), options_.threads);
   std::optional<NormPass> pass;
-  if (reads) pass.emplace(*tables_.clipping, grads_, work_, ord);
+  if (reads)
+    pass.emplace(*tables_.clipping, grads_, work_, order(), size, composed_ ? this : nullptr);
   if (options_.max_update_rms) measured_.resize(work_.blocks());
   const std::size_t n = params_.size();
+  report.factors.resize(options_.clip == Clip::norm ? n : 1);
 
-  parallel(2 * work_.elements(), options_.threads, [&](Team team) {
+  parallel(size, [&](Team team) {
     const bool first = team.rank == 0;
-    SmallBuffer<double, 16> scales(n);
-    double all = options_.scale;
-    Norms norms(reads ? n : 0);
-    if (reads) pass->run(team, norms);
-    double total = 0;
-    if (known) total = *options_.norm;
-    if (reads) total = norms.total() * options_.scale;
+    const double own = scale_left();
+    Norms norms;
+    if (reads) norms = pass->run(team);
+    const double total = known ? *options_.norm : reads ? norms.total() * own : 0;
     const auto factor_for = [&](double norm) {
       return norm <= options_.max_norm ? 1.0 : options_.max_norm / norm;
     };
-    if (options_.clip == Clip::global_norm) all *= factor_for(total);
-    for (std::size_t k = 0; k < n; ++k) {
-      scales[k] = options_.clip == Clip::norm
-                      ? options_.scale * factor_for(norms.norm(k) * options_.scale)
-                      : all;
-    }
+    const double of_all = options_.clip == Clip::global_norm ? factor_for(total) : 1;
+    const auto factor_of = [&](std::size_t k) {
+      return options_.clip == Clip::norm ? factor_for(norms.norm(k) * own) : of_all;
+    };
     const bool bad = (reads || known) && !std::isfinite(total);
     if (first) {
-      if (by_norm || known) report.norm = total;
+      if (by_norm() || known) report.norm = total;
       if (bad && reads) report.first_nonfinite = norms.first_nonfinite();
       report.skipped = bad && strict;
-      if (options_.clip == Clip::norm) {
-        for (std::size_t k = 0; k < n; ++k)
-          report.factors.push_back(factor_for(norms.norm(k) * options_.scale));
-      } else {
-        report.factors.push_back(options_.clip == Clip::global_norm ? factor_for(total) : 1);
-      }
+      for (std::size_t k = 0; k < report.factors.size(); ++k)
+        report.factors[k] = factor_of(k);
     }
     if (bad && strict) return;
 
     if (options_.max_update_rms) {
-      work_.forward(team, [&](const Run& run) { measure_run(run, scales[run.array]); });
+      work_.forward(team,
+                    [&](const Run& run) { measure_run(run, own * factor_of(run.array)); });
       team.barrier();
     }
     const auto update_factor = [&](std::size_t k) {
-      const double lr = numbers_[entries_[k].numbers].rate;
+      const double lr = numbers_[entries_[k].numbers].step.rate;
       if (!options_.max_update_rms || lr == 0 || params_[k].size == 0) return 1.0;
       const double sum =
           combine_blocks(work_, measured_.data(), k, [](double a, double b) { return a + b; });
@@ -472,7 +565,7 @@ StepReport Step::run() {
       return rms > *options_.max_update_rms ? *options_.max_update_rms / rms : 1.0;
     };
     work_.backward(team, [&](const Run& run) {
-      update_run(run, scales[run.array], update_factor(run.array));
+      update_run(run, own * factor_of(run.array), update_factor(run.array));
     });
   });
 
@@ -550,12 +643,21 @@ void Step::direct_run(const Entry& e, const Run& run, const StepCoefficients& c)
   }
 }
 
-void Step::tiled_run(const Entry& e, const Run& run, const StepCoefficients& c, Pass pass) {
+/// At most a block of the gradient as it is clipped, for the norm.
+void Step::read(std::size_t array, std::int64_t begin, std::size_t n, void* out) {
+  const Entry& e = entries_[array];
+  const Run run{array, begin, static_cast<std::int64_t>(n), 0};
+  tiled_run(e, run, numbers_of(e, 1, 1), Pass::gradient, out);
+}
+
+void Step::tiled_run(const Entry& e, const Run& run, const StepCoefficients& c, Pass pass,
+                     void* gradient) {
   const Array& w = params_[run.array];
   const Array& g = grads_[run.array];
-  Tiles tiles;
+  const ScratchArray<Tiles> scratch;
+  Tiles& tiles = *scratch;
   const Operand operands[] = {{&w, pass == Pass::update ? Access::update : Access::read},
-                              {&g, Access::read}};
+                              {is_missing(g) ? nullptr : &g, Access::read}};
   on_memory(operands, run.begin, run.count, [&](void** at, std::int64_t first, std::size_t count) {
     for (std::size_t done = 0; done < count; done += block_size) {
       const std::size_t n = std::min(block_size, count - done);
@@ -571,17 +673,67 @@ void Step::tiled_run(const Entry& e, const Run& run, const StepCoefficients& c, 
       double sum = 0;
       for (std::size_t part = 0; part < n; part += tile_size) {
         const auto skip = static_cast<std::int64_t>(part);
+        const std::size_t length = std::min<std::size_t>(tile_size, n - part);
+        const void* from = at[1] == nullptr ? nullptr : at_element(at[1], offset + skip, g.dtype);
         double total = 0;
-        tile(e, run.array, begin + skip, std::min<std::size_t>(tile_size, n - part),
-             at_element(own, skip, w.dtype), at_element(at[1], offset + skip, g.dtype), c, pass,
+        tile(e, run.array, begin + skip, length, at_element(own, skip, w.dtype), from, c, pass,
              tiles, &total);
         sum += total;
+        if (pass == Pass::gradient) {
+          const DType compute = dtype(run.array);
+          std::memcpy(at_element(gradient, first + offset + skip, compute), tiles.g,
+                      length * item_size(compute));
+        }
       }
       if (pass == Pass::measure)
         measured_[work_.first_block(run.array) + static_cast<std::size_t>(begin) / block_size] =
             sum;
     }
   });
+}
+
+/// The gradient in the compute type, as the kernels take it, who then multiply by c.scale.
+void Step::prepare_gradient(const Entry& e, std::size_t array, std::int64_t begin, std::size_t n,
+                            const void* g, const void* w, StepCoefficients& c, Tiles& tiles) {
+  const OptimizersTable& table = *tables_.optimizers;
+  const DType compute = dtype(array);
+  const int wide = compute == DType::float64 ? 1 : 0;
+  const auto prepare = [&](DType from, const void* x, double scale, double low, double high) {
+    table.prepare[index_of(from)][wide](x, n, scale, low, high, tiles.g);
+  };
+  const DType given = grads_[array].dtype;
+  if (!composed_) {
+    prepare(given, g, c.scale, c.low, c.high);
+    c.scale = 1;
+    c.low = -infinite;
+    c.high = infinite;
+    if (general_gradient(*e.plan))
+      add_gradients(e, compute, params_[array].dtype, begin, n, tiles.g, w, tiles);
+    return;
+  }
+  // As if earlier gradients and this one had been added up in memory.
+  if (e.parameter->sum == nullptr) {
+    prepare(given, g, options_.scale, -infinite, infinite);
+  } else {
+    std::memcpy(tiles.g, at_element(const_cast<void*>(e.parameter->sum), begin, compute),
+                n * item_size(compute));
+    if (g != nullptr)
+      table.accumulate[index_of(given)][wide](g, n, false, options_.scale, tiles.g);
+  }
+  if (clips_sum_) {
+    if (options_.accumulated > 1) {
+      prepare(compute, tiles.g, 1 / static_cast<double>(options_.accumulated), -infinite,
+              infinite);
+    }
+    if (e.plan->by_gradient)
+      add_gradients(e, compute, params_[array].dtype, begin, n, tiles.g, w, tiles);
+  } else if (general_gradient(*e.plan)) {
+    prepare(compute, tiles.g, c.scale, c.low, c.high);
+    c.scale = 1;
+    c.low = -infinite;
+    c.high = infinite;
+    add_gradients(e, compute, params_[array].dtype, begin, n, tiles.g, w, tiles);
+  }
 }
 
 /// At most tile_size elements: everything is brought to the compute type, stepped and brought back.
@@ -612,15 +764,11 @@ void Step::tile(const Entry& e, std::size_t array, std::int64_t begin, std::size
       tables_.penalties->conversions[type].to_float32(w, n, wide);
     }
   }
-  const bool general = general_gradient(*e.plan);
-  if (grads_[array].dtype != compute || general) {
-    table.prepare[index_of(grads_[array].dtype)](g, n, c.scale, c.low, c.high, tiles.g);
-    c.scale = 1;
-    c.low = -infinite;
-    c.high = infinite;
+  if (composed_ || grads_[array].dtype != compute || general_gradient(*e.plan)) {
+    prepare_gradient(e, array, begin, n, g, x.w, c, tiles);
     x.g = tiles.g;
-    if (general) add_gradients(e, compute, dtype, begin, n, tiles.g, x.w, tiles);
   }
+  if (pass == Pass::gradient) return;
   const Rounding of_states{e.key, 1, static_cast<std::uint64_t>(begin)};  // the same for all
   x.rounding = &of_states;
   const bool narrow = e.narrow && pass == Pass::update;
@@ -661,11 +809,13 @@ void Step::tile(const Entry& e, std::size_t array, std::int64_t begin, std::size
       table.restore[compute == DType::float64 ? 2 : 1](x.w, tiles.saved, n, mask);
   }
 
+  if (half) store_halves(e, dtype, begin, n, static_cast<const float*>(x.w), w, tiles);
   if (p.average != nullptr) {
-    table.average[compute == DType::float64 ? 1 : 0](x.w, n, 1 - options_.average_decay,
+    if (half && p.master == nullptr && p.compensation == nullptr)  // of what is stored
+      tables_.penalties->conversions[type].to_float32(w, n, static_cast<float*>(x.w));
+    table.average[compute == DType::float64 ? 1 : 0](x.w, n, options_.average_decay,
                                                      at_element(p.average, begin, compute));
   }
-  if (half) store_halves(e, dtype, begin, n, static_cast<const float*>(x.w), w, tiles);
   if (narrow) return;
   if (options_.state_type == StateType::bfloat16) table.draw(of_states, n, tiles.random);
   for (int j = 0; j < states; ++j) {
@@ -719,9 +869,10 @@ void Step::apply_prox(const Entry& e, DType compute, DType dtype, std::int64_t b
   const PenaltiesTable& table = *tables_.penalties;
   const PenaltyKernels& kernel = kernels_for(table, other, compute);
   const bool each = plan.group->prox == Prox::preconditioned;
+  const Numbers& numbers = numbers_[e.numbers];
   if (!each && plan.proximal.ridge > 0) {
-    table.kernels[static_cast<std::size_t>(PenaltyKind::l2)][index_of(compute)].prox(w, w, nullptr,
-                                                                                     n, plan.ridge);
+    table.kernels[static_cast<std::size_t>(PenaltyKind::l2)][index_of(compute)].prox(
+        w, w, nullptr, n, numbers.ridge);
   }
   with_wide_weights(e, other, dtype, begin, n, tiles,
                     [&](const void* weights, std::int64_t offset, std::size_t m) {
@@ -729,9 +880,9 @@ void Step::apply_prox(const Entry& e, DType compute, DType dtype, std::int64_t b
                       if (each) {
                         kernel.prox_each(at, weights,
                                          at_element(const_cast<void*>(steps), offset, compute), m,
-                                         plan.other, plan.proximal.ridge);
+                                         numbers.other, plan.proximal.ridge);
                       } else {
-                        kernel.prox(at, at, weights, m, plan.other);
+                        kernel.prox(at, at, weights, m, numbers.other);
                       }
                     });
 }
@@ -771,7 +922,9 @@ StepReport optimizer_step(const StepOptions& options, std::span<const OptimizerG
                           std::span<OptimizerParameter> state, Arrays params, Arrays grads) {
   const FloatEnvironment environment;
   Step step(options, groups, state, params, grads);
-  return options.only_check ? StepReport() : step.run();
+  StepReport report;
+  if (options.only == StepOptions::Only::norm) report.norm = step.norm();
+  return options.only == StepOptions::Only::all ? step.run() : report;
 }
 
 void accumulate(Arrays grads, Arrays sums, bool first, double scale, int threads) {
@@ -784,7 +937,8 @@ void accumulate(Arrays grads, Arrays sums, bool first, double scale, int threads
       const Array& g = grads[run.array];
       const Operand operands[] = {{&sum, Access::update}, {&g, Access::read}};
       on_memory(operands, run.begin, run.count, [&](void** at, std::int64_t, std::size_t n) {
-        table.accumulate[index_of(g.dtype)](at[1], n, first, scale, at[0]);
+        table.accumulate[index_of(g.dtype)][sum.dtype == DType::float64 ? 1 : 0](at[1], n, first,
+                                                                                 scale, at[0]);
       });
     });
   });

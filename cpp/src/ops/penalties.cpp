@@ -57,15 +57,18 @@ ProximalTerms proximal_terms(Penalties penalties) {
   return terms;
 }
 
-void check_proximal_step(const char* argument, double step, double rest, const Penalty& other) {
-  if (other.kind == PenaltyKind::mcp && !(other.shape > rest)) {
-    bad_value(argument, "got " + text(step) + ", wants less than gamma = " + text(other.shape) +
-                            ": beyond, MCP has no unique proximal point");
-  }
-  if (other.kind == PenaltyKind::scad && !(other.shape > 1 + rest)) {
-    bad_value(argument, "got " + text(step) + ", wants less than gamma - 1 = " +
-                            text(other.shape - 1) + ": beyond, SCAD has no unique proximal point");
-  }
+void check_proximal_step(const char* argument, double given, double step, double rest,
+                         const Penalty& other) {
+  const auto fail = [&](const std::string& limit, const char* name) {
+    const std::string longer =
+        step == given ? "" : ", which momentum makes a step of " + text(step);
+    bad_value(argument, "got " + text(given) + longer + ", wants less than " + limit +
+                            ": beyond, " + name + " has no unique proximal point");
+  };
+  if (other.kind == PenaltyKind::mcp && !(other.shape > rest))
+    fail("gamma = " + text(other.shape), "MCP");
+  if (other.kind == PenaltyKind::scad && !(other.shape > 1 + rest))
+    fail("gamma - 1 = " + text(other.shape - 1), "SCAD");
 }
 
 namespace {

@@ -17,8 +17,10 @@ struct ProximalTerms {
 };
 ProximalTerms proximal_terms(Penalties penalties);
 
-/// Throws if `rest`, what the ridge term leaves of a step, is too long for the other penalty.
-void check_proximal_step(const char* argument, double step, double rest, const Penalty& other);
+/// Throws if `rest`, what the ridge term leaves of a step, is too long for the other penalty. The
+/// step is longer than what was `given` where momentum makes it so.
+void check_proximal_step(const char* argument, double given, double step, double rest,
+                         const Penalty& other);
 
 inline const PenaltyKernels& kernels_for(const PenaltiesTable& table, const Penalty& p,
                                          DType dtype) {

@@ -1,9 +1,10 @@
 """One step of each optimizer, in float64, one array after the other.
 
-An element passes through, in this order: unscale, clip, the penalty's gradient (``prox=None``),
-moments, decoupled decay, step, proximal operator, constraint, mask, moving average, store. Moments
-and the average are float64, or rounded to float32 at each store, or 8-bit blocks. A penalty is one
-of :mod:`ridgeline.reference`, a mask an array of bool, True for kept.
+An element passes through, in this order: unscale, clip, the penalty's gradient (``prox=None``; with
+``clip_after_penalty`` before the clip) and the coupled decay, moments, decoupled decay, step,
+proximal operator, constraint, mask, moving average, store. Moments and the average are float64, or
+rounded to float32 at each store, or 8-bit blocks. A penalty is one of :mod:`ridgeline.reference`, a
+mask an array of bool, True for kept. Where a denominator is 0, nothing moves.
 
 Besides the papers named below: Loshchilov & Hutter (2019) for decoupled decay, Yun, Lozano & Yang
 (2021) for the preconditioned proximal step, Shazeer & Stern (2018) for ``max_update_rms``,
@@ -360,6 +361,7 @@ class Optimizer:
 
     defaults: ClassVar[Settings] = {}
     conventions: ClassVar[dict[str, Settings]] = {}
+    torch_couples: ClassVar[bool] = True  # weight decay and gradient
     unsigned: ClassVar[set[str]] = {
         "exp_avg_sq",
         "max_exp_avg_sq",
@@ -374,6 +376,7 @@ class Optimizer:
         lr: float | Callable[[int], float],
         *,
         clip: Any = None,
+        clip_after_penalty: bool | None = None,
         mask: Any = None,
         on_nonfinite: str | None = None,
         decay_filter: Callable[[str, Array], bool | float] | None = None,
@@ -387,6 +390,7 @@ class Optimizer:
     ) -> None:
         known = {
             "weight_decay": 0.0,
+            "decay": None,
             "penalty": None,
             "prox": None,
             "constraint": None,
@@ -411,10 +415,18 @@ class Optimizer:
                 chosen = options["decay_filter"]
                 factor = 1.0 if chosen is None else float(chosen(path, w))
                 decay = options["weight_decay"] * factor
-                self.options.append({**options, "penalty": penalty, "weight_decay": decay})
+                how = options["decay"] or (
+                    "coupled" if self.torch_couples and convention == "torch" else "decoupled"
+                )
+                self.options.append(
+                    {**options, "penalty": penalty, "weight_decay": decay, "decay": how}
+                )
                 self.names.append(path)
                 self.arrays.append(w)
         self.clip, self.on_nonfinite, self.convention = clip, on_nonfinite, convention
+        self.clips_sum = clip is not None and (
+            convention == "keras" if clip_after_penalty is None else clip_after_penalty
+        )
         self.state_dtype, self.max_update_rms = state_dtype, max_update_rms
         self.ema_decay, self.accumulation_steps = ema, accumulation_steps
         self.set_mask(mask)
@@ -471,7 +483,30 @@ class Optimizer:
         if self.max_update_rms is not None:
             u = u / max(1.0, _rms(np.where(kept, u, 0.0)) / self.max_update_rms)
         own = t / (1 + (k - 1) * o.get("lr_decay", 0.0))
-        return w * (1 - t * o["weight_decay"]) - own * u, own / d
+        there = np.asarray(d) != 0
+        u, steps = np.where(there, u, 0.0), np.where(there, own / d, 0.0)
+        return self.decayed(w, t, o) - own * u, steps * self.length(k, o)
+
+    @staticmethod
+    def decayed(w: Float64, t: float, o: Settings) -> Float64:
+        """Apply the decoupled decay."""
+        return w * (1 - t * o["weight_decay"]) if o["decay"] == "decoupled" else w
+
+    def length(self, k: int, o: Settings) -> float:
+        """Return how many learning rates the k-th step is long after equal gradients.
+
+        Examples
+        --------
+        >>> opt = SGD(np.zeros(1), lr=0.1, momentum=0.5)
+        >>> [opt.length(k, opt.options[0]) for k in (1, 2, 3)]
+        [1.0, 1.5, 1.75]
+        """
+        mu = o.get("momentum", 0.0)
+        tau = o.get("dampening", 0.0) if self.convention != "keras" else 0.0
+        length = 1.0
+        for _ in range(k - 1 if mu else 0):
+            length = mu * length + (1 - tau)
+        return 1 + mu * length if o.get("nesterov") else length
 
     # what all do
 
@@ -522,6 +557,8 @@ class Optimizer:
             ]
             self.sums, self.calls = [None for _ in self.arrays], 0
         report = Report(step=self.steps)
+        if self.clips_sum:
+            named = [(n, self._regularized(i, g)) for i, (n, g) in enumerate(named)]
         factors = self._factors(named, report)
         if report.skipped:
             return report
@@ -531,9 +568,18 @@ class Optimizer:
                 t = self.options[i]["lr"] if lr is None else lr
                 with np.errstate(all="ignore"):
                     self._update(i, g * factor, t(self.steps) if callable(t) else t)
-        self.steps += 1
-        report.updated, report.step = True, self.steps
+        report.updated = any(g is not None for _, g in named)
+        self.steps += report.updated
+        report.step = self.steps
         return report
+
+    def _regularized(self, i: int, g: Float64 | None) -> Float64 | None:
+        """Add the gradient of a penalty that enters by it."""
+        o = self.options[i]
+        if g is None or o["penalty"] is None or o["prox"] is not None:
+            return g
+        w = float64(self.arrays[i]) if self.masters is None else self.masters[i]
+        return self.penalized(g, w, o["penalty"])
 
     def _factors(self, named: list[tuple[str, Float64 | None]], report: Report) -> list[float]:
         """Return what clipping multiplies each gradient by; look for what isn't finite."""
@@ -576,24 +622,29 @@ class Optimizer:
         g = np.where(kept, g, 0.0)
         old = float64(self.arrays[i]) if self.masters is None else self.masters[i]
         penalty = o["penalty"]
-        if penalty is not None and o["prox"] is None:
-            g = self.penalized(g, old, penalty)
+        if not self.clips_sum:
+            g = np.asarray(self._regularized(i, g))
+        if o["decay"] == "coupled":
+            g = g + o["weight_decay"] * old
         self.counts[i] += 1
-        w, steps = self.move(old, g, s, self.counts[i], t, o, kept)
+        k = self.counts[i]
+        w, steps = self.move(old, g, s, k, t, o, kept)
         if penalty is not None and o["prox"] is not None:
-            w = prox(penalty, w, steps if o["prox"] == "preconditioned" else t)
+            w = prox(penalty, w, steps if o["prox"] == "preconditioned" else t * self.length(k, o))
         w = np.asarray(w)  # NumPy makes numbers of 0-d arrays
         if o["constraint"] is not None:
             o["constraint"].project_(w)
         w = np.where(kept, w, old)
         for name, value in s.items():
             self.state[i][name] = self._stored(name, np.where(kept, value, self.state[i][name]))
+        store(self.arrays[i], w)
+        if self.masters is not None:
+            self.masters[i] = w
+        elif self.arrays[i].dtype.itemsize == 2:
+            w = float64(self.arrays[i])
         if self.ema is not None and self.ema_decay is not None:
             average = self.ema[i] + (1 - self.ema_decay) * (w - self.ema[i])
             self.ema[i] = self._stored("ema", average) if self.state_dtype != "8bit" else average
-        if self.masters is not None:
-            self.masters[i] = w
-        store(self.arrays[i], w)
 
     def penalized(self, g: Float64, w: Float64, penalty: Penalty) -> Float64:
         """Add the penalty's gradient."""
@@ -685,6 +736,7 @@ class AdamW(Adam):
     array([0.95])
     """
 
+    torch_couples: ClassVar[bool] = False
     defaults: ClassVar[Settings] = {**Adam.defaults, "weight_decay": 1e-2}
     conventions: ClassVar[dict[str, Settings]] = {
         "keras": {"eps": 1e-7, "weight_decay": 4e-3},
@@ -822,6 +874,7 @@ class Lion(Optimizer):
     array([0.9, 1.1])
     """
 
+    torch_couples: ClassVar[bool] = False
     defaults: ClassVar[Settings] = {"betas": (0.9, 0.99)}
     conventions: ClassVar[dict[str, Settings]] = {"optax": {"weight_decay": 1e-3}}
 
@@ -849,6 +902,7 @@ class FTRL(Optimizer):
     array([0. , 0.5])
     """
 
+    torch_couples: ClassVar[bool] = False
     defaults: ClassVar[Settings] = {
         "beta": 1.0,
         "l1": 0.0,
@@ -884,7 +938,7 @@ class FTRL(Optimizer):
         l1, l2 = o["l1"], o["l2"] * (2 if self.convention == "keras" else 1)
         more = self.joined(o["penalty"])
         l1, l2 = l1 + more[0], l2 + more[1]
-        w = w * (1 - t * o["weight_decay"])
+        w = self.decayed(w, t, o)
         before = s["n"]
         n = s["n"] = before + g**2
         z = s["z"] = s["z"] + g - (np.sqrt(n) - np.sqrt(before)) / t * w
