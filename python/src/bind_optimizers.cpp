@@ -218,7 +218,7 @@ class Optimizer {
     for (const Numbers& n : numbers)
       plain.push_back(n.group);
 
-    const Tensors g("grads", grads, Access::read, &*params_, true);
+    const Tensors g("grads", grads, Access::read, &*params_, true, true);
     const bool whole = take_active(g, task == Task::add);
     Arrays params = whole ? params_->arrays() : Arrays(some_params_);
     Arrays gradients = whole ? g.arrays() : Arrays(some_grads_);
@@ -341,7 +341,7 @@ class Optimizer {
       to[accumulated_[k]].push_back(sums_[k]);
     }
     for (const bool later : {false, true}) {
-      if (!from[later].empty()) accumulate(from[later], to[later], !later, options.scale);
+      if (!from[later].empty()) ridgeline::accumulate(from[later], to[later], !later, options.scale);
     }
   }
 

@@ -353,8 +353,9 @@ py::object reusable_tree(py::handle tree) {
   return is_plain(tree) ? py::reinterpret_borrow<py::object>(tree) : plain_tree(tree);
 }
 
-Tensors::Tensors(const char* name, py::handle tree, Access access, const Tensors* model, bool holes)
-    : name_(name), access_(access), model_(model), holes_(holes) {
+Tensors::Tensors(const char* name, py::handle tree, Access access, const Tensors* model, bool holes,
+                 bool any_dtype)
+    : name_(name), access_(access), model_(model), holes_(holes), any_dtype_(any_dtype) {
   tree_ = reusable_tree(tree);
   flatten(tree_, model == nullptr ? py::handle() : py::handle(model->tree_), nullptr);
 }
@@ -395,7 +396,7 @@ void Tensors::add(py::handle node, TensorView view, const Place* place) {
       fail(place, PyExc_ValueError, std::string("got more arrays than ") + model_->name_);
     }
     const Shape wanted = model_->shapes_[index];
-    if (view.array.dtype != model_->arrays_[index].dtype) {
+    if (!any_dtype_ && view.array.dtype != model_->arrays_[index].dtype) {
       fail(place, PyExc_TypeError,
            std::string("got dtype ") + name_of(view.array.dtype) + ", wants " +
                name_of(model_->arrays_[index].dtype) + " as in " + model_->name_);

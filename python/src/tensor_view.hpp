@@ -63,9 +63,10 @@ class OneOrMany {
 class Tensors {
  public:
   /// Reads `tree`; an error names the place in it. With `model`, the structure and the shapes must
-  /// be those of `model`, and dicts are matched by key. With `holes`, None may stand for an array.
+  /// be those of `model`, and dicts are matched by key; without `any_dtype`, the dtypes, too. With
+  /// `holes`, None may stand for an array.
   Tensors(const char* name, py::handle tree, Access access, const Tensors* model = nullptr,
-          bool holes = false);
+          bool holes = false, bool any_dtype = false);
   Tensors(const Tensors&) = delete;
   Tensors& operator=(const Tensors&) = delete;
 
@@ -113,6 +114,7 @@ class Tensors {
   Access access_;
   const Tensors* model_ = nullptr;
   bool holes_ = false;
+  bool any_dtype_ = false;
   py::object tree_;
   OneOrMany<Array> arrays_;
   OneOrMany<Shape> shapes_;            ///< for the arguments compared with this one

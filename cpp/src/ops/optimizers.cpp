@@ -315,8 +315,8 @@ class Step final : public NormSource {
   }
 
   StepReport run();
-  /// The norm alone.
-  double norm();
+  /// The norm alone, and where it is not finite.
+  StepReport norm();
 
  private:
   /// What is done with a tile: the update; the sum of its squares; the gradient that is clipped.
@@ -503,15 +503,18 @@ void Step::prepare(std::span<const OptimizerGroup> groups) {
   }
 }
 
-double Step::norm() {
+StepReport Step::norm() {
   const TeamSize size = team_for(NormPass::cost(work_, order()), options_.threads);
   NormPass pass(*tables_.clipping, grads_, work_, order(), size, composed_ ? this : nullptr);
-  double total = 0;
+  StepReport report;
+  report.factors = {1};
   parallel(size, [&](Team team) {
     const Norms norms = pass.run(team);
-    if (team.rank == 0) total = norms.total() * scale_left();
+    if (team.rank != 0) return;
+    report.norm = norms.total() * scale_left();
+    if (!std::isfinite(*report.norm)) report.first_nonfinite = norms.first_nonfinite();
   });
-  return total;
+  return report;
 }
 
 StepReport Step::run() {
@@ -922,9 +925,14 @@ StepReport optimizer_step(const StepOptions& options, std::span<const OptimizerG
                           std::span<OptimizerParameter> state, Arrays params, Arrays grads) {
   const FloatEnvironment environment;
   Step step(options, groups, state, params, grads);
-  StepReport report;
-  if (options.only == StepOptions::Only::norm) report.norm = step.norm();
-  return options.only == StepOptions::Only::all ? step.run() : report;
+  switch (options.only) {
+  case StepOptions::Only::check:
+    return {};
+  case StepOptions::Only::norm:
+    return step.norm();
+  default:
+    return step.run();
+  }
 }
 
 void accumulate(Arrays grads, Arrays sums, bool first, double scale, int threads) {
