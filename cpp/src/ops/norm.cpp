@@ -22,9 +22,11 @@ std::size_t passes(Arrays arrays, double ord) {
 
 }  // namespace
 
-NormPass::NormPass(const ClippingTable& table, Arrays arrays, const WorkList& work, double ord)
+NormPass::NormPass(const ClippingTable& table, Arrays arrays, const WorkList& work, double ord,
+                   TeamSize team)
     : table_(table), arrays_(arrays), work_(work), ord_(ord),
-      totals_(work.blocks() * passes(arrays, ord)) {}
+      totals_(work.blocks() * passes(arrays, ord)), stride_(arrays.size() + 2),
+      parts_(stride_ * static_cast<std::size_t>(team.most)) {}
 
 template <class Kernel>
 double* NormPass::reduce(Team team, const Norms* rescaled, std::size_t pass, Kernel kernel) {
@@ -41,7 +43,10 @@ double* NormPass::reduce(Team team, const Norms* rescaled, std::size_t pass, Ker
   return totals;
 }
 
-void NormPass::run(Team team, Norms& norms) {
+Norms NormPass::run(Team team) {
+  Norms norms;
+  norms.parts_ = parts_.data() + stride_ * static_cast<std::size_t>(team.rank);
+  norms.count_ = arrays_.size();
   norms.ord_ = ord_;
   norms.power_ = table_.power;
   const bool direct = ord_ == 1 || ord_ == 2;
@@ -64,7 +69,7 @@ void NormPass::run(Team team, Norms& norms) {
     norms.parts_[k] = {sum, 1, rescale, std::isfinite(sum)};
     rescale_any = rescale_any || rescale;
   }
-  if (!rescale_any) return;
+  if (!rescale_any) return norms;
 
   const double* largest = reduce(team, &norms, pass++,
                                  [&](std::size_t k, const void* x, std::size_t n, double* totals) {
@@ -80,7 +85,7 @@ void NormPass::run(Team team, Norms& norms) {
     part.rescale = ord_ != infinite && part.finite && part.scale != 0;
     rescale_any = rescale_any || part.rescale;
   }
-  if (!rescale_any) return;
+  if (!rescale_any) return norms;
 
   const double* powers =
       reduce(team, &norms, pass, [&](std::size_t k, const void* x, std::size_t n, double* totals) {
@@ -90,6 +95,7 @@ void NormPass::run(Team team, Norms& norms) {
     Norms::Part& part = norms.parts_[k];
     if (part.rescale) part.sum = combine_blocks(work_, powers, k, add);
   }
+  return norms;
 }
 
 double Norms::root(double sum) const {

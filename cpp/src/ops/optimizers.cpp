@@ -423,16 +423,17 @@ StepReport Step::run() {
   const bool reads = !known && (by_norm || strict);
   const double ord = by_norm ? options_.ord : infinite;
   std::optional<NormPass> pass;
-  if (reads) pass.emplace(*tables_.clipping, grads_, work_, ord);
+  const TeamSize size = team_for(2 * work_.elements(), options_.threads);
+  if (reads) pass.emplace(*tables_.clipping, grads_, work_, ord, size);
   if (options_.max_update_rms) measured_.resize(work_.blocks());
   const std::size_t n = params_.size();
+  report.factors.resize(options_.clip == Clip::norm ? n : 1);
 
-  parallel(2 * work_.elements(), options_.threads, [&](Team team) {
+  parallel(size, [&](Team team) {
     const bool first = team.rank == 0;
-    SmallBuffer<double, 16> scales(n);
     double all = options_.scale;
-    Norms norms(reads ? n : 0);
-    if (reads) pass->run(team, norms);
+    Norms norms;
+    if (reads) norms = pass->run(team);
     double total = 0;
     if (known) total = *options_.norm;
     if (reads) total = norms.total() * options_.scale;
@@ -440,11 +441,11 @@ StepReport Step::run() {
       return norm <= options_.max_norm ? 1.0 : options_.max_norm / norm;
     };
     if (options_.clip == Clip::global_norm) all *= factor_for(total);
-    for (std::size_t k = 0; k < n; ++k) {
-      scales[k] = options_.clip == Clip::norm
-                      ? options_.scale * factor_for(norms.norm(k) * options_.scale)
-                      : all;
-    }
+    const auto scale_of = [&](std::size_t k) {
+      return options_.clip == Clip::norm
+                 ? options_.scale * factor_for(norms.norm(k) * options_.scale)
+                 : all;
+    };
     const bool bad = (reads || known) && !std::isfinite(total);
     if (first) {
       if (by_norm || known) report.norm = total;
@@ -452,15 +453,15 @@ StepReport Step::run() {
       report.skipped = bad && strict;
       if (options_.clip == Clip::norm) {
         for (std::size_t k = 0; k < n; ++k)
-          report.factors.push_back(factor_for(norms.norm(k) * options_.scale));
+          report.factors[k] = factor_for(norms.norm(k) * options_.scale);
       } else {
-        report.factors.push_back(options_.clip == Clip::global_norm ? factor_for(total) : 1);
+        report.factors[0] = options_.clip == Clip::global_norm ? factor_for(total) : 1;
       }
     }
     if (bad && strict) return;
 
     if (options_.max_update_rms) {
-      work_.forward(team, [&](const Run& run) { measure_run(run, scales[run.array]); });
+      work_.forward(team, [&](const Run& run) { measure_run(run, scale_of(run.array)); });
       team.barrier();
     }
     const auto update_factor = [&](std::size_t k) {
@@ -472,7 +473,7 @@ StepReport Step::run() {
       return rms > *options_.max_update_rms ? *options_.max_update_rms / rms : 1.0;
     };
     work_.backward(team, [&](const Run& run) {
-      update_run(run, scales[run.array], update_factor(run.array));
+      update_run(run, scale_of(run.array), update_factor(run.array));
     });
   });
 
@@ -553,7 +554,8 @@ void Step::direct_run(const Entry& e, const Run& run, const StepCoefficients& c)
 void Step::tiled_run(const Entry& e, const Run& run, const StepCoefficients& c, Pass pass) {
   const Array& w = params_[run.array];
   const Array& g = grads_[run.array];
-  Tiles tiles;
+  const ScratchArray<Tiles> scratch;
+  Tiles& tiles = *scratch;
   const Operand operands[] = {{&w, pass == Pass::update ? Access::update : Access::read},
                               {&g, Access::read}};
   on_memory(operands, run.begin, run.count, [&](void** at, std::int64_t first, std::size_t count) {
