@@ -622,6 +622,54 @@ def test_zero_largest(dtype, count):
         assert old.shape == g.shape
 
 
+@dtypes
+@pytest.mark.parametrize("count", [65, 119, 120])
+def test_zero_largest_of_many(dtype, count):
+    """More than are put aside one by one."""
+    rng = np.random.default_rng(count)
+    grads = [
+        sample((13, 11), dtype, 1),
+        sample(120, dtype, 2),
+        sample((40, 256), dtype, 3)[:, ::2],
+        np.asarray(rng.integers(-3, 4, (20, 30)), dtype),
+        np.asarray(rng.integers(-1, 2, (30, 4)), dtype).T,
+        np.full(130, -2, dtype),
+        np.full(130, NAN, dtype),
+    ]
+    grads[2][0, rng.integers(0, 128, 7)] = NAN
+    grads[2][5, rng.integers(0, 128, 7)] = -INF
+    expected = copied(grads)
+    ref.zero_largest_(expected, count)
+    every = copied(grads)
+    rl.zero_largest_(every, count)
+    assert bits(every) == bits(expected)
+    rl.zero_largest_(grads[2], 3000)
+    ref.zero_largest_(expected[2], 3000 - count)
+    assert bits(grads[2]) == bits(expected[2])
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits of memory")
+def test_zero_largest_of_many_takes_little_memory():
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "import resource, numpy as np, ridgeline as rl\n"
+            "n = 1 << 22\n"
+            "grads = [np.arange(1, n + 1, dtype='f4') for _ in range(2)]\n"
+            "rl.zero_largest_(grads)\n"  # the threads and their stacks are there
+            "used = 4096 * int(open('/proc/self/statm').read().split()[0])\n"
+            "resource.setrlimit(resource.RLIMIT_AS, (used + 2 * n, used + 2 * n))\n"
+            "rl.zero_largest_(grads, n // 2)\n"
+            "print([int(np.count_nonzero(g)) for g in grads])\n",
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.stdout.split() == ["[2097151,", "2097151]"], done.stderr
+
+
 def test_zero_largest_ties_and_nan():
     g = np.array([[1.0, -3.0, 3.0], [NAN, INF, NAN]])
     for wants in (

@@ -156,7 +156,7 @@ class Noise {
   double mean_;
   double std_;
   const Numbering& numbering_;
-  alignas(64) char buffer_[block_size * sizeof(double)];
+  const ScratchArray<char> buffer_{block_size * sizeof(double)};
 };
 
 template <class Kernel>

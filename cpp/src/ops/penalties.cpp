@@ -98,12 +98,11 @@ struct Stages {
 
 /// Stages on at most a block of a half type: they work on float32, so that there is one rounding.
 template <class Stage>
-[[gnu::noinline]] void run_wide(const Stages& stages, const Run& run, DType dtype, void* target,
-                                const void* source, std::int64_t start, std::size_t n,
-                                Stage& stage) {
-  alignas(64) float wide_target[block_size];
-  alignas(64) float wide_source[block_size];
-  alignas(64) float wide_weights[block_size];
+void run_wide(const Stages& stages, const Run& run, DType dtype, void* target, const void* source,
+              std::int64_t start, std::size_t n, Stage& stage) {
+  const ScratchArray<float> wide_target(block_size);
+  const ScratchArray<float> wide_source(block_size);
+  const ScratchArray<float> wide_weights(block_size);
   const Conversions& half = stages.table.conversions[static_cast<std::size_t>(dtype)];
   half.to_float32(source, n, wide_source);
   if (stages.access != Access::write) half.to_float32(target, n, wide_target);
@@ -276,7 +275,7 @@ void penalty_prox(Penalties penalties, Arrays out, Arrays params, double step, i
   const Penalty* other = terms.other;
   const Penalty ridge_term{PenaltyKind::l2, terms.ridge};
   const double rest = step / (1 + step * terms.ridge);
-  if (other != nullptr) check_proximal_step("step", step, rest, *other);
+  if (other != nullptr) check_proximal_step("step", step, step, rest, *other);
   check_disjoint(target, out, "params", in_place ? Arrays() : params, true);
   if (other != nullptr && !other->weights.empty()) {
     check_disjoint(target, out, "weights", other->weights);

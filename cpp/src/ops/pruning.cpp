@@ -143,8 +143,8 @@ class Groups {
   std::uint64_t* words_;
   void (*rank_)(const std::int64_t*, int, int, std::uint64_t*);
   void (*keys_of_)(const void*, std::size_t, Ranking, std::int64_t*);
-  alignas(64) std::int64_t keys_[64 * columns];
-  std::int64_t flat_[64 * columns];
+  const ScratchArray<std::int64_t> keys_{64 * columns};
+  const ScratchArray<std::int64_t> flat_{64 * columns};
   std::uint64_t bits_[64];
 };
 
@@ -266,7 +266,7 @@ void block_powers(const Array& x, std::span<const std::int64_t> shape,
       const std::int64_t count = at_once ? n : std::min({step, in_block, n - done});
       on_memory(operands, begin + done, count, [&](void** at, std::int64_t, std::size_t part) {
         const void* from = at[0];
-        alignas(64) std::byte masked[block_size * sizeof(double)];
+        const ScratchArray<std::byte> masked(among == nullptr ? 0 : block_size * sizeof(double));
         if (among != nullptr) {
           std::uint64_t bits[block_size / 64];
           for (std::int64_t i = 0; i < count; i += 64)
@@ -431,7 +431,7 @@ void random_shrink(Arrays params, double strength, Key key, int threads) {
     first[k + 1] = first[k] + static_cast<std::uint64_t>(params[k].size);
   const RandomTable& random = *tables().random;
   parallel(6 * work.cost(), threads, [&](Team team) {  // six: a random number
-    alignas(64) double u[block_size];
+    const ScratchArray<double> u(block_size);
     work.forward(team, [&](const Run& run) {
       const Array& array = params[run.array];
       const bool wide = array.dtype == DType::float64;

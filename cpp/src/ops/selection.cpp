@@ -13,6 +13,7 @@
 #include <memory>
 #include <new>
 #include <numeric>
+#include <optional>
 
 #include "kernels/pruning.hpp"
 #include "ops/checks.hpp"
@@ -64,16 +65,25 @@ class ArraySource {
   /// The keys of elements at increasing places.
   void keys_at(std::size_t k, std::span<const std::int64_t> places, std::int64_t* out) const {
     const Array& array = arrays_[k];
-    const std::size_t item = item_size(array.dtype);
-    const auto together = std::make_unique_for_overwrite<std::byte[]>(places.size() * item);
-    const auto copy = [&](auto size) {
-      for (std::size_t i = 0; i < places.size(); ++i)
-        std::memcpy(together.get() + i * size(), address(array, places[i]), size());
-    };
-    item == 2   ? copy(std::integral_constant<std::size_t, 2>{})
-    : item == 4 ? copy(std::integral_constant<std::size_t, 4>{})
-                : copy(std::integral_constant<std::size_t, 8>{});
-    kernels(k).keys(together.get(), places.size(), ranking(k), out);
+    const ScratchArray<std::byte> together(block_size * sizeof(double));
+    for (std::size_t done = 0; done < places.size(); done += block_size) {
+      const auto some = places.subspan(done, std::min(block_size, places.size() - done));
+      const auto copy = [&](auto size) {
+        for (std::size_t i = 0; i < some.size(); ++i)
+          std::memcpy(together + i * size(), address(array, some[i]), size());
+      };
+      switch (item_size(array.dtype)) {
+      case 2:
+        copy(std::integral_constant<std::size_t, 2>{});
+        break;
+      case 4:
+        copy(std::integral_constant<std::size_t, 4>{});
+        break;
+      default:
+        copy(std::integral_constant<std::size_t, 8>{});
+      }
+      kernels(k).keys(together, some.size(), ranking(k), out + done);
+    }
   }
 
   void split(const Run& run, Window window, std::uint32_t position, Gathered& gathered) const {
@@ -223,22 +233,105 @@ void keep(Arrays arrays, const Selection& selection, bool all) {
   }
 }
 
+/// The elements that a search of so many looks at first.
+std::int64_t sample_size_of(std::int64_t elements) {
+  return std::clamp<std::int64_t>(elements / 32, 1024, 32768);
+}
+
+/// Keys counted in the bins of a window.
+struct Counter {
+  Window window;
+  int shift;
+  std::int64_t below;
+  std::int64_t bins[bin_count];
+
+  void start(Window counted, int bin_shift) {
+    window = counted;
+    shift = bin_shift;
+    below = 0;
+    std::fill_n(bins, bin_count, 0);
+  }
+  void add(std::int64_t key) {
+    const auto low = static_cast<std::uint64_t>(window.low);
+    const std::uint64_t above = static_cast<std::uint64_t>(key) - low - 1;
+    below += key <= window.low ? 1 : 0;
+    // One comparison: either half of it would be a guess for the branch predictor.
+    if (above < static_cast<std::uint64_t>(window.high) - low) ++bins[above >> shift];
+  }
+};
+
+/// What the threads of a search work in, made before the region. Others read a counter after the
+/// barrier that follows a pass, while the next pass may already use the other one.
+class Workspace {
+ public:
+  struct Start {
+    std::uint32_t position;
+    std::uint64_t* words;
+  };
+  struct alignas(64) Part {
+    std::int64_t* sample;
+    std::int64_t* places;
+    std::size_t sampled;
+    Start* starts;  ///< of its runs
+    std::size_t runs;
+    Gathered gathered;
+    Counter counters[2];
+    int turn;
+  };
+
+  /// For searches of at most that many arrays, elements and bytes of records by a team of at most
+  /// that many threads.
+  Workspace(std::size_t arrays, std::int64_t elements, std::size_t record_bytes, int threads)
+      : parts_(std::make_unique_for_overwrite<Part[]>(static_cast<std::size_t>(threads))),
+        keys_(std::make_unique_for_overwrite<std::int64_t[]>(
+            2 * static_cast<std::size_t>(sample_size_of(elements)))),
+        starts_(
+            std::make_unique_for_overwrite<Start[]>(arrays + static_cast<std::size_t>(threads))),
+        records_(new (std::nothrow) std::byte[record_bytes]) {}
+
+  std::span<Part> parts(Team team) { return {parts_.get(), static_cast<std::size_t>(team.size)}; }
+  std::int64_t* keys() { return keys_.get(); }
+  Start* starts() { return starts_.get(); }
+  /// Null if there was no memory: a search does without them.
+  std::byte* records() { return records_.get(); }
+
+ private:
+  std::unique_ptr<Part[]> parts_;
+  std::unique_ptr<std::int64_t[]> keys_;
+  std::unique_ptr<Start[]> starts_;
+  std::unique_ptr<std::byte[]> records_;
+};
+
+/// What the records of a search may take: with the masks 8 % of what the weights take, but some in
+/// any case.
+std::int64_t record_bytes(Arrays arrays) {
+  std::int64_t bytes = 0;
+  std::int64_t masks = 0;
+  for (const Array& array : arrays) {
+    bytes += array.size * static_cast<std::int64_t>(item_size(array.dtype));
+    masks += 8 * mask_words(array.size);
+  }
+  return std::max<std::int64_t>(bytes / 100 * 8 - masks, 8192 * sizeof(Record<std::int64_t>));
+}
+
 /// One search: prunes the `count` elements of lowest key, 0 < count < total.
 template <class Source>
 class Search {
  public:
-  Search(const Source& source, const Selection& selection, std::int64_t count, std::int64_t total)
+  Search(const Source& source, const Selection& selection, std::int64_t count, std::int64_t total,
+         Workspace* workspace)
       : source_(source), selection_(selection), work_(source.arrays()), count_(count),
-        total_(total), sample_size_(std::clamp<std::int64_t>(work_.elements() / 32, 1024, 32768)) {}
+        total_(total), sample_size_(sample_size_of(work_.elements())), workspace_(workspace) {}
 
-  /// Few elements: all their keys at once.
-  void run_small(std::vector<std::int64_t>& keys) {
-    collect_all(keys);
-    const auto kth = keys.begin() + (count_ - 1);
-    std::nth_element(keys.begin(), kth, keys.end());
+  /// Few elements, on one thread: all their keys at once.
+  void run_small() {
+    const ScratchArray<std::int64_t> keys(static_cast<std::size_t>(few));
+    std::int64_t* end = collect_all(keys);
+    std::int64_t* kth = keys + (count_ - 1);
+    std::nth_element(keys.data(), kth, end);
     const std::int64_t key = *kth;
-    const auto less = std::count_if(keys.begin(), kth, [=](std::int64_t k) { return k < key; });
-    const auto equal = std::count(keys.begin(), keys.end(), key);
+    const auto less = std::count_if(keys.data(), kth, [=](std::int64_t k) { return k < key; });
+    const auto equal = std::count(keys.data(), end, key);
     std::int64_t ties = equal - (count_ - less);
     work_.forward(Team{0, 1}, [&](const Run& run) { source_.at_key(run, key, ties); });
   }
@@ -246,19 +339,19 @@ class Search {
   /// What each thread of a team does. Threads meet once for each pass, and then draw the same
   /// conclusions.
   void run(Team team) {
-    if (team.rank == 0) parts_ = std::vector<Part>(static_cast<std::size_t>(team.size));
-    team.barrier();
-    Part& part = parts_[static_cast<std::size_t>(team.rank)];
+    if (team.size == 1 && total_ <= few) return run_small();
+    Part& part = workspace_->parts(team)[static_cast<std::size_t>(team.rank)];
+    part.turn = 0;
     sample(team, part);
     team.barrier();
     const auto [window, share] = choose_window(team, part);
     Found found{};
-    const bool gathering = make_room(part, share);
+    const bool gathering = make_room(team, part, share);
     if (gathering) {
       split(team, part, window);
       team.barrier();
-      const bool all =
-          std::none_of(parts_.begin(), parts_.end(), [](const Part& p) { return p.gathered.full; });
+      const auto fits = [](const Part& p) { return !p.gathered.full; };
+      const bool all = std::ranges::all_of(workspace_->parts(team), fits);
       const auto pass = [&](Counter& counter) {
         counter.below = part.gathered.below;
         for_each_record(part, [&](std::int64_t key, std::uint32_t) { counter.add(key); });
@@ -277,42 +370,7 @@ class Search {
   }
 
  private:
-  struct Start {
-    std::uint32_t position;
-    std::uint64_t* words;
-  };
-  /// Keys of a thread counted in the bins of a window.
-  struct Counter {
-    Window window;
-    int shift;
-    std::int64_t below;
-    std::int64_t bins[bin_count];
-
-    void start(Window counted, int bin_shift) {
-      window = counted;
-      shift = bin_shift;
-      below = 0;
-      std::fill_n(bins, bin_count, 0);
-    }
-    void add(std::int64_t key) {
-      const auto low = static_cast<std::uint64_t>(window.low);
-      const std::uint64_t above = static_cast<std::uint64_t>(key) - low - 1;
-      below += key <= window.low ? 1 : 0;
-      // One comparison: either half of it would be a guess for the branch predictor.
-      if (above < static_cast<std::uint64_t>(window.high) - low) ++bins[above >> shift];
-    }
-  };
-
-  /// What belongs to one thread. Others read a counter after the barrier that follows a pass, while
-  /// the next pass may already use the other one.
-  struct alignas(64) Part {
-    std::vector<std::int64_t> sample;
-    std::vector<Start> starts;  ///< of its runs
-    std::unique_ptr<std::byte[]> records;
-    Gathered gathered;
-    Counter counters[2];
-    int turn = 0;
-  };
+  using Part = Workspace::Part;
 
   /// A key, how many elements have a lower one or the same, and of those of this key how many stay
   /// in the part of this thread.
@@ -323,72 +381,61 @@ class Search {
     std::int64_t ties;
   };
 
-  /// Room for the records of one thread: with the masks 8 % of what the weights take, but some in
-  /// any case.
-  std::int64_t room() const {
-    std::int64_t bytes = 0;
-    std::int64_t masks = 0;
-    for (const Array& array : source_.arrays()) {
-      bytes += array.size * static_cast<std::int64_t>(item_size(array.dtype));
-      masks += 8 * mask_words(array.size);
-    }
-    const auto item = static_cast<std::int64_t>(source_.record_size());
-    return std::max<std::int64_t>((bytes / 100 * 8 - masks) / item, 8192) /
-           static_cast<std::int64_t>(parts_.size());
-  }
-
   /// False if a share of the elements is too much to be put aside.
-  bool make_room(Part& part, double share) const {
-    const auto own = static_cast<std::size_t>(room());
+  bool make_room(Team team, Part& part, double share) const {
+    const std::size_t item = source_.record_size();
+    const auto threads = static_cast<std::size_t>(team.size);
+    const std::size_t own =
+        static_cast<std::size_t>(record_bytes(source_.arrays())) / item / threads;
     const double expected = share * static_cast<double>(total_);
-    if (expected * 1.1 + 1024 >= static_cast<double>(own * parts_.size())) return false;
-    part.records.reset(new (std::nothrow) std::byte[own * source_.record_size()]);
-    const bool none = part.records == nullptr;
-    part.gathered = {.records = part.records.get(), .room = none ? 0 : own, .full = none};
+    if (expected * 1.1 + 1024 >= static_cast<double>(own * threads)) return false;
+    std::byte* all = workspace_->records();
+    if (all == nullptr) return false;
+    std::byte* mine = all + own * item * static_cast<std::size_t>(team.rank);
+    part.gathered = {.records = mine, .room = own};
     return true;
   }
 
-  void collect_all(std::vector<std::int64_t>& keys) const {
-    keys.clear();
-    for (std::size_t k = 0; k < source_.arrays().size(); ++k) {
-      const std::int64_t size = source_.arrays()[k].size;
-      const std::size_t begin = keys.size();
-      keys.resize(begin + static_cast<std::size_t>(size));
-      source_.keys(k, 0, size, keys.data() + begin);
-      if (selection_.among.empty() || selection_.among[k] == nullptr) continue;
-      std::size_t end = begin;
-      for (std::int64_t i = 0; i < size; ++i) {
-        if ((selection_.among[k][i / 64] >> i % 64 & 1) != 0)
-          keys[end++] = keys[begin + static_cast<std::size_t>(i)];
+  /// The keys of all that take part, one after the other; returns their end.
+  std::int64_t* collect_all(std::int64_t* keys) const {
+    constexpr auto block = static_cast<std::int64_t>(block_size);
+    const ScratchArray<std::int64_t> own(block_size);
+    work_.forward(Team{0, 1}, [&](const Run& run) {
+      for (std::int64_t begin = 0; begin < run.count; begin += block) {
+        const std::int64_t n = std::min(block, run.count - begin);
+        source_.keys(run.array, begin, n, own);
+        for (std::int64_t i = 0; i < n; ++i) {
+          if (takes_part(run.array, begin + i)) *keys++ = own[i];
+        }
       }
-      keys.resize(end);
-    }
+    });
+    return keys;
   }
 
   /// One element of each of sample_size_ stretches.
   void sample(Team team, Part& part) const {
+    part.sampled = 0;
     if constexpr (requires { &Source::keys_at; }) {
       const double stretch =
           static_cast<double>(work_.elements()) / static_cast<double>(sample_size_);
       const std::int64_t from = sample_size_ * team.rank / team.size;
       const std::int64_t to = sample_size_ * (team.rank + 1) / team.size;
-      std::vector<std::int64_t> places;
+      part.sample = workspace_->keys() + from;
+      std::int64_t* places = workspace_->keys() + sample_size_ + from;
       std::int64_t before = 0;
       std::int64_t s = from;
       for (std::size_t k = 0; k < source_.arrays().size() && s < to; ++k) {
         const std::int64_t size = source_.arrays()[k].size;
-        places.clear();
+        std::size_t count = 0;
         for (; s < to; ++s) {
           const std::int64_t place = place_of(s, stretch) - before;
           if (place >= size) break;
-          if (!takes_part(k, place)) continue;
-          places.push_back(place);
+          if (takes_part(k, place)) places[count++] = place;
         }
         before += size;
-        if (places.empty()) continue;
-        const std::size_t begin = part.sample.size();
-        part.sample.resize(begin + places.size());
-        source_.keys_at(k, places, part.sample.data() + begin);
+        if (count == 0) continue;
+        source_.keys_at(k, {places, count}, part.sample + part.sampled);
+        part.sampled += count;
       }
     }
   }
@@ -412,15 +459,15 @@ class Search {
     const double p = static_cast<double>(count_) / static_cast<double>(total_);
     if constexpr (requires { &Source::keys_at; }) {
       std::int64_t sampled = 0;
-      for (const Part& each : parts_)
-        sampled += static_cast<std::int64_t>(each.sample.size());
+      for (const Part& each : workspace_->parts(team))
+        sampled += static_cast<std::int64_t>(each.sampled);
       const auto n = static_cast<double>(sampled);
       const double margin = 3 * std::sqrt(n * p * (1 - p)) + 4;
       const std::int64_t low = static_cast<std::int64_t>(std::floor(n * p - margin));
       const std::int64_t high = static_cast<std::int64_t>(std::ceil(n * p + margin));
       const auto pass = [&](Counter& counter) {
-        for (const std::int64_t key : part.sample)
-          counter.add(key);
+        for (std::size_t i = 0; i < part.sampled; ++i)
+          counter.add(part.sample[i]);
       };
       std::int64_t below = 0;
       std::int64_t up_to = sampled;
@@ -448,9 +495,12 @@ class Search {
 
   void split(Team team, Part& part, Window window) const {
     std::int64_t position = 0;
+    part.runs = 0;
     work_.forward(team, [&](const Run& run) {
-      part.starts.push_back(
-          {static_cast<std::uint32_t>(position), selection_.words[run.array] + run.begin / 64});
+      // An array may end one share and start the next: the place of a run is its own.
+      if (part.runs == 0) part.starts = workspace_->starts() + run.array + team.rank;
+      part.starts[part.runs++] = {static_cast<std::uint32_t>(position),
+                                  selection_.words[run.array] + run.begin / 64};
       source_.split(run, window, static_cast<std::uint32_t>(position), part.gathered);
       position += 64 * mask_words(run.count);
       if (position >= std::int64_t{1} << 32) part.gathered.full = true;
@@ -471,14 +521,14 @@ class Search {
       pass(part.counters[turn]);
       team.barrier();
       found.less = 0;
-      for (const Part& each : parts_)
+      for (const Part& each : workspace_->parts(team))
         found.less += each.counters[turn].below;
       if (found.less >= rank) return false;
       std::size_t bin = 0;
       for (;; ++bin) {
         if (bin == bin_count) return false;
         found.equal = 0;
-        for (const Part& each : parts_)
+        for (const Part& each : workspace_->parts(team))
           found.equal += each.counters[turn].bins[bin];
         if (found.less + found.equal >= rank) break;
         found.less += found.equal;
@@ -491,7 +541,7 @@ class Search {
       found.key = window.high >> source_.unit() << source_.unit();
       found.ties = found.equal - (rank - found.less);
       for (int t = 0; t < team.rank; ++t)
-        found.ties -= parts_[static_cast<std::size_t>(t)].counters[turn].bins[bin];
+        found.ties -= workspace_->parts(team)[static_cast<std::size_t>(t)].counters[turn].bins[bin];
       found.ties = std::max<std::int64_t>(found.ties, 0);
       return true;
     }
@@ -509,9 +559,9 @@ class Search {
 
   /// The bits of the records of this thread.
   void fill_in(const Part& part, Found found) const {
-    auto start = part.starts.begin();
+    const Workspace::Start* start = part.starts;
     for_each_record(part, [&](std::int64_t key, std::uint32_t position) {
-      while (start + 1 != part.starts.end() && (start + 1)->position <= position)
+      while (start + 1 != part.starts + part.runs && (start + 1)->position <= position)
         ++start;
       bool stays = key > found.key;
       if (key == found.key) stays = found.ties-- > 0;
@@ -526,33 +576,35 @@ class Search {
   const std::int64_t count_;
   const std::int64_t total_;
   const std::int64_t sample_size_;
-  std::vector<Part> parts_;
+  Workspace* workspace_;  ///< null: run_small does without
 };
 
-/// Searches on one thread, which is in a parallel region.
-template <class Source>
-void search_alone(const Source& source, const Selection& selection, std::int64_t count,
-                  std::vector<std::int64_t>& keys) {
+/// Prunes `count` elements. The workspace is made by make(), if the search needs one.
+template <class Source, class Make>
+void search(const Source& source, const Selection& selection, std::int64_t count, TeamSize size,
+            Make make) {
   const std::int64_t total = ranked(source.arrays(), selection);
   if (count <= 0 || count >= total) return keep(source.arrays(), selection, count <= 0);
-  Search<Source> found(source, selection, count, total);
-  total <= few ? found.run_small(keys) : found.run(Team{0, 1});
+  Search<Source> found(source, selection, count, total,
+                       size.most == 1 && total <= few ? nullptr : make());
+  parallel(size, [&](Team team) { found.run(team); });
+}
+
+/// The team of a search of so many elements: some passes, which meet, take a third of the work.
+TeamSize search_team(std::int64_t elements, int threads) {
+  return team_for(4 * elements, elements < shared ? 1 : threads);
 }
 
 template <class Source>
 void search(const Source& source, const Selection& selection, std::int64_t count, int threads) {
-  const std::int64_t elements = WorkList(source.arrays()).elements();
-  if (elements < shared) {
-    return parallel(elements, 1, [&](Team) {
-      std::vector<std::int64_t> keys;
-      search_alone(source, selection, count, keys);
-    });
-  }
-  const std::int64_t total = ranked(source.arrays(), selection);
-  if (count <= 0 || count >= total) return keep(source.arrays(), selection, count <= 0);
-  Search<Source> found(source, selection, count, total);
-  // Some passes, which meet: a third of what they take.
-  parallel(4 * elements, threads, [&](Team team) { found.run(team); });
+  const Arrays arrays = source.arrays();
+  const std::int64_t elements = WorkList(arrays).elements();
+  const TeamSize size = search_team(elements, threads);
+  std::optional<Workspace> workspace;
+  search(source, selection, count, size, [&] {
+    const auto records = static_cast<std::size_t>(record_bytes(arrays));
+    return &workspace.emplace(arrays.size(), elements, records, size.most);
+  });
 }
 
 bool needs_double(Arrays arrays, const Selection& selection) {
@@ -575,22 +627,43 @@ void prune_lowest(Arrays arrays, const Selection& selection, std::int64_t count,
 
 void prune_each_lowest(Arrays arrays, const Selection& selection,
                        std::span<const std::int64_t> counts, int threads) {
-  std::int64_t small = 0;
-  for (std::size_t k = 0; k < arrays.size(); ++k) {
-    if (arrays[k].size < shared) {
-      small += 8 * arrays[k].size;  // about as much work as so many elements read
-    } else {
-      prune_lowest(arrays.subspan(k, 1), part_of(selection, k), counts[k], threads);
-    }
+  // All memory before the first mask is written: large arrays are searched by all threads, one
+  // after the other, others by one thread each.
+  struct Kind {
+    std::int64_t work = 0, largest = 0, records = 0;
+  };
+  Kind small;
+  Kind large;
+  for (const Array& array : arrays) {
+    Kind& kind = array.size < shared ? small : large;
+    kind.work += 8 * array.size;  // about as much work as so many elements read
+    kind.largest = std::max(kind.largest, array.size);
+    kind.records = std::max(kind.records, record_bytes({&array, 1}));
   }
-  parallel(small, threads, [&](Team team) {
-    std::vector<std::int64_t> keys;
+  const auto workspace = [](const Kind& kind, int most) {
+    return Workspace(1, kind.largest, static_cast<std::size_t>(kind.records), most);
+  };
+  const TeamSize size = team_for(small.work, threads);
+  std::vector<Workspace> own;
+  for (int t = 0; small.largest > few && t < size.most; ++t)
+    own.push_back(workspace(small, 1));
+  std::optional<Workspace> common;
+  if (large.largest > 0) common.emplace(workspace(large, search_team(large.largest, threads).most));
+
+  const auto search_one = [&](std::size_t k, TeamSize team, Workspace* space) {
+    const Arrays one = arrays.subspan(k, 1);
+    const Selection part = part_of(selection, k);
+    search(ArraySource(one, part, needs_double(one, part)), part, counts[k], team,
+           [=] { return space; });
+  };
+  for (std::size_t k = 0; k < arrays.size(); ++k) {
+    if (arrays[k].size >= shared) search_one(k, search_team(arrays[k].size, threads), &*common);
+  }
+  parallel(size, [&](Team team) {
+    Workspace* space = own.empty() ? nullptr : &own[static_cast<std::size_t>(team.rank)];
     for (auto k = static_cast<std::size_t>(team.rank); k < arrays.size();
          k += static_cast<std::size_t>(team.size)) {
-      if (arrays[k].size >= shared) continue;
-      const Arrays own = arrays.subspan(k, 1);
-      const Selection part = part_of(selection, k);
-      search_alone(ArraySource(own, part, needs_double(own, part)), part, counts[k], keys);
+      if (arrays[k].size < shared) search_one(k, TeamSize{1}, space);
     }
   });
 }
@@ -615,32 +688,27 @@ void histogram(const Source& source, std::int64_t low, int shift, std::int64_t& 
   const bool all = shift + bin_bits >= 64 || std::uint64_t{bin_count} << shift >= range;
   const auto end = static_cast<std::uint64_t>(low) + (std::uint64_t{bin_count} << shift);
   const Window window{low, all ? highest : static_cast<std::int64_t>(end)};
-  std::vector<std::vector<std::int64_t>> counted;
-  parallel(work.elements(), threads, [&](Team team) {
-    if (team.rank == 0) {
-      counted.assign(static_cast<std::size_t>(team.size),
-                     std::vector<std::int64_t>(bin_count + 1, 0));
-    }
-    team.barrier();
-    std::vector<std::int64_t>& own = counted[static_cast<std::size_t>(team.rank)];
-    work.forward(team, [&](const Run& run) {
-      source.histogram(run, window, shift, own[bin_count], own.data());
-    });
+  const TeamSize size = team_for(work.elements(), threads);
+  constexpr std::size_t stride = bin_count + 8;  // threads share no line of the cache
+  std::vector<std::int64_t> counted(stride * static_cast<std::size_t>(size.most), 0);
+  parallel(size, [&](Team team) {
+    std::int64_t* own = counted.data() + stride * static_cast<std::size_t>(team.rank);
+    work.forward(
+        team, [&](const Run& run) { source.histogram(run, window, shift, own[bin_count], own); });
   });
-  for (const auto& part : counted) {
-    below += part[bin_count];
+  for (std::size_t part = 0; part < counted.size(); part += stride) {
+    below += counted[part + bin_count];
     for (std::size_t b = 0; b < bin_count; ++b)
-      bins[b] += part[b];
+      bins[b] += counted[part + b];
   }
 }
 
 template <class Source>
 void at_key(const Source& source, std::int64_t key, std::int64_t ties, int threads) {
   const WorkList work(source.arrays());
-  std::vector<std::int64_t> equal;
-  parallel(work.elements(), threads, [&](Team team) {
-    if (team.rank == 0) equal.assign(static_cast<std::size_t>(team.size), 0);
-    team.barrier();
+  const TeamSize size = team_for(work.elements(), threads);
+  std::vector<std::int64_t> equal(static_cast<std::size_t>(size.most), 0);
+  parallel(size, [&](Team team) {
     std::int64_t below = 0;
     work.forward(team, [&](const Run& run) {
       source.histogram(run, {key - 1, key}, 0, below, &equal[static_cast<std::size_t>(team.rank)]);

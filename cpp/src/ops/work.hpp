@@ -127,11 +127,12 @@ bool call(Kernel& kernel, void** at, std::int64_t first, std::int64_t count) {
   }
 }
 
-/// on_memory where an operand is strided. Its tiles stay out of the frame of the common case.
+/// on_memory where an operand is strided.
 template <std::size_t N, class Kernel>
 [[gnu::noinline]] void on_tiles(const Operand (&operands)[N], std::int64_t begin,
                                 std::int64_t count, Kernel& kernel) {
-  alignas(64) std::byte tiles[N][block_size * sizeof(double)];
+  using Tile = std::byte[block_size * sizeof(double)];
+  const ScratchArray<Tile> tiles(N);
   constexpr auto block = static_cast<std::int64_t>(block_size);
   for (std::int64_t done = 0; done < count; done += block) {
     const std::int64_t n = std::min(block, count - done);
