@@ -440,6 +440,64 @@ def test_out_is_checked_before_it_is_written(name):
 
 
 @calls
+def test_bad_arrays_in_containers_are_seen_before_a_write(name):
+    call = CALLS[name][0]
+    for last in (np.ones(3, np.int64), np.ma.ones(3)):
+        good = [np.ones(3), np.ones(3)]
+        out = [np.full(3, 9.0), np.full(3, 9.0)]
+        for w, g in (([good[0], last], good), (good, [good[0], last])):
+            if (name in ("lamp", "wanda") and w is good) or (name == "gradient" and g is good):
+                continue
+            with unchanged(*out), pytest.raises(TypeError, match=r"^[wg]\[1\]: got "):
+                call(w, g, out=out)
+
+
+@calls
+def test_no_output_over_another_input(name):
+    """out[0] over w[1] gave the score of a score."""
+    call = CALLS[name][0]
+    read = 1 if name == "gradient" else 0
+    block = np.arange(1.0, 9.0)
+    out = [block[4:], np.zeros(4)]
+    w = [[np.ones(4), np.ones(4)], [np.ones(4), np.ones(4)]]
+    w[read][1] = out[0]
+    with unchanged(block), pytest.raises(ValueError, match=r"^out\[0\]: got the same memory as "):
+        call(*w, out=out)
+    w[read][1] = block[3:7]
+    with unchanged(block), pytest.raises(ValueError, match=r"^out\[0\]: got memory that overlaps "):
+        call(*w, out=out)
+    w[read] = [block[3:7], np.ones(4)]  # its own input, shifted
+    with unchanged(block), pytest.raises(ValueError, match=r"^out\[0\]: got memory that overlaps "):
+        call(*w, out=out)
+    with pytest.raises(ValueError, match=r"^out\[1\]: got the same memory as out\[0\]"):
+        call(*[[np.ones(4)] * 2] * 2, out=[out[0], out[0]])
+
+
+def test_no_output_over_norms():
+    block = np.ones(4)
+    with unchanged(block), pytest.raises(ValueError, match=r"^out\[0\]: got .*x_norm\[1\]"):
+        scores.wanda([np.ones(4)] * 2, [np.ones(4), block], out=[block, np.ones(4)])
+
+
+@calls
+def test_iterators(name):
+    """One with nothing left is refused; of arrays, it is read once and a list is returned."""
+    call = CALLS[name][0]
+    w, g = [pair((3,), np.float64)[0]] * 2, [pair((3,), np.float64)[1]] * 2
+    out = [np.zeros(3), np.zeros(3)]
+    got = call(w, g, out=iter(out))
+    assert all(a is b for a, b in zip(got, out, strict=True))
+    assert bits(got) == bits(call(w, g))
+    if name != "wanda":  # whose norms are made of w here
+        w, g = iter(w), iter(g)
+        call(w, g)
+        with pytest.raises(ValueError, match=r"^[wg]: got an iterator with nothing left, wants "):
+            call(w, g)
+    with pytest.raises(ValueError, match=r"^out: got an iterator with nothing left, wants "):
+        call([], [], out=iter([]))
+
+
+@calls
 def test_out_may_be_the_argument(name):
     w, g = pair((1000,), np.float32)
     expected = CALLS[name][0](w, g)

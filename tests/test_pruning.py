@@ -420,6 +420,26 @@ def test_containers_are_mirrored():
     assert bits(w["head"][0]) == bits(np.where(flat[2], c, np.float32(0)))
 
 
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda x: prune.magnitude(x, 0.5),
+        lambda x: prune.by_score(x, 0.5),
+        lambda x: prune.random(x, 0.5, rl.Key(0)),
+        lambda x: prune.budget.uniform(x, 0.5),
+        lambda x: prune.budget.erk(x, 0.5),
+        lambda x: prune.Pruner(x, prune.OneShotSchedule(0.5, 0)),
+        lambda x: prune.SET(x, 0.5, rl.Key(0)),
+        rl.MaskSet.of,
+        rl.MaskSet.from_array,
+    ],
+)
+def test_iterators_with_nothing_left(call):
+    call([])
+    with pytest.raises(ValueError, match=r"^\w+: got an iterator with nothing left, wants "):
+        call(iter([]))
+
+
 # ---- memory
 
 

@@ -262,6 +262,19 @@ void bind_pruning(py::module_& m) {
     run({&a}, [&] { random_shrink(a.arrays(), s, k); });
     a.written();
   });
+  m.def("check_scores", [](const char* name, py::handle tree, const char* other_name,
+                           py::handle other, bool alike, py::handle out) {
+    const Tensors a(name, tree, Access::read);
+    std::optional<Tensors> b;
+    if (other_name != nullptr) b.emplace(other_name, other, Access::read, alike ? &a : nullptr);
+    if (out.is_none()) return;
+    const Tensors o("out", out, Access::write, &a);
+    const auto check = [&] {
+      check_scores(o.arrays(), name, a.arrays(), true);
+      if (b) check_scores(o.arrays(), other_name, b->arrays(), alike);
+    };
+    b ? run({&o, &a, &*b}, check) : run({&o, &a}, check);
+  });
   m.def("prune_saliency", [](py::handle w, py::handle g, bool squared, py::handle out) {
     return mapped("w", w, "g", g, out, [&](const Array& a, const Array& b, const Array& o) {
       saliency(a, b, o, squared);

@@ -89,6 +89,9 @@ void apply_masks(Arrays params, std::span<const std::uint64_t* const> words, int
 void random_shrink(Arrays params, double strength, Key key, int threads = 0);
 
 /// Scores of weights. out may be an input.
+/// An error unless arrays that scores are written to share no memory, with each other or with
+/// those of an input, except each with the array at its own place if `aliasing`.
+void check_scores(Arrays out, const char* input, Arrays arrays, bool aliasing);
 /// |w g|, or its square: first-order Taylor expansion (Molchanov et al. 2017), SNIP (Lee et al.
 /// 2019).
 void saliency(const Array& w, const Array& g, const Array& out, bool squared, int threads = 0);

@@ -474,6 +474,10 @@ void map_arrays(const char* (&&names)[N], const Array* (&&inputs)[N], const Arra
 
 }  // namespace
 
+void check_scores(Arrays out, const char* input, Arrays arrays, bool aliasing) {
+  check_disjoint("out", out, input, arrays, aliasing);
+}
+
 void saliency(const Array& w, const Array& g, const Array& out, bool squared, int threads) {
   const auto kernel = kernels_for(w.dtype).saliency;
   map_arrays({"w", "g"}, {&w, &g}, out, threads,

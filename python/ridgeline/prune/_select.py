@@ -470,7 +470,7 @@ class _Pruning:
         self.comm = comm
         if comm is not None and not hasattr(comm, "allgather"):
             raise TypeError(f"comm: got {type(comm).__name__}, wants an object with allgather")
-        self.tree = fixed(params)
+        self.tree = fixed(ranked.name, params)
         _core.check_arrays(ranked.name, self.tree)
         self.arrays = arrays_in(self.tree)
         self.shapes = [

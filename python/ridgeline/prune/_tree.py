@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -82,16 +82,40 @@ def _items(at: str, node: Any) -> Iterable[tuple[Any, Any]]:
     )
 
 
-def fixed(tree: Any) -> Any:
-    """Return a container that can be read twice: iterables become lists."""
+def fixed(name: str, tree: Any) -> Any:
+    """Return a container that can be read twice: iterables become lists.
+
+    Examples
+    --------
+    >>> fixed("w", iter([1, 2]))
+    [1, 2]
+    """
     if is_array(tree) or isinstance(tree, str | bytes) or not isinstance(tree, Iterable):
         return tree
     if isinstance(tree, Mapping):
-        return {key: fixed(value) for key, value in tree.items()}
-    values = [fixed(value) for value in tree]
+        return {key: fixed(f"{name}[{key!r}]", value) for key, value in tree.items()}
+    values = [fixed(f"{name}[{i}]", value) for i, value in enumerate(tree)]
+    if isinstance(tree, Iterator) and not values:
+        raise ValueError(
+            f"{name}: got an iterator with nothing left, wants arrays; make a new one, or a list"
+        )
     if isinstance(tree, tuple):
         return type(tree)(*values) if hasattr(tree, "_fields") else tuple(values)
     return values
+
+
+def lasting(name: str, tree: Any) -> Any:
+    """Return the container itself, or one that can be read again and again."""
+    return fixed(name, tree) if _read_once(tree) else tree
+
+
+def _read_once(tree: Any) -> bool:
+    """Return whether a container, or one in it, can be read only once."""
+    if is_array(tree) or isinstance(tree, str | bytes) or not isinstance(tree, Iterable):
+        return False
+    if isinstance(tree, Iterator):
+        return True
+    return any(map(_read_once, tree.values() if isinstance(tree, Mapping) else tree))
 
 
 def like(tree: Any, values: Iterable[Any]) -> Any:

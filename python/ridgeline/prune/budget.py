@@ -56,7 +56,7 @@ def uniform(params: Tree, sparsity: float, exclude: Exclude = None) -> Any:
     >>> budget.uniform({"w": np.ones((4, 4)), "b": np.ones(4)}, 0.5, exclude="b")
     {'w': 0.5, 'b': 0.0}
     """
-    fraction, tree = fraction_of("sparsity", sparsity), fixed(params)
+    fraction, tree = fraction_of("sparsity", sparsity), fixed("params", params)
     return like(
         tree, [0.0 if out else fraction for out in excluded(exclude, leaves("params", tree))]
     )
@@ -111,7 +111,7 @@ def erk(params: Tree, sparsity: float, exclude: Exclude = None, power: float = 1
     >>> {name: round(s, 3) for name, s in budget.erk(params, 0.8, exclude="bias").items()}
     {'conv': 0.878, 'head': 0.239, 'bias': 0.0}
     """
-    fraction, tree = fraction_of("sparsity", sparsity), fixed(params)
+    fraction, tree = fraction_of("sparsity", sparsity), fixed("params", params)
     exponent = _core.number("power", power)
     if not 0 <= exponent < math.inf:
         raise ValueError(f"power: got {exponent}, wants a finite number of at least 0")

@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from .. import _core
 from .._typing import Tree
-from ._tree import arrays_in, fixed, is_array, like, located
+from ._tree import arrays_in, fixed, is_array, lasting, like, located
 
 __all__ = ["gradient", "lamp", "movement_", "snip", "taylor", "wanda"]
 
@@ -73,62 +73,31 @@ def _mapped(function: Callable[..., Any], out: Any, **arguments: Any) -> Any:
 
     Everything is checked before the first call.
     """
-    (name, first), *rest = arguments.items()
-    if is_array(first):
-        return function(*arguments.values(), out)
-    first = fixed(first)
-    places = located(name, first)
-    columns = [[array for _, _, array in places]]
-    for key, argument in [*rest, *([] if out is None else [("out", out)])]:
-        tree = fixed(argument)
-        located(key, tree)  # raises if there is something that is no array
-        _check_structure(key, tree, name, first)
-        columns.append(_ordered(tree, first))
-        for (at, _, model), array in zip(places, columns[-1], strict=True):
-            _check_like(key, array, at, model, name)
-    if out is None:
-        columns.append([None] * len(places))
-    else:
-        _check_apart(columns[-1])
+    trees = {key: fixed(key, value) for key, value in arguments.items()}
+    if out is not None:
+        out = lasting("out", out)
+    (name, first), *rest = trees.items()  # and one more at most
+    places = [] if is_array(first) else located(name, first)
+    for key, argument in rest:
+        located(key, argument)  # raises if there is something that is no array
+        _check_structure(key, argument, name, first)
+        if key == "x_norm":
+            _check_norms(places or [(name, "", first)], _ordered(argument, first))
+    other, tree = rest[0] if rest else (None, None)
+    _core.check_scores(name, first, other, tree, other != "x_norm", out)
+    columns = [_ordered(tree, first) for tree in trees.values()]
+    columns.append([None] * len(columns[0]) if out is None else _ordered(out, first))
     results = [function(*row) for row in zip(*columns, strict=True)]
     return out if out is not None else like(first, results)
 
 
-def _check_apart(written: list[Any]) -> None:
-    """Raise if two arrays that will be written share memory."""
-    arrays = sorted((a for a in map(_numpy, written) if a.size), key=lambda a: _bounds(a)[0])
-    for i, a in enumerate(arrays):
-        for b in arrays[i + 1 :]:
-            if _bounds(b)[0] >= _bounds(a)[1]:
-                break
-            if np.shares_memory(a, b):
-                raise ValueError("out: got arrays that share memory, wants each once")
-
-
-def _bounds(array: npt.NDArray[Any]) -> tuple[int, int]:
-    """Return the addresses between which an array lies."""
-    reach = [(n - 1) * step for n, step in zip(array.shape, array.strides, strict=True)]
-    start = array.ctypes.data
-    low, high = sum(r for r in reach if r < 0), sum(r for r in reach if r > 0)
-    return start + low, start + high + array.itemsize
-
-
-def _check_like(key: str, array: Any, at: str, model: Any, name: str) -> None:
-    """Raise unless an array of an argument fits that of the first one."""
-    place = key + at[len(name) :]
-    shape, wanted = tuple(array.shape), tuple(model.shape)
-    if key == "x_norm":
-        inputs = wanted[-1:] or (1,)
+def _check_norms(places: list[tuple[str, str, Any]], norms: list[Any]) -> None:
+    """Raise unless there is a norm for each input of every array."""
+    for (at, _, w), norm in zip(places, norms, strict=True):
+        place = "x_norm" + at.removeprefix("w")
+        shape, inputs = tuple(norm.shape), tuple(w.shape)[-1:] or (1,)
         if shape != inputs:
             raise ValueError(f"{place}: got shape {shape}, wants {inputs}, the inputs of {at}")
-        return
-    if shape != wanted:
-        raise ValueError(f"{place}: got shape {shape}, wants {wanted} as in {at}")
-    got, wants = (str(x.dtype).removeprefix("torch.") for x in (array, model))
-    if got != wants:
-        raise TypeError(f"{place}: got dtype {got}, wants {wants} as in {at}")
-    if key == "out" and isinstance(array, np.ndarray) and not array.flags.writeable:
-        raise ValueError(f"{place}: got a read-only array, wants one that can be written")
 
 
 def taylor(w: TreeT, g: Tree, *, squared: bool = False, out: Any = None) -> TreeT:

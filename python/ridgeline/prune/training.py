@@ -15,7 +15,7 @@ them.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -26,7 +26,7 @@ from ..masks import Mask, MaskSet, _mapped, _sparsity
 from ..random import Key
 from . import budget as _budget
 from ._select import Normalize, Scope, Structure, _full, _Pruning, _Scores, magnitude, random
-from ._tree import fixed, is_array
+from ._tree import is_array, lasting
 from .schedules import _integer, _Ramp, fraction_of
 from .structures import NM
 
@@ -78,20 +78,6 @@ class PruneReport:
     grown: int = 0
 
 
-def _read_once(tree: Any) -> bool:
-    """Return whether a container, or one in it, can be read only once."""
-    if is_array(tree) or isinstance(tree, str | bytes) or not isinstance(tree, Iterable):
-        return False
-    if isinstance(tree, Iterator):
-        return True
-    return any(map(_read_once, tree.values() if isinstance(tree, Mapping) else tree))
-
-
-def _lasting(tree: Any) -> Any:
-    """Return the container itself, or one that can be read again and again."""
-    return fixed(tree) if _read_once(tree) else tree
-
-
 def _leaves(masks: Mask | MaskSet) -> list[tuple[str, Mask]]:
     return [("", masks)] if isinstance(masks, Mask) else masks.flat()
 
@@ -121,7 +107,7 @@ class _Training:
         self._step = 0
         self._size = masks.size
         self._params = params
-        self._states = () if states is None else _lasting(states)
+        self._states = () if states is None else lasting("states", states)
         self._set(masks)
         # Writes nothing: what is kept keeps every bit.
         everything = _mapped(masks, lambda mask: Mask._of(mask.shape, _full(mask.size)))
@@ -226,7 +212,7 @@ class _Training:
         >>> grad
         array([0. , 0.4])
         """
-        MaskSet.of({"grads": self._masks}).apply_({"grads": _lasting(grads)})
+        MaskSet.of({"grads": self._masks}).apply_({"grads": lasting("grads", grads)})
 
     def reset_state_(self, states: States) -> None:
         """Set the optimizer's state to 0 where weights are pruned, in place.
@@ -258,7 +244,7 @@ class _Training:
         array([0. , 0.4])
         """
         masks = MaskSet.of({"states": _repeated(self._masks, states)})
-        masks.apply_({"states": _lasting(states)})
+        masks.apply_({"states": lasting("states", states)})
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a run needs to go on where it stopped: numbers, names and arrays.
@@ -479,7 +465,7 @@ class Pruner(_Training):
             exclude = list(exclude)
         common: dict[str, Any] = {"scope": scope, "structure": structure, "exclude": exclude}
         self._schedule, self._incremental, self._own_key = schedule, bool(incremental), key
-        params = _lasting(params)
+        params = lasting("params", params)
         if callable(method):
             for name, value, default in (
                 ("scope", scope, "tensor"),
@@ -556,7 +542,7 @@ class Pruner(_Training):
         >>> w
         array([4., 0., 0., 5.])
         """
-        own = self._params if params is None else _lasting(params)
+        own = self._params if params is None else lasting("params", params)
         before, pruned, masks = self._masks, self._pruned, self._masks
         updated = self._is_update(self._step)
         if updated:
@@ -622,7 +608,7 @@ class _Moving(_Training):
         self._every = _integer("every", every, 1)
         self._end = None if end is None else _integer("end", end, 1)
         self._own_key = key
-        params = _lasting(params)
+        params = lasting("params", params)
         fractions: Any = sparsity
         if not isinstance(sparsity, Sequence | Mapping) or isinstance(sparsity, str):
             share = getattr(_budget, budget)
@@ -667,7 +653,7 @@ class _Moving(_Training):
 
     def _moved(self, params: Tree | None, grow: Callable[[Any, Any, Any], Any]) -> PruneReport:
         """Step: ``grow(params, candidates, fractions)`` returns the masks of what grows."""
-        own = self._params if params is None else _lasting(params)
+        own = self._params if params is None else lasting("params", params)
         before, pruned = self._masks, self._pruned
         masks: Any = before
         updated = self._is_update(self._step)
