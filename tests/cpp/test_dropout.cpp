@@ -70,7 +70,7 @@ TEST_CASE("dropout of many sizes and places in memory, on every target and any t
     use_target(target);
     for (const std::int64_t n : {1, 63, 64, 65, 4096, 5000, 3 << 20}) {
       CAPTURE(n);
-      for (const std::size_t place : {0, 1, 15}) {
+      for (const std::size_t place : {0u, 1u, 15u}) {
         for (const int threads : {1, 3}) {
           const std::int64_t m = n - (n == 3 << 20 ? 15 : 0);
           std::memset(y.data(), 0xff, y.size() * sizeof(float));

@@ -326,9 +326,9 @@ TEST_CASE("n of every m are those of a stable sort") {
   struct Kept {
     int keep, m;
   };
-  for (const auto [outer, length, inner] :
-       {Shape{1, 64, 1}, Shape{3, 10, 1}, Shape{50, 400, 1}, Shape{2, 9, 70}, Shape{5, 7, 3},
-        Shape{1, 300, 200}, Shape{0, 4, 4}, Shape{4, 0, 4}}) {
+  for (const Shape& shape : {Shape{1, 64, 1}, Shape{3, 10, 1}, Shape{50, 400, 1}, Shape{2, 9, 70},
+                             Shape{5, 7, 3}, Shape{1, 300, 200}, Shape{0, 4, 4}, Shape{4, 0, 4}}) {
+    const std::int64_t outer = shape.outer, length = shape.length, inner = shape.inner;
     CAPTURE(length);
     const std::int64_t n = outer * length * inner;
     std::vector<float> x;
@@ -338,8 +338,9 @@ TEST_CASE("n of every m are those of a stable sort") {
     for (std::int64_t i = 0; i < n; ++i) {
       if (random.integer(0, 3) != 0) set(among, i);
     }
-    for (const auto [keep, m] : {Kept{2, 4}, Kept{1, 4}, Kept{0, 4}, Kept{4, 4}, Kept{1, 3},
-                                 Kept{7, 16}, Kept{1, 1}, Kept{33, 64}}) {
+    for (const Kept& kept : {Kept{2, 4}, Kept{1, 4}, Kept{0, 4}, Kept{4, 4}, Kept{1, 3},
+                             Kept{7, 16}, Kept{1, 1}, Kept{33, 64}}) {
+      const int keep = kept.keep, m = kept.m;
       CAPTURE(m);
       for (const bool some : {false, true}) {
         Words expected(static_cast<std::size_t>(mask_words(n)), 0);

@@ -86,8 +86,8 @@ TEST_CASE("on every target a pass writes each byte of its regions once") {
     for (const MemoryPattern pattern : patterns) {
       CAPTURE(std::string(name_of(pattern)));
       MemoryPass* const pass = tables().roof->passes[static_cast<std::size_t>(pattern)];
-      for (const std::size_t groups : {1, 2, 7}) {
-        for (const std::size_t offset : {0, 1, 16, 60}) {
+      for (const std::size_t groups : {1u, 2u, 7u}) {
+        for (const std::size_t offset : {0u, 1u, 16u, 60u}) {
           for (const std::uint64_t bits : {0x00u, 0xffu}) {
             Memory memory(pattern, groups * memory_group, offset);
             pass(memory.regions.data(), groups, bits * 0x0101010101010101u);
@@ -126,7 +126,7 @@ TEST_CASE("passes of any number of threads cover whole groups and change nothing
   for (const MemoryPattern pattern : patterns) {
     CAPTURE(std::string(name_of(pattern)));
     for (const int threads : {1, 2, 3, 7}) {
-      for (const std::size_t bytes : {256, 511, 5000, 100000}) {
+      for (const std::size_t bytes : {256u, 511u, 5000u, 100000u}) {
         Memory memory(pattern, bytes, 4);
         CHECK(memory_pass(pattern, memory.regions, bytes, threads, 2) > 0);
         for (std::size_t k = 0; k < memory_region_count; ++k) {

@@ -41,7 +41,7 @@ template <int N>
     });
   } else {
     const typename W::R factor = b - typename W::R{};
-    unroll<W::registers>([&](int i) {
+    unroll<W::registers>([&]([[maybe_unused]] int i) {
 #if defined(__x86_64__) && RIDGELINE_REGISTER_BYTES >= 16
       if constexpr (sizeof a.r[0] == 16)
         a.r[i] = (typename W::R)_mm_mul_epu32((__m128i)a.r[i], (__m128i)factor);
