@@ -337,9 +337,7 @@ class Group:
         if name not in self._names:
             wants = ", ".join(self._names)
             raise AttributeError(f"a group has no {name!r}; it has {wants}")
-        checked = _NUMBERS[name](name, value)
-        self._owner(self, name, checked)
-        object.__setattr__(self, name, checked)
+        self._owner((self,), name, value)
 
     def __repr__(self) -> str:
         shown = [n for n in self._names if getattr(self, n) is not None and getattr(self, n) != ()]
@@ -607,7 +605,7 @@ class Optimizer:
         self._take_parameters(params, names, values)
         self._make_states()
         self._set(_mask=None, _building=False)
-        self._apply_filters()
+        self._core.set_decay(self._decay_factors([group.decay_filter for group in self.groups]))
         if mask is not None:
             self.set_mask(mask)
 
@@ -645,7 +643,7 @@ class Optimizer:
                     raise TypeError(
                         f"params[{place}]: got {name!r}, wants any of {', '.join(names)}"
                     )
-            groups.append(Group._of(names, {**values, **own}, self._changed))
+            groups.append(Group._of(names, {**values, **own}, self._change))
         self._set(groups=tuple(groups), _grouped=grouped, _tree=trees if grouped else trees[0])
         self._set_kind()
 
@@ -793,21 +791,25 @@ class Optimizer:
 
     # ---- numbers
 
-    def _changed(self, group: Group, name: str, value: Any) -> None:
-        """Check what a group's new number means for the optimizer."""
-        self._check_number(group, name, value)
-        if not self.__dict__.get("_building", True) and name == "decay_filter":
-            object.__setattr__(group, name, value)
-            self._apply_filters()
+    def _change(self, groups: Sequence[Group], name: str, value: object) -> None:
+        """Give groups a new number; on an error all keep the old one."""
+        checked = _NUMBERS[name](name, value)
+        for group in groups:
+            self._check_number(group, name, checked)
+        if name == "decay_filter" and not self._building:
+            filters = [checked if group in groups else group.decay_filter for group in self.groups]
+            self._core.set_decay(self._decay_factors(filters))
+        for group in groups:
+            object.__setattr__(group, name, checked)
 
     def _check_number(self, group: Group, name: str, value: Any) -> None:
         """Check one of the optimizer's own numbers."""
 
-    def _apply_filters(self) -> None:
+    def _decay_factors(self, filters: Sequence[DecayFilter | None]) -> list[float]:
+        """Return each parameter's factor, given the filters of the groups."""
         factors = []
-        arrays = arrays_in(self._tree)
-        for k, array in enumerate(arrays):
-            chosen = self.groups[self._group_of[k]].decay_filter
+        for k, array in enumerate(arrays_in(self._tree)):
+            chosen = filters[self._group_of[k]]
             factor: Any = 1.0
             if chosen is not None:
                 factor = chosen(self._own_names[k], array)
@@ -815,7 +817,7 @@ class Optimizer:
                     factor = float(factor)
                 factor = _non_negative("decay_filter", factor)
             factors.append(factor)
-        self._core.set_decay(factors)
+        return factors
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in _SETTINGS:
@@ -834,14 +836,7 @@ class Optimizer:
             object.__setattr__(self, name, checked)
             return
         if name in self.__dict__.get("_keys", ()):
-            before = [getattr(group, name) for group in self.groups]
-            try:
-                for group in self.groups:
-                    setattr(group, name, value)
-            except (TypeError, ValueError):
-                for group, old in zip(self.groups, before, strict=True):
-                    object.__setattr__(group, name, old)
-                raise
+            self._change(self.groups, name, value)
             return
         raise AttributeError(f"{type(self).__name__} has no {name!r} to set")
 
