@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import pickle
+import subprocess
+import sys
+import threading
+
 import numpy as np
 import pytest
 
@@ -74,3 +80,178 @@ def test_a_refused_number_changes_no_group(name, bad):
     with pytest.raises((TypeError, ValueError), match=f"^{name}|^nesterov"):
         setattr(opt.groups[1], name, bad)
     assert [repr(group) for group in opt.groups] == before
+
+
+# ---- other threads, forked children
+
+
+def count_up(opt, grads, done):
+    """Step until told to stop; with momentum 1 and gradients of ones, b is the number of steps."""
+    while not done.is_set():
+        opt.step(grads)
+
+
+def is_one_moment(state):
+    step = int(np.asarray(state["step"]))
+    return (
+        np.all(np.asarray(state["steps"]) == step)
+        and np.all(np.asarray(state["momentum_buffer/0"]) == step)
+        and np.all(np.asarray(state["momentum_buffer/1"]) == step)
+    )
+
+
+def through_file(opt, folder):
+    opt.save(folder / "state.npz")
+    return dict(np.load(folder / "state.npz"))
+
+
+def through_pickle(opt, folder):
+    return pickle.loads(pickle.dumps(opt)).state_dict()
+
+
+@pytest.mark.parametrize(
+    "read", [lambda opt, folder: opt.state_dict(), through_file, through_pickle]
+)
+def test_snapshots_are_of_one_moment(read, tmp_path):
+    sizes = 400_000, 3
+    opt = rl.SGD([np.zeros(n, np.float32) for n in sizes], lr=1e-6, momentum=1.0)
+    done = threading.Event()
+    grads = [np.ones(n, np.float32) for n in sizes]
+    thread = threading.Thread(target=count_up, args=(opt, grads, done))
+    thread.start()
+    try:
+        states = [read(opt, tmp_path) for _ in range(25)]
+    finally:
+        done.set()
+        thread.join()
+    assert all(map(is_one_moment, states))
+    steps = [int(state["step"]) for state in states]
+    assert steps == sorted(steps)
+    assert opt.steps >= steps[-1]  # no step was refused for a reader
+
+
+def test_sums_and_their_count_are_of_one_moment():
+    n = 300_000
+    opt = rl.SGD([np.zeros(n, np.float32)], lr=1e-6, momentum=1.0, accumulation_steps=3)
+    done = threading.Event()
+    thread = threading.Thread(target=count_up, args=(opt, [np.ones(n, np.float32)], done))
+    thread.start()
+    try:
+        states = [opt.state_dict() for _ in range(40)]
+    finally:
+        done.set()
+        thread.join()
+    for state in states:
+        assert np.all(state["momentum_buffer/0"] == state["step"])
+        if state["has_accumulated"][0]:
+            assert np.all(state["accumulated/0"] == state["micro_step"])
+        else:
+            assert state["micro_step"] == 0
+
+
+def test_readers_and_steps_take_turns():
+    """Nobody starves: with readers that never stop there are steps, and all threads end."""
+    opt = rl.SGD([np.zeros(200_000)], lr=1e-6, momentum=1.0)
+    done = threading.Event()
+    seen = []
+
+    def read():
+        while not done.is_set():
+            seen.append(int(opt.state_dict()["step"]))
+
+    threads = [threading.Thread(target=read) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for _ in range(20):
+        opt.step([np.ones(200_000)])
+    done.set()
+    for thread in threads:
+        thread.join()
+    assert opt.steps == 20
+    assert seen
+
+
+def test_a_call_inside_of_a_step():
+    """What a step calls may look at the optimizer; that it cannot step is said."""
+    w = np.ones(3)
+    seen = []
+
+    class Comm:
+        def allgather(self, value):
+            seen.append(opt.state_dict())
+            return [value]
+
+    opt = rl.SGD(w, lr=0.5, clip=rl.GlobalNorm(10.0), comm=Comm())
+    opt.step(np.ones(3))
+    assert int(seen[0]["step"]) == 0
+    assert opt.steps == 1
+
+    class Lazy:  # Python that runs while the core is at work
+        shape, dtype = (3,), np.dtype(float)
+
+        def __dlpack_device__(self):
+            return (1, 0)
+
+        def __dlpack__(self, **options):
+            try:
+                self.call()
+            except RuntimeError as error:
+                seen.append(str(error))
+            return np.ones(3).__dlpack__(**options)
+
+    grad = Lazy()
+    opt = rl.SGD(w, lr=0.5)
+    grad.call = lambda: seen.append(int(opt.state_dict()["step"]))
+    opt.step(grad)
+    assert seen[-1] == 0
+    assert opt.steps == 1
+
+
+FORKS = """
+import os, threading, numpy as np, ridgeline as rl
+n = 2_000_000
+w = np.zeros(n, np.float32)
+opt = rl.SGD(w, lr=1e-3, momentum=0.5)
+g = np.ones(n, np.float32)
+done = threading.Event()
+def work():
+    while not done.is_set():
+        opt.step(g)
+def read():
+    while not done.is_set():
+        opt.state_dict()
+threads = [threading.Thread(target=f) for f in (work, read)]
+for thread in threads:
+    thread.start()
+failed = []
+for _ in range(8):
+    pid = os.fork()
+    if pid == 0:
+        before = opt.state_dict()
+        opt.load_state_dict(before)
+        opt.set_mask(None)
+        opt.decay_filter = None
+        report = opt.step(g)
+        ok = report.updated and opt.state_dict()["steps"][0] == before["steps"][0] + 1
+        grandchild = os.fork()
+        if grandchild == 0:
+            opt.step(g)
+            os._exit(0)
+        ok = ok and os.waitpid(grandchild, 0)[1] == 0
+        os._exit(0 if ok else 1)
+    failed.append(os.waitpid(pid, 0)[1])
+done.set()
+for thread in threads:
+    thread.join()
+opt.step(g)
+assert not any(failed), failed
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
+def test_a_forked_child_has_an_optimizer_that_is_not_busy():
+    run = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", FORKS],
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr

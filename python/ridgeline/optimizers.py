@@ -18,10 +18,12 @@ parameter stays as it is. The same bits for any number of threads, any target an
 
 from __future__ import annotations
 
+import functools
 import math
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from os import PathLike
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, TypeAlias, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -449,6 +451,20 @@ def _read_only(array: Array) -> Array:
     view: Array = array.view()
     view.flags.writeable = False
     return view
+
+
+_Method = TypeVar("_Method", bound=Callable[..., Any])
+
+
+def _in_turn(method: _Method) -> _Method:
+    """Let other threads see what a method does to an optimizer as a whole or not at all."""
+
+    @functools.wraps(method)
+    def call(self: Optimizer, *args: Any, **kwargs: Any) -> Any:
+        with self._core.turn(reads=False):
+            return method(self, *args, **kwargs)
+
+    return cast("_Method", call)
 
 
 class Optimizer:
@@ -916,6 +932,7 @@ class Optimizer:
         array([0.5, 0. ])
         """
         words: list[Array | None] = [None] * len(self._shapes)
+        masks: list[tuple[str, Mask | None]] = []
         if mask is not None:
             masks = self._masks(mask)
             for k, (place, own) in enumerate(masks):
@@ -925,18 +942,18 @@ class Optimizer:
                     raise ValueError(f"{place}: got shape {own.shape}, wants {self._shapes[k]}")
                 words[k] = own._words
         reset = _flag("reset", reset)
-        self._core.attach("mask", 0, words)
-        self._set(_mask=mask)
-        if not reset or mask is None:
-            return
-        for k, (_, own) in enumerate(masks):
-            if own is None:
-                continue
-            pruned = ~own.to_array()
-            for name in (*self._state_names(), "compensation"):
-                if name in self._kept and self._kept[name][k].shape == pruned.shape:
-                    signed = self._state_type == "8bit" and not self._squares(name)
-                    self._kept[name][k][pruned] = 127 if signed and name != "compensation" else 0
+        with self._core.turn(reads=False):
+            self._core.attach("mask", 0, words)
+            self._set(_mask=mask)
+            for k, (_, own) in enumerate(masks if reset else []):
+                if own is None:
+                    continue
+                pruned = ~own.to_array()
+                for name in (*self._state_names(), "compensation"):
+                    if name in self._kept and self._kept[name][k].shape == pruned.shape:
+                        signed = self._state_type == "8bit" and not self._squares(name)
+                        zero = 127 if signed and name != "compensation" else 0
+                        self._kept[name][k][pruned] = zero
 
     def _masks(self, mask: Any) -> list[tuple[str, Mask | None]]:
         """List the places and masks of all parameters, in their order."""
@@ -965,6 +982,7 @@ class Optimizer:
 
     # ---- steps
 
+    @_in_turn
     def step(
         self, grads: Any = None, lr: float | None = None, *, loss_scale: float = 1.0
     ) -> StepReport:
@@ -1174,17 +1192,23 @@ class Optimizer:
             raise AttributeError("ema")
         return self._tree_of(self._kept["ema"])
 
-    def state_dict(self) -> dict[str, Array]:
-        """Return a copy of all that steps change, beside the parameters, as flat NumPy arrays.
+    def state_dict(self) -> dict[str, Any]:
+        """Return a copy of everything that steps change, except the parameters, as a flat dict.
 
-        ``version``, ``optimizer`` (the bytes of its name), ``step``, ``steps`` (of each parameter),
-        and ``exp_avg/w`` and the like: a state and the parameter's keys, joined by ``/``; a single
-        array is called ``param``. bfloat16 as its bits, uint16. ``np.savez`` and safetensors take
-        it as it is. Numbers such as ``lr`` are not in it.
+        ``version``, ``optimizer`` (its name), ``step``, ``steps`` (one for each parameter), and
+        ``exp_avg/w`` and the like: a state and the parameter's keys, joined by ``/``; a single
+        array is called ``param``. bfloat16 as its bits, uint16. Settings such as ``lr`` are not in
+        it.
+
+        The values are NumPy arrays, the name in bytes; ``np.savez`` and safetensors take them. If
+        a parameter is a torch tensor, they are torch tensors, and numbers, a string and lists of
+        numbers: ``torch.load`` reads what ``torch.save`` writes, with ``weights_only=True``.
+
+        A step that another thread is taking is waited for, and the next one waits for the copy.
 
         Returns
         -------
-        dict of str to ndarray
+        dict of str to ndarray, or to tensors, int, str and list
 
         Examples
         --------
@@ -1194,25 +1218,40 @@ class Optimizer:
         >>> sorted(opt.state_dict())
         ['exp_avg/w', 'exp_avg_sq/w', 'optimizer', 'step', 'steps', 'version']
         """
-        result: dict[str, Array] = {
+        state: dict[str, Any] = self._snapshot()
+        torch: Any = sys.modules.get("torch")
+        if torch is None or not any(isinstance(w, torch.Tensor) for w in arrays_in(self._tree)):
+            return state
+        plain = self._counts()
+        for name, array in state.items():
+            state[name] = array.tolist() if name in plain else torch.from_numpy(array)
+        state["optimizer"] = type(self).__name__
+        return state
+
+    def _counts(self) -> dict[str, Array]:
+        """Return what is saved beside the states."""
+        counts: dict[str, Array] = {
             "version": np.array(_VERSION),
             "optimizer": np.frombuffer(type(self).__name__.encode(), np.uint8).copy(),
             "step": np.array(self._count),
             "steps": np.array(self._core.steps, np.int64),
         }
         if self._kind() == "nadam":
-            result["products"] = np.array(self._core.products, np.float64)
+            counts["products"] = np.array(self._core.products, np.float64)
         if self._every > 1:
-            result["micro_step"] = np.array(self._micro)
-            result["has_accumulated"] = np.array(self._core.accumulated, np.uint8)
-        for name, path, array in self._all_states():
-            result[f"{name}/{path}"] = array.copy()
-        return result
+            counts["micro_step"] = np.array(self._micro)
+            counts["has_accumulated"] = np.array(self._core.accumulated, np.uint8)
+        return counts
 
-    def _all_states(self) -> Iterator[tuple[str, str, Array]]:
+    def _snapshot(self) -> dict[str, Array]:
+        """Return copies of what `state_dict` holds, as arrays, of one moment between two steps."""
+        with self._core.turn(reads=True):
+            return self._counts() | {name: array.copy() for name, array in self._all_states()}
+
+    def _all_states(self) -> Iterator[tuple[str, Array]]:
         for name, arrays in self._kept.items():
             for path, array in zip(self._paths, arrays, strict=True):
-                yield name, path, array
+                yield f"{name}/{path}", array
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state_dict` returned: the next steps have the same bits.
@@ -1220,13 +1259,16 @@ class Optimizer:
         Parameters
         ----------
         state : mapping of str to array
-            A dict, or what ``np.load`` returns.
+            What `state_dict` returned for NumPy or for torch parameters, whichever these are, or
+            what ``np.load`` or ``torch.load`` made of it.
 
         Raises
         ------
         TypeError, ValueError
             If it is of another optimizer or version, an array is missing, unexpected, or of another
             shape or dtype. Nothing is changed then.
+        RuntimeError
+            If another thread is in the middle of a step.
 
         Examples
         --------
@@ -1240,10 +1282,14 @@ class Optimizer:
         >>> other.steps
         1
         """
-        own = self.state_dict()
         if not hasattr(state, "keys") or not hasattr(state, "__getitem__"):
             raise TypeError(f"state: got {_type_of(state)}, wants a mapping of names to arrays")
-        given = {str(key): np.asarray(state[key]) for key in state.keys()}  # noqa: SIM118
+        own = self._counts()
+        states = dict(self._all_states())
+        wants = own | states
+        given = {}
+        for key in state.keys():  # noqa: SIM118
+            given[str(key)] = _saved_array(f"state[{key!r}]", state[key], wants.get(str(key)))
         if "version" not in given:
             raise ValueError("state: got no 'version', wants what state_dict returns")
         if given["version"].shape != () or given["version"] != _VERSION:
@@ -1252,30 +1298,33 @@ class Optimizer:
             name = given["optimizer"].tobytes().decode(errors="replace")
             if name != type(self).__name__:
                 raise ValueError(f"state: got that of {name}, wants {type(self).__name__}")
-        for key in own:
+        for key in wants:
             if key not in given:
                 raise ValueError(f"state: got no {key!r}, wants the states of this optimizer")
         for key, array in given.items():
-            if key not in own:
+            if key not in wants:
                 raise ValueError(f"state: got {key!r}, which this optimizer does not have")
-            if array.shape != own[key].shape:
-                raise ValueError(f"state[{key!r}]: got shape {array.shape}, wants {own[key].shape}")
-            if array.dtype != own[key].dtype:
-                raise TypeError(f"state[{key!r}]: got {array.dtype}, wants {own[key].dtype}")
+            if array.shape != wants[key].shape:
+                raise ValueError(
+                    f"state[{key!r}]: got shape {array.shape}, wants {wants[key].shape}"
+                )
+            if array.dtype != wants[key].dtype:
+                raise TypeError(f"state[{key!r}]: got {array.dtype}, wants {wants[key].dtype}")
         limits = {"micro_step": self._every - 1}
         for key in ("step", "steps", "micro_step"):
             if key in own and np.any((given[key] < 0) | (given[key] > limits.get(key, 2**62))):
-                wants = f"at most {limits[key]}" if key in limits else "at least 0"
-                raise ValueError(f"state[{key!r}]: got {given[key]}, wants numbers of {wants}")
-        for name, path, array in self._all_states():
-            array[...] = given[f"{name}/{path}"]
-        self._core.steps = given["steps"].tolist()
-        if "products" in own:
-            self._core.products = given["products"].tolist()
-        if "micro_step" in own:
-            self._core.accumulated = given["has_accumulated"].astype(bool).tolist()
-            self._set(_micro=int(given["micro_step"]))
-        self._set(_count=int(given["step"]))
+                bound = f"at most {limits[key]}" if key in limits else "at least 0"
+                raise ValueError(f"state[{key!r}]: got {given[key]}, wants numbers of {bound}")
+        with self._core.turn(reads=False):
+            for key, array in states.items():
+                array[...] = given[key]
+            self._core.steps = given["steps"].tolist()
+            if "products" in own:
+                self._core.products = given["products"].tolist()
+            if "micro_step" in own:
+                self._core.accumulated = given["has_accumulated"].astype(bool).tolist()
+                self._set(_micro=int(given["micro_step"]))
+            self._set(_count=int(given["step"]))
 
     def save(self, file: str | PathLike[str]) -> None:
         """Write `state_dict` to a file.
@@ -1302,7 +1351,7 @@ class Optimizer:
         ...     opt.save(f"{folder}/state.npz")
         ...     opt.load(f"{folder}/state.npz")
         """
-        save_arrays(file, self.state_dict())
+        save_arrays(file, self._snapshot())
 
     def load(self, file: str | PathLike[str]) -> None:
         """Go on from a file that `save` wrote.
@@ -1346,7 +1395,7 @@ class Optimizer:
         return {
             "groups": groups,
             "grouped": self._grouped,
-            "state": self.state_dict(),
+            "state": self._snapshot(),
             "mask": self._mask,
             "settings": {name: getattr(self, name) for name in _SETTINGS},
             "options": {
@@ -1391,6 +1440,25 @@ class Optimizer:
         return "".join(
             f", {name}={value!r}" for name, value in shown.items() if value != usual.get(name)
         )
+
+
+def _saved_array(place: str, value: Any, wants: Array | None) -> Array:
+    """Return an array of what a file may hold: arrays, tensors, numbers, a string or lists."""
+    if isinstance(value, np.ndarray) and value.dtype.kind == "U":
+        value = str(value)
+    if isinstance(value, str):
+        return np.frombuffer(value.encode(), np.uint8)
+    if hasattr(value, "detach"):
+        value = value.detach()
+    try:
+        array = np.asarray(value)
+        if isinstance(value, int | float | list) and wants is not None:
+            plain, array = array, array.astype(wants.dtype)
+            if (plain.dtype.kind == "f") != (array.dtype.kind == "f") or np.any(plain != array):
+                raise ValueError(f"{wants.dtype} cannot hold {value}")
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        raise TypeError(f"{place}: got {_type_of(value)}, wants an array: {error}") from error
+    return array
 
 
 def _non_finite(message: str, array: str | None) -> _core.NonFiniteError:
