@@ -1,17 +1,22 @@
-"""An optimizer's settings, groups and states as programs use them: changed, shared, copied, freed."""
+"""Settings, groups and states of optimizers: changed, refused, shared, saved and freed."""
 
 from __future__ import annotations
 
+import copy
+import gc
 import os
 import pickle
 import subprocess
 import sys
 import threading
+import weakref
 
 import numpy as np
 import pytest
 
 import ridgeline as rl
+
+KINDS = [rl.SGD, rl.Adam, rl.AdamW, rl.NAdam, rl.RMSprop, rl.Adagrad, rl.Lion, rl.FTRL]
 
 # ---- what a failing setter leaves
 
@@ -255,3 +260,76 @@ def test_a_forked_child_has_an_optimizer_that_is_not_busy():
         capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
     assert run.returncode == 0, run.stderr
+
+
+# ---- no parameters
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "empty", [[], (), {}, [[]], {"a": {}}, [{"params": []}], [{"params": {}}, {"params": ()}]]
+)
+def test_an_optimizer_wants_parameters(kind, empty):
+    with pytest.raises(ValueError, match=r"^params: got no arrays, wants at least one$"):
+        kind(empty)
+
+
+def test_iterators_with_nothing_left():
+    for empty in (iter(()), [{"params": np.ones(2)}, {"params": iter(())}]):
+        with pytest.raises(ValueError, match=r"^params: got an iterator that has nothing left"):
+            rl.AdamW(empty)
+
+
+def test_a_group_may_be_empty():
+    w = np.ones(2)
+    opt = rl.SGD([{"params": []}, {"params": w}, {"params": {}}], lr=0.5, momentum=0.9)
+    opt.step([[], np.ones(2), {}])
+    assert w.tolist() == [0.5, 0.5]
+    assert [len(part) for part in opt.state["momentum_buffer"]] == [0, 2, 0]
+
+
+# ---- what is freed
+
+
+@pytest.fixture
+def no_collector():
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_optimizer_is_freed_with_its_last_reference(kind, no_collector):
+    w = {"a": [np.ones((3, 4)), np.ones(5)], "b": np.ones(3)}
+    mask = {"a": [None, rl.Mask.from_array([True, False, True, True, True])], "b": None}
+    opt = kind([{"params": w}, {"params": np.ones(2)}], lr=0.1, ema=0.9)
+    grads = [{"a": [np.ones((3, 4)), np.ones(5)], "b": np.ones(3)}, np.ones(2)]
+    opt.step(grads)
+    opt.lr = 0.2
+    opt.decay_filter = rl.skip_biases_and_norms
+    opt.groups[0].weight_decay = 0.1
+    opt.set_mask([mask, None], reset=True)
+    opt.load_state_dict(opt.state_dict())
+    copies = pickle.loads(pickle.dumps(opt)), copy.deepcopy(opt)
+    assert opt.state is not None
+    assert opt.ema is not None
+    repr(opt)
+    with pytest.raises(ValueError, match="grads"):
+        opt.step([])
+    watched = [weakref.ref(each) for each in (opt, opt._core, *copies)]
+    watched += [weakref.ref(array) for arrays in opt._kept.values() for array in arrays]
+    watched.append(weakref.ref(w["b"]))
+    del opt, copies, w
+    assert [ref() for ref in watched] == [None] * len(watched)
+
+
+def test_a_group_outlives_its_optimizer(no_collector):
+    group = rl.AdamW(np.ones(2), lr=0.1).groups[0]
+    group.lr = 0.2
+    assert repr(group).startswith("Group(lr=0.2")
+    with pytest.raises(ValueError, match=r"^lr: got -1"):
+        group.lr = -1
+    for make in (pickle.dumps, copy.copy, copy.deepcopy):
+        with pytest.raises(TypeError, match="part of its optimizer"):
+            make(group)

@@ -21,6 +21,7 @@ from __future__ import annotations
 import functools
 import math
 import sys
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from os import PathLike
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, TypeAlias, TypeVar, cast
@@ -320,18 +321,18 @@ class Group:
         raise TypeError("a Group is made by an optimizer")
 
     @classmethod
-    def _of(cls, names: tuple[str, ...], values: Mapping[str, Any], owner: Any) -> Group:
+    def _of(cls, names: tuple[str, ...], values: Mapping[str, Any], owner: Optimizer) -> Group:
         """Return a group of checked numbers."""
         group = object.__new__(cls)
         object.__setattr__(group, "_names", names)
-        object.__setattr__(group, "_owner", owner)
+        object.__setattr__(group, "_owner", weakref.ref(owner))  # no cycle: freed with its last use
         for name in names:
             setattr(group, name, values[name])
         return group
 
     if TYPE_CHECKING:
         _names: tuple[str, ...]
-        _owner: Any
+        _owner: weakref.ref[Optimizer]
 
         def __getattr__(self, name: str) -> Any: ...
 
@@ -339,7 +340,14 @@ class Group:
         if name not in self._names:
             wants = ", ".join(self._names)
             raise AttributeError(f"a group has no {name!r}; it has {wants}")
-        self._owner((self,), name, value)
+        owner = self._owner()
+        if owner is None:
+            object.__setattr__(self, name, _NUMBERS[name](name, value))
+        else:
+            owner._change((self,), name, value)
+
+    def __reduce__(self) -> Any:
+        raise TypeError("a Group is a part of its optimizer: pickle or copy that")
 
     def __repr__(self) -> str:
         shown = [n for n in self._names if getattr(self, n) is not None and getattr(self, n) != ()]
@@ -479,7 +487,8 @@ class Optimizer:
     ----------
     params : array or tree of arrays, pairs of names and arrays, or list of groups
         Written by every step. float32, float64, bfloat16 or float16; any strides. A group is a dict
-        of ``"params"`` and any of the numbers of a `Group`.
+        of ``"params"`` and any of the settings of a `Group`. There must be at least one array; a
+        group may be empty.
     lr : float or callable
         The learning rate, at least 0, or a function of the number of updates so far.
     weight_decay : float
@@ -533,8 +542,8 @@ class Optimizer:
     Raises
     ------
     TypeError, ValueError
-        If an argument is of a wrong type or out of range, an array cannot be written, or a
-        parameter appears twice.
+        If an argument is of a wrong type or out of range, there is no parameter, one cannot be
+        written, or one appears twice.
 
     Examples
     --------
@@ -659,12 +668,14 @@ class Optimizer:
                     raise TypeError(
                         f"params[{place}]: got {name!r}, wants any of {', '.join(names)}"
                     )
-            groups.append(Group._of(names, {**values, **own}, self._change))
+            groups.append(Group._of(names, {**values, **own}, self))
         self._set(groups=tuple(groups), _grouped=grouped, _tree=trees if grouped else trees[0])
         self._set_kind()
 
         # A parameter's name for filters is that in its group, for files that in all of them.
         found = located("params", self._tree)
+        if not found:
+            raise ValueError("params: got no arrays, wants at least one")
         inner = [
             (g, name) for g, tree in enumerate(trees) for _, name, _ in located("params", tree)
         ]
@@ -676,7 +687,7 @@ class Optimizer:
             ("kahan", self._kahan),
             ("stochastic_rounding", self._rounding is not None),
         ):
-            if used and found and not any(dtype in _HALVES for dtype in dtypes):
+            if used and not any(dtype in _HALVES for dtype in dtypes):
                 raise TypeError(
                     f"{name}: got params of {', '.join(dict.fromkeys(dtypes))}, wants bfloat16 or "
                     "float16 among them"
@@ -958,26 +969,7 @@ class Optimizer:
     def _masks(self, mask: Any) -> list[tuple[str, Mask | None]]:
         """List the places and masks of all parameters, in their order."""
         found: list[tuple[str, Mask | None]] = []
-
-        def visit(tree: Any, node: Any, place: str) -> None:
-            if isinstance(tree, dict | list | tuple):
-                if node is None:
-                    node = dict.fromkeys(tree) if isinstance(tree, dict) else [None] * len(tree)
-                mapping = isinstance(tree, dict)
-                if not isinstance(node, Mapping if mapping else Sequence):
-                    kind = "a mapping" if mapping else "a sequence"
-                    raise TypeError(f"{place}: got {_type_of(node)}, wants {kind} as in params")
-                if set(node) != set(tree) if mapping else len(node) != len(tree):
-                    what = "keys" if mapping else "length"
-                    raise ValueError(f"{place}: got other {what}, wants those of params")
-                for key, child in dict(tree if mapping else enumerate(tree)).items():
-                    visit(child, node[key], f"{place}[{key!r}]")
-            elif node is None or isinstance(node, Mask):
-                found.append((place, node))
-            else:
-                raise TypeError(f"{place}: got {_type_of(node)}, wants a Mask")
-
-        visit(self._tree, mask, "mask")
+        _find_masks(self._tree, mask, "mask", found)
         return found
 
     # ---- steps
@@ -1440,6 +1432,26 @@ class Optimizer:
         return "".join(
             f", {name}={value!r}" for name, value in shown.items() if value != usual.get(name)
         )
+
+
+def _find_masks(tree: Any, node: Any, place: str, found: list[tuple[str, Mask | None]]) -> None:
+    """List the places and masks of a container that is like that of the parameters."""
+    if isinstance(tree, dict | list | tuple):
+        if node is None:
+            node = dict.fromkeys(tree) if isinstance(tree, dict) else [None] * len(tree)
+        mapping = isinstance(tree, dict)
+        if not isinstance(node, Mapping if mapping else Sequence):
+            kind = "a mapping" if mapping else "a sequence"
+            raise TypeError(f"{place}: got {_type_of(node)}, wants {kind} as in params")
+        if set(node) != set(tree) if mapping else len(node) != len(tree):
+            what = "keys" if mapping else "length"
+            raise ValueError(f"{place}: got other {what}, wants those of params")
+        for key, child in dict(tree if mapping else enumerate(tree)).items():
+            _find_masks(child, node[key], f"{place}[{key!r}]", found)
+    elif node is None or isinstance(node, Mask):
+        found.append((place, node))
+    else:
+        raise TypeError(f"{place}: got {_type_of(node)}, wants a Mask")
 
 
 def _saved_array(place: str, value: Any, wants: Array | None) -> Array:
