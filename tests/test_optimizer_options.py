@@ -333,3 +333,174 @@ def test_a_group_outlives_its_optimizer(no_collector):
     for make in (pickle.dumps, copy.copy, copy.deepcopy):
         with pytest.raises(TypeError, match="part of its optimizer"):
             make(group)
+
+
+# ---- learning rates that somebody else writes
+
+
+def shared_rates():
+    torch = pytest.importorskip("torch")
+    jnp = pytest.importorskip("jax.numpy")
+    array, one = np.array(0.5), np.array([0.5])
+    tensor, double = torch.tensor(0.5), torch.tensor([0.5], dtype=torch.float64)
+    grown = torch.tensor(0.5, requires_grad=True)
+    return {
+        "array": (array, lambda v: array.fill(v)),
+        "tensor": (tensor, tensor.fill_),
+        "one element": (double, double.fill_),
+        "requires grad": (grown, lambda v: grown.data.fill_(v)),
+        "jax": (jnp.float32(0.5), None),
+        "array of one": (one, None),
+        "scalar": (np.float32(0.5), None),
+    }
+
+
+@pytest.mark.parametrize("name", ["array", "tensor", "one element", "requires grad"])
+@pytest.mark.parametrize("own_group", [False, True])
+def test_a_learning_rate_that_is_an_array_is_read_at_every_step(name, own_group):
+    rate, fill = shared_rates()[name]
+    w = np.zeros(2)
+    if own_group:
+        opt = rl.SGD([{"params": w, "lr": rate}], lr=1.0)
+    else:
+        opt = rl.SGD(w, lr=1.0)
+        opt.lr = rate
+    grads = [np.ones(2)] if own_group else np.ones(2)
+    assert opt.lr is rate
+    opt.step(grads)
+    assert w[0] == -0.5
+    fill(2.0)
+    opt.step(grads)
+    assert w[0] == -2.5
+    assert "lr=" in repr(opt)
+    twin, v = copy.deepcopy((opt, w))
+    for bad in (-1.0, float("nan"), float("inf")):
+        fill(bad)
+        with pytest.raises(ValueError, match=r"^lr: got .*, wants a finite number of at least 0"):
+            opt.step(grads)
+    assert (w[0], opt.steps) == (-2.5, 2)
+    twin.step(grads)
+    assert v[0] == -4.5
+    again = pickle.loads(pickle.dumps(twin))
+    assert np.asarray(getattr(again.lr, "data", again.lr)) == 2.0
+    opt.lr = 0.25
+    assert opt.lr == 0.25
+
+
+@pytest.mark.parametrize("name", ["jax", "scalar"])
+def test_learning_rates_that_nobody_can_write(name):
+    rate, _ = shared_rates()[name]
+    w = np.zeros(2)
+    opt = rl.SGD(w, lr=rate)
+    opt.step(np.ones(2))
+    assert w[0] == -0.5
+    assert opt.lr == 0.5
+
+
+def test_learning_rates_that_are_no_numbers():
+    torch = pytest.importorskip("torch")
+    for bad in (np.ones(2), np.array([0.5]), torch.ones(2), np.array("x"), "0.1", None, [0.1]):
+        with pytest.raises(TypeError, match=r"^lr: got "):
+            rl.SGD(np.ones(2), lr=bad)
+    opt = rl.SGD(np.zeros(2), lr=lambda step: torch.tensor(0.5, requires_grad=True))
+    opt.step(np.ones(2), lr=torch.tensor(0.25))
+    assert opt.step(np.ones(2)).updated
+
+
+def test_numbers_of_groups_are_made_again_where_they_changed():
+    w = [np.zeros(1), np.zeros(1)]
+    opt = rl.SGD([{"params": p} for p in w], lr=1.0)
+    opt.step([np.ones(1)] * 2)
+    opt.groups[1].lr = 2.0
+    opt.step([np.ones(1)] * 2)
+    opt.constraint = rl.Box(-2.5, 0.0)
+    opt.step([np.ones(1)] * 2, lr=0.25)
+    assert [float(p[0]) for p in w] == [-2.25, -2.5]
+    opt.constraint = None
+    opt.step([np.ones(1)] * 2)
+    assert [float(p[0]) for p in w] == [-3.25, -4.5]
+    opt.groups[0].penalty = rl.L2(1.0)
+    opt.step([np.zeros(1)] * 2)
+    assert [float(p[0]) for p in w] == [0.0, -4.5]
+
+
+# ---- communicators
+
+
+class NoArguments:
+    def allgather(self):
+        return []
+
+
+class TwoArguments:
+    def allgather(self, outputs, inputs):
+        return []
+
+
+class NotCallable:
+    allgather = 3
+
+
+class Ranks:
+    def allgather(self, value):
+        return [value]
+
+
+@pytest.mark.parametrize("bad", [3, "world", NoArguments(), TwoArguments(), NotCallable(), Ranks])
+def test_objects_that_are_no_communicators(bad):
+    w = np.ones(2)
+    with pytest.raises(TypeError, match=r"^comm: got .*wants an object whose allgather\(value\)"):
+        rl.SGD(w, clip=rl.GlobalNorm(1.0), comm=bad)
+    opt = rl.SGD(w, clip=rl.GlobalNorm(1.0), comm=Ranks())
+    old = opt.comm
+    with pytest.raises(TypeError, match=r"^comm: got "):
+        opt.comm = bad
+    assert opt.comm is old
+    assert opt.step(np.ones(2)).updated
+
+
+def test_communicators_of_torch(tmp_path):
+    torch = pytest.importorskip("torch")
+    dist = pytest.importorskip("torch.distributed")
+    if not dist.is_available():
+        pytest.skip("torch without distributed")
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        model = torch.nn.parallel.DistributedDataParallel(torch.nn.Linear(2, 2))
+        for bad in (dist.group.WORLD, dist, dist.group):
+            with pytest.raises(TypeError, match=r"^comm: got .*all_gather_object|^comm: got the c"):
+                rl.SGD(np.ones(2), comm=bad)
+        with pytest.raises(TypeError, match=r"^comm: got Dist.*averaged.*wants None"):
+            rl.SGD(model.parameters(), comm=model)
+
+        class Ours:  # as in docs/optimizers.md
+            def allgather(self, value):
+                values = [None] * dist.get_world_size()
+                dist.all_gather_object(values, value)
+                return values
+
+        opt = rl.SGD(np.ones(2), clip=rl.GlobalNorm(1.0), comm=Ours())
+        assert opt.step(np.array([3.0, 4.0])).norm == 5.0
+    finally:
+        dist.destroy_process_group()
+
+
+def test_ftrl_divides_by_its_learning_rate():
+    """0 is refused at once, in a group, by a setter, and as the rate of one step."""
+    torch = pytest.importorskip("torch")
+    w = np.zeros(2)
+    opt = rl.FTRL(w)
+    for make in (
+        lambda: rl.FTRL(w, lr=0.0),
+        lambda: rl.FTRL(w, lr=torch.tensor(0.0)),
+        lambda: rl.FTRL([{"params": w, "lr": 0}]),
+        lambda: setattr(rl.FTRL(w), "lr", 0.0),
+        lambda: setattr(opt.groups[0], "lr", np.array(0.0)),
+        lambda: rl.FTRL(w).step(np.ones(2), lr=0.0),
+        lambda: rl.FTRL(w, lr=lambda step: 0.0).step(np.ones(2)),
+    ):
+        with pytest.raises(ValueError, match=r"^lr: got 0, wants a finite number above 0"):
+            make()
+    assert not w.any()
+    for kind in set(KINDS) - {rl.FTRL}:
+        assert kind(w, lr=0.0).step(np.ones(2)).updated

@@ -19,12 +19,23 @@ parameter stays as it is. The same bits for any number of threads, any target an
 from __future__ import annotations
 
 import functools
+import inspect
 import math
 import sys
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from os import PathLike
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, TypeAlias, TypeVar, cast
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    ClassVar,
+    Literal,
+    NamedTuple,
+    SupportsFloat,
+    TypeAlias,
+    TypeVar,
+    cast,
+)
 
 import numpy as np
 import numpy.typing as npt
@@ -84,7 +95,7 @@ Prox: TypeAlias = Literal["plain", "preconditioned"]
 Clip: TypeAlias = GlobalNorm | Norm | Value
 OnNonFinite: TypeAlias = Literal["skip", "raise", "propagate"]
 Convention: TypeAlias = Literal["torch", "keras", "optax"]
-LearningRate: TypeAlias = "float | Callable[[int], float]"
+LearningRate: TypeAlias = "float | Callable[[int], float] | SupportsFloat"
 DecayFilter: TypeAlias = "Callable[[str, Any], float]"
 
 _VERSION = 1
@@ -198,7 +209,16 @@ def _betas(name: str, value: Any) -> tuple[float, float]:
 
 
 def _learning_rate(name: str, value: object) -> LearningRate:
-    return value if callable(value) else _non_negative(name, value)
+    """Return a number, a function of the step, or an array that is read at every step."""
+    if callable(value):
+        return value
+    number = _non_negative(name, _detached(value))
+    shared = hasattr(value, "shape") and not isinstance(value, np.generic)
+    return cast("LearningRate", value) if shared else number
+
+
+def _detached(value: object) -> object:
+    return value.detach() if hasattr(value, "detach") else value
 
 
 def _flag(name: str, value: object) -> bool:
@@ -240,8 +260,36 @@ def _filter(name: str, value: Any) -> Any:
 
 
 def _communicator(name: str, value: Any) -> Any:
-    if value is not None and not hasattr(value, "allgather"):
-        raise TypeError(f"{name}: got {_type_of(value)}, wants an object with allgather, or None")
+    if value is None:
+        return None
+    kinds = value.__mro__ if isinstance(value, type) else type(value).__mro__
+    torch_kinds = [kind.__name__ for kind in kinds if kind.__module__.startswith("torch.")]
+    if value is sys.modules.get("torch.distributed"):
+        torch_kinds = ["torch.distributed"]
+    wants = "an object whose allgather(value) returns the list of all ranks' values"
+    if "DistributedDataParallel" in torch_kinds:
+        raise TypeError(
+            f"{name}: got DistributedDataParallel, whose gradients are averaged on every rank: "
+            "their norm is that of all ranks already; wants None"
+        )
+    if torch_kinds:
+        raise TypeError(
+            f"{name}: got {torch_kinds[0]}, wants {wants}: one that calls "
+            "torch.distributed.all_gather_object"
+        )
+    allgather = getattr(value, "allgather", None)
+    if not callable(allgather) or isinstance(value, type):
+        got = f"the class {value.__name__}" if isinstance(value, type) else _type_of(value)
+        raise TypeError(f"{name}: got {got}, wants {wants}, or None")
+    try:
+        signature = inspect.signature(allgather)
+    except (TypeError, ValueError):  # compiled functions need not have one
+        return value
+    try:
+        signature.bind(0.0)
+    except TypeError as error:
+        got = f"{_type_of(value)} with allgather{signature}"
+        raise TypeError(f"{name}: got {got}, wants {wants}") from error
     return value
 
 
@@ -333,6 +381,7 @@ class Group:
     if TYPE_CHECKING:
         _names: tuple[str, ...]
         _owner: weakref.ref[Optimizer]
+        _last: tuple[Any, ...] | None
 
         def __getattr__(self, name: str) -> Any: ...
 
@@ -342,19 +391,31 @@ class Group:
             raise AttributeError(f"a group has no {name!r}; it has {wants}")
         owner = self._owner()
         if owner is None:
-            object.__setattr__(self, name, _NUMBERS[name](name, value))
+            self._take(name, _NUMBERS[name](name, value))
         else:
             owner._change((self,), name, value)
+
+    def _take(self, name: str, checked: Any) -> None:
+        object.__setattr__(self, "_last", None)
+        object.__setattr__(self, name, checked)
 
     def __reduce__(self) -> Any:
         raise TypeError("a Group is a part of its optimizer: pickle or copy that")
 
     def __repr__(self) -> str:
-        shown = [n for n in self._names if getattr(self, n) is not None and getattr(self, n) != ()]
+        shown = [n for n in self._names if getattr(self, n) is not None]
         return f"Group({', '.join(f'{n}={getattr(self, n)!r}' for n in shown)})"
 
     def _values(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in self._names}
+
+    def _numbers_at(self, lr: float, double_l2: bool) -> tuple[Any, ...]:
+        """Return the same, the last one again if nothing has changed."""
+        numbers = self._last
+        if numbers is None or numbers[0] != lr:
+            numbers = self._numbers(lr, double_l2)
+            object.__setattr__(self, "_last", numbers)
+        return numbers
 
     def _numbers(self, lr: float, double_l2: bool) -> tuple[Any, ...]:
         """Return what the core wants of a group."""
@@ -490,7 +551,8 @@ class Optimizer:
         of ``"params"`` and any of the settings of a `Group`. There must be at least one array; a
         group may be empty.
     lr : float or callable
-        The learning rate, at least 0, or a function of the number of updates so far.
+        The learning rate, at least 0, or a function of the number of updates so far. A tensor or
+        array of one element is kept and read at every step.
     weight_decay : float
         Decoupled: :math:`w \leftarrow w (1 - \eta\lambda)` before the step, in every optimizer.
     penalty : Penalty, optional
@@ -519,8 +581,11 @@ class Optimizer:
         Round 16-bit parameters to one of their neighbours so that the mean is exact. The key says
         with which random bits; True is ``Key(0)``.
     comm : object with ``allgather``, optional
-        An mpi4py communicator, or the like: the norm of `GlobalNorm` is that of the gradients of
-        all ranks, which are disjoint parts of one. Every rank must step.
+        For parameters that are split between ranks: the norm of `GlobalNorm` is that of the
+        gradients of all ranks, disjoint parts of one model. ``comm.allgather(value)`` returns the
+        list of all ranks' values, as in mpi4py. Every rank must step. Not for replicas, such as
+        under PyTorch's DistributedDataParallel: each has the whole gradient, and its norm would
+        count once for each rank.
     state_dtype : {None, "float32", "bfloat16", "8bit"}
         How moments are kept. None: as float64 for float64, else float32. "bfloat16": rounded
         stochastically. "8bit": a byte each and a float32 for each 256, the dynamic map of Dettmers
@@ -827,10 +892,10 @@ class Optimizer:
             filters = [checked if group in groups else group.decay_filter for group in self.groups]
             self._core.set_decay(self._decay_factors(filters))
         for group in groups:
-            object.__setattr__(group, name, checked)
+            group._take(name, checked)
 
-    def _check_number(self, group: Group, name: str, value: Any) -> None:
-        """Check one of the optimizer's own numbers."""
+    def _check_number(self, group: Group | None, name: str, value: Any) -> None:
+        """Check a number of a group, or that of one step, more closely."""
 
     def _decay_factors(self, filters: Sequence[DecayFilter | None]) -> list[float]:
         """Return each parameter's factor, given the filters of the groups."""
@@ -1073,14 +1138,20 @@ class Optimizer:
         return StepReport(norm, one, skipped, first, penalty, not skipped, self._count)
 
     def _group_numbers(self, lr: float | None) -> list[tuple[Any, ...]]:
-        own = None if lr is None else _non_negative("lr", lr)
+        own = None if lr is None else self._rate(lr)
         numbers = []
         for group in self.groups:
             rate = group.lr if own is None else own
-            if callable(rate):
-                rate = _non_negative("lr", rate(self._count))
-            numbers.append(group._numbers(rate, self._doubles_l2()))
+            if not isinstance(rate, float):
+                rate = self._rate(rate(self._count) if callable(rate) else rate)
+            numbers.append(group._numbers_at(rate, self._doubles_l2()))
         return numbers
+
+    def _rate(self, value: object) -> float:
+        """Return the learning rate of a step."""
+        number = _non_negative("lr", _detached(value))
+        self._check_number(None, "lr", number)
+        return number
 
     def _doubles_l2(self) -> bool:
         return False
@@ -1548,8 +1619,10 @@ class SGD(Optimizer):
     def _set_kind(self) -> None:
         self._structure.setdefault("stateful", any(group.momentum for group in self.groups))
 
-    def _check_number(self, group: Group, name: str, value: Any) -> None:
+    def _check_number(self, group: Group | None, name: str, value: Any) -> None:
         _needs_state(self, name, value)
+        if group is None:
+            return
         now = {**group.__dict__, name: value}
         if len(now.keys() & set(self._names)) < len(self._names):
             return  # not all of them are there yet
@@ -1828,7 +1901,7 @@ class RMSprop(Optimizer):
     def _set_kind(self) -> None:
         self._structure.setdefault("stateful", any(group.momentum for group in self.groups))
 
-    def _check_number(self, group: Group, name: str, value: Any) -> None:
+    def _check_number(self, group: Group | None, name: str, value: Any) -> None:
         _needs_state(self, name, value)
 
     def _kind(self) -> str:
@@ -2042,6 +2115,10 @@ class FTRL(Optimizer):
         numbers = {"lr": lr, "beta": beta, "l1": l1, "l2": l2, "weight_decay": weight_decay}
         initial = _initial_value(initial_accumulator_value, options)
         self._start(params, numbers, options, initial=initial)
+
+    def _check_number(self, group: Group | None, name: str, value: Any) -> None:
+        if name == "lr" and not callable(value) and not _core.number(name, _detached(value)) > 0:
+            raise ValueError("lr: got 0, wants a finite number above 0: FTRL divides by it")
 
     def _kind(self) -> str:
         return "ftrl"
