@@ -1696,7 +1696,9 @@ def test_torch_gives_the_same_bits(variant, dtype):
         report = opt.step(theirs)
         reports.append([report.norm, report.scale, report.penalty])
         assert [t._version for t in theirs] == before
-    assert bits([[from_torch(p) for p in tensors], opt.state_dict(), reports]) == expected
+    twin = ours(variant, weights(shapes, dtype), **options)
+    twin.load_state_dict(opt.state_dict())  # of tensors, into arrays
+    assert bits([[from_torch(p) for p in tensors], twin.state_dict(), reports]) == expected
     assert all(p._version > v for p, v in zip(tensors, versions, strict=True))
     assert all(p.requires_grad and p.is_leaf for p in tensors)
 
@@ -2150,7 +2152,6 @@ def test_the_callers_containers_are_not_ours():
     list(used)
     with pytest.raises(ValueError, match=r"^params: got an iterator that has nothing left"):
         rl.SGD(used)
-    assert rl.SGD([]).step([]).updated
 
 
 def test_a_refused_number_changes_no_group():

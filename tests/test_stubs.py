@@ -55,7 +55,7 @@ def test_classes():
         bases = ["pybind11_object" if b == "object" else b for b in bases]
         assert [base.__name__ for base in cls.__bases__] == bases
         attributes = {n.target.id for n in node.body if isinstance(n, ast.AnnAssign)}
-        methods = {method for owner, method in METHODS if owner == name and method != "__init__"}
+        methods = {m for owner, m in METHODS if owner == name and not m.startswith("__")}
         inherited = (
             {"args", "with_traceback", "add_note"} if issubclass(cls, BaseException) else set()
         )

@@ -18,10 +18,24 @@ parameter stays as it is. The same bits for any number of threads, any target an
 
 from __future__ import annotations
 
+import functools
+import inspect
 import math
+import sys
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from os import PathLike
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, TypeAlias
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    ClassVar,
+    Literal,
+    NamedTuple,
+    SupportsFloat,
+    TypeAlias,
+    TypeVar,
+    cast,
+)
 
 import numpy as np
 import numpy.typing as npt
@@ -83,7 +97,7 @@ Prox: TypeAlias = Literal["plain", "preconditioned"]
 Clip: TypeAlias = GlobalNorm | Norm | Value
 OnNonFinite: TypeAlias = Literal["skip", "raise", "propagate"]
 Convention: TypeAlias = Literal["torch", "keras", "optax"]
-LearningRate: TypeAlias = "float | Callable[[int], float]"
+LearningRate: TypeAlias = "float | Callable[[int], float] | SupportsFloat"
 DecayFilter: TypeAlias = "Callable[[str, Any], float]"
 
 _VERSION = 1
@@ -197,7 +211,16 @@ def _betas(name: str, value: Any) -> tuple[float, float]:
 
 
 def _learning_rate(name: str, value: object) -> LearningRate:
-    return value if callable(value) else _non_negative(name, value)
+    """Return a number, a function of the step, or an array that is read at every step."""
+    if callable(value):
+        return value
+    number = _non_negative(name, _detached(value))
+    shared = hasattr(value, "shape") and not isinstance(value, np.generic)
+    return cast("LearningRate", value) if shared else number
+
+
+def _detached(value: object) -> object:
+    return value.detach() if hasattr(value, "detach") else value
 
 
 def _flag(name: str, value: object) -> bool:
@@ -239,8 +262,36 @@ def _filter(name: str, value: Any) -> Any:
 
 
 def _communicator(name: str, value: Any) -> Any:
-    if value is not None and not hasattr(value, "allgather"):
-        raise TypeError(f"{name}: got {_type_of(value)}, wants an object with allgather, or None")
+    if value is None:
+        return None
+    kinds = value.__mro__ if isinstance(value, type) else type(value).__mro__
+    torch_kinds = [kind.__name__ for kind in kinds if kind.__module__.startswith("torch.")]
+    if value is sys.modules.get("torch.distributed"):
+        torch_kinds = ["torch.distributed"]
+    wants = "an object whose allgather(value) returns the list of all ranks' values"
+    if "DistributedDataParallel" in torch_kinds:
+        raise TypeError(
+            f"{name}: got DistributedDataParallel, whose gradients are averaged on every rank: "
+            "their norm is that of all ranks already; wants None"
+        )
+    if torch_kinds:
+        raise TypeError(
+            f"{name}: got {torch_kinds[0]}, wants {wants}: one that calls "
+            "torch.distributed.all_gather_object"
+        )
+    allgather = getattr(value, "allgather", None)
+    if not callable(allgather) or isinstance(value, type):
+        got = f"the class {value.__name__}" if isinstance(value, type) else _type_of(value)
+        raise TypeError(f"{name}: got {got}, wants {wants}, or None")
+    try:
+        signature = inspect.signature(allgather)
+    except (TypeError, ValueError):  # compiled functions need not have one
+        return value
+    try:
+        signature.bind(0.0)
+    except TypeError as error:
+        got = f"{_type_of(value)} with allgather{signature}"
+        raise TypeError(f"{name}: got {got}, wants {wants}") from error
     return value
 
 
@@ -324,18 +375,19 @@ class Group:
         raise TypeError("a Group is made by an optimizer")
 
     @classmethod
-    def _of(cls, names: tuple[str, ...], values: Mapping[str, Any], owner: Any) -> Group:
+    def _of(cls, names: tuple[str, ...], values: Mapping[str, Any], owner: Optimizer) -> Group:
         """Return a group of checked numbers."""
         group = object.__new__(cls)
         object.__setattr__(group, "_names", names)
-        object.__setattr__(group, "_owner", owner)
+        object.__setattr__(group, "_owner", weakref.ref(owner))  # no cycle: freed with its last use
         for name in names:
             setattr(group, name, values[name])
         return group
 
     if TYPE_CHECKING:
         _names: tuple[str, ...]
-        _owner: Any
+        _owner: weakref.ref[Optimizer]
+        _last: tuple[Any, ...] | None
 
         def __getattr__(self, name: str) -> Any: ...
 
@@ -343,16 +395,33 @@ class Group:
         if name not in self._names:
             wants = ", ".join(self._names)
             raise AttributeError(f"a group has no {name!r}; it has {wants}")
-        checked = _NUMBERS[name](name, value)
-        self._owner(self, name, checked)
+        owner = self._owner()
+        if owner is None:
+            self._take(name, _NUMBERS[name](name, value))
+        else:
+            owner._change((self,), name, value)
+
+    def _take(self, name: str, checked: Any) -> None:
+        object.__setattr__(self, "_last", None)
         object.__setattr__(self, name, checked)
 
+    def __reduce__(self) -> Any:
+        raise TypeError("a Group is a part of its optimizer: pickle or copy that")
+
     def __repr__(self) -> str:
-        shown = [n for n in self._names if getattr(self, n) is not None and getattr(self, n) != ()]
+        shown = [n for n in self._names if getattr(self, n) is not None]
         return f"Group({', '.join(f'{n}={getattr(self, n)!r}' for n in shown)})"
 
     def _values(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in self._names}
+
+    def _numbers_at(self, lr: float, double_l2: bool, couples: bool) -> tuple[Any, ...]:
+        """Return the same, the last one again if nothing has changed."""
+        numbers = self._last
+        if numbers is None or numbers[0] != lr:
+            numbers = self._numbers(lr, double_l2, couples)
+            object.__setattr__(self, "_last", numbers)
+        return numbers
 
     def _numbers(self, lr: float, double_l2: bool, couples: bool) -> tuple[Any, ...]:
         """Return what the core wants of a group."""
@@ -460,6 +529,20 @@ def _read_only(array: Array) -> Array:
     return view
 
 
+_Method = TypeVar("_Method", bound=Callable[..., Any])
+
+
+def _in_turn(method: _Method) -> _Method:
+    """Let other threads see what a method does to an optimizer as a whole or not at all."""
+
+    @functools.wraps(method)
+    def call(self: Optimizer, *args: Any, **kwargs: Any) -> Any:
+        with self._core.turn(reads=False):
+            return method(self, *args, **kwargs)
+
+    return cast("_Method", call)
+
+
 class Optimizer:
     r"""What all optimizers share. Not to be created itself.
 
@@ -472,9 +555,11 @@ class Optimizer:
     ----------
     params : array or tree of arrays, pairs of names and arrays, or list of groups
         Written by every step. float32, float64, bfloat16 or float16; any strides. A group is a dict
-        of ``"params"`` and any of the numbers of a `Group`.
+        of ``"params"`` and any of the settings of a `Group`. There must be at least one array; a
+        group may be empty.
     lr : float or callable
-        The learning rate, at least 0, or a function of the number of updates so far.
+        The learning rate, at least 0, or a function of the number of updates so far. A tensor or
+        array of one element is kept and read at every step.
     weight_decay : float
         Decoupled: :math:`w \leftarrow w (1 - \eta\lambda)` before the step, in every optimizer.
     penalty : Penalty, optional
@@ -503,8 +588,11 @@ class Optimizer:
         Round 16-bit parameters to one of their neighbours so that the mean is exact. The key says
         with which random bits; True is ``Key(0)``.
     comm : object with ``allgather``, optional
-        An mpi4py communicator, or the like: the norm of `GlobalNorm` is that of the gradients of
-        all ranks, which are disjoint parts of one. Every rank must step.
+        For parameters that are split between ranks: the norm of `GlobalNorm` is that of the
+        gradients of all ranks, disjoint parts of one model. ``comm.allgather(value)`` returns the
+        list of all ranks' values, as in mpi4py. Every rank must step. Not for replicas, such as
+        under PyTorch's DistributedDataParallel: each has the whole gradient, and its norm would
+        count once for each rank.
     state_dtype : {None, "float32", "bfloat16", "8bit"}
         How moments are kept. None: as float64 for float64, else float32. "bfloat16": rounded
         stochastically. "8bit": a byte each and a float32 for each 256, the dynamic map of Dettmers
@@ -526,8 +614,8 @@ class Optimizer:
     Raises
     ------
     TypeError, ValueError
-        If an argument is of a wrong type or out of range, an array cannot be written, or a
-        parameter appears twice.
+        If an argument is of a wrong type or out of range, there is no parameter, one cannot be
+        written, or one appears twice.
 
     Examples
     --------
@@ -613,7 +701,7 @@ class Optimizer:
         self._take_parameters(params, names, values)
         self._make_states()
         self._set(_mask=None, _building=False)
-        self._apply_filters()
+        self._core.set_decay(self._decay_factors([group.decay_filter for group in self.groups]))
         if mask is not None:
             self.set_mask(mask)
 
@@ -651,12 +739,14 @@ class Optimizer:
                     raise TypeError(
                         f"params[{place}]: got {name!r}, wants any of {', '.join(names)}"
                     )
-            groups.append(Group._of(names, {**values, **own}, self._changed))
+            groups.append(Group._of(names, {**values, **own}, self))
         self._set(groups=tuple(groups), _grouped=grouped, _tree=trees if grouped else trees[0])
         self._set_kind()
 
         # A parameter's name for filters is that in its group, for files that in all of them.
         found = located("params", self._tree)
+        if not found:
+            raise ValueError("params: got no arrays, wants at least one")
         inner = [
             (g, name) for g, tree in enumerate(trees) for _, name, _ in located("params", tree)
         ]
@@ -668,7 +758,7 @@ class Optimizer:
             ("kahan", self._kahan),
             ("stochastic_rounding", self._rounding is not None),
         ):
-            if used and found and not any(dtype in _HALVES for dtype in dtypes):
+            if used and not any(dtype in _HALVES for dtype in dtypes):
                 raise TypeError(
                     f"{name}: got params of {', '.join(dict.fromkeys(dtypes))}, wants bfloat16 or "
                     "float16 among them"
@@ -800,21 +890,25 @@ class Optimizer:
 
     # ---- numbers
 
-    def _changed(self, group: Group, name: str, value: Any) -> None:
-        """Check what a group's new number means for the optimizer."""
-        self._check_number(group, name, value)
-        if not self.__dict__.get("_building", True) and name == "decay_filter":
-            object.__setattr__(group, name, value)
-            self._apply_filters()
+    def _change(self, groups: Sequence[Group], name: str, value: object) -> None:
+        """Give groups a new number; on an error all keep the old one."""
+        checked = _NUMBERS[name](name, value)
+        for group in groups:
+            self._check_number(group, name, checked)
+        if name == "decay_filter" and not self._building:
+            filters = [checked if group in groups else group.decay_filter for group in self.groups]
+            self._core.set_decay(self._decay_factors(filters))
+        for group in groups:
+            group._take(name, checked)
 
-    def _check_number(self, group: Group, name: str, value: Any) -> None:
-        """Check one of the optimizer's own numbers."""
+    def _check_number(self, group: Group | None, name: str, value: Any) -> None:
+        """Check a number of a group, or that of one step, more closely."""
 
-    def _apply_filters(self) -> None:
+    def _decay_factors(self, filters: Sequence[DecayFilter | None]) -> list[float]:
+        """Return each parameter's factor, given the filters of the groups."""
         factors = []
-        arrays = arrays_in(self._tree)
-        for k, array in enumerate(arrays):
-            chosen = self.groups[self._group_of[k]].decay_filter
+        for k, array in enumerate(arrays_in(self._tree)):
+            chosen = filters[self._group_of[k]]
             factor: Any = 1.0
             if chosen is not None:
                 factor = chosen(self._own_names[k], array)
@@ -822,7 +916,7 @@ class Optimizer:
                     factor = float(factor)
                 factor = _non_negative("decay_filter", factor)
             factors.append(factor)
-        self._core.set_decay(factors)
+        return factors
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in _SETTINGS:
@@ -841,14 +935,7 @@ class Optimizer:
             object.__setattr__(self, name, checked)
             return
         if name in self.__dict__.get("_keys", ()):
-            before = [getattr(group, name) for group in self.groups]
-            try:
-                for group in self.groups:
-                    setattr(group, name, value)
-            except (TypeError, ValueError):
-                for group, old in zip(self.groups, before, strict=True):
-                    object.__setattr__(group, name, old)
-                raise
+            self._change(self.groups, name, value)
             return
         raise AttributeError(f"{type(self).__name__} has no {name!r} to set")
 
@@ -946,6 +1033,7 @@ class Optimizer:
         array([0.5, 0. ])
         """
         words: list[Array | None] = [None] * len(self._shapes)
+        masks: list[tuple[str, Mask | None]] = []
         if mask is not None:
             masks = self._masks(mask)
             for k, (place, own) in enumerate(masks):
@@ -955,46 +1043,28 @@ class Optimizer:
                     raise ValueError(f"{place}: got shape {own.shape}, wants {self._shapes[k]}")
                 words[k] = own._words
         reset = _flag("reset", reset)
-        self._core.attach("mask", 0, words)
-        self._set(_mask=mask)
-        if not reset or mask is None:
-            return
-        for k, (_, own) in enumerate(masks):
-            if own is None:
-                continue
-            pruned = ~own.to_array()
-            for name in (*self._state_names(), "compensation"):
-                if name in self._kept and self._kept[name][k].shape == pruned.shape:
-                    signed = self._state_type == "8bit" and not self._squares(name)
-                    self._kept[name][k][pruned] = 127 if signed and name != "compensation" else 0
+        with self._core.turn(reads=False):
+            self._core.attach("mask", 0, words)
+            self._set(_mask=mask)
+            for k, (_, own) in enumerate(masks if reset else []):
+                if own is None:
+                    continue
+                pruned = ~own.to_array()
+                for name in (*self._state_names(), "compensation"):
+                    if name in self._kept and self._kept[name][k].shape == pruned.shape:
+                        signed = self._state_type == "8bit" and not self._squares(name)
+                        zero = 127 if signed and name != "compensation" else 0
+                        self._kept[name][k][pruned] = zero
 
     def _masks(self, mask: Any) -> list[tuple[str, Mask | None]]:
         """List the places and masks of all parameters, in their order."""
         found: list[tuple[str, Mask | None]] = []
-
-        def visit(tree: Any, node: Any, place: str) -> None:
-            if isinstance(tree, dict | list | tuple):
-                if node is None:
-                    node = dict.fromkeys(tree) if isinstance(tree, dict) else [None] * len(tree)
-                mapping = isinstance(tree, dict)
-                if not isinstance(node, Mapping if mapping else Sequence):
-                    kind = "a mapping" if mapping else "a sequence"
-                    raise TypeError(f"{place}: got {_type_of(node)}, wants {kind} as in params")
-                if set(node) != set(tree) if mapping else len(node) != len(tree):
-                    what = "keys" if mapping else "length"
-                    raise ValueError(f"{place}: got other {what}, wants those of params")
-                for key, child in dict(tree if mapping else enumerate(tree)).items():
-                    visit(child, node[key], f"{place}[{key!r}]")
-            elif node is None or isinstance(node, Mask):
-                found.append((place, node))
-            else:
-                raise TypeError(f"{place}: got {_type_of(node)}, wants a Mask")
-
-        visit(self._tree, mask, "mask")
+        _find_masks(self._tree, mask, "mask", found)
         return found
 
     # ---- steps
 
+    @_in_turn
     def step(
         self, grads: Any = None, lr: float | None = None, *, loss_scale: float = 1.0
     ) -> StepReport:
@@ -1078,14 +1148,20 @@ class Optimizer:
         return StepReport(norm, one, skipped, first or bad, penalty, updated, self._count)
 
     def _group_numbers(self, lr: float | None) -> list[tuple[Any, ...]]:
-        own = None if lr is None else _non_negative("lr", lr)
+        own = None if lr is None else self._rate(lr)
         numbers = []
         for group in self.groups:
             rate = group.lr if own is None else own
-            if callable(rate):
-                rate = _non_negative("lr", rate(self._count))
-            numbers.append(group._numbers(rate, self._doubles_l2(), self._couples_decay()))
+            if not isinstance(rate, float):
+                rate = self._rate(rate(self._count) if callable(rate) else rate)
+            numbers.append(group._numbers_at(rate, self._doubles_l2(), self._couples_decay()))
         return numbers
+
+    def _rate(self, value: object) -> float:
+        """Return the learning rate of a step."""
+        number = _non_negative("lr", _detached(value))
+        self._check_number(None, "lr", number)
+        return number
 
     def _doubles_l2(self) -> bool:
         return False
@@ -1190,17 +1266,23 @@ class Optimizer:
             raise AttributeError("ema")
         return self._tree_of(self._kept["ema"])
 
-    def state_dict(self) -> dict[str, Array]:
-        """Return a copy of all that steps change, beside the parameters, as flat NumPy arrays.
+    def state_dict(self) -> dict[str, Any]:
+        """Return a copy of everything that steps change, except the parameters, as a flat dict.
 
-        ``version``, ``optimizer`` (the bytes of its name), ``step``, ``steps`` (of each parameter),
-        and ``exp_avg/w`` and the like: a state and the parameter's keys, joined by ``/``; a single
-        array is called ``param``. bfloat16 as its bits, uint16. ``np.savez`` and safetensors take
-        it as it is. Numbers such as ``lr`` are not in it.
+        ``version``, ``optimizer`` (its name), ``step``, ``steps`` (one for each parameter), and
+        ``exp_avg/w`` and the like: a state and the parameter's keys, joined by ``/``; a single
+        array is called ``param``. bfloat16 as its bits, uint16. Settings such as ``lr`` are not in
+        it.
+
+        The values are NumPy arrays, the name in bytes; ``np.savez`` and safetensors take them. If
+        a parameter is a torch tensor, they are torch tensors, and numbers, a string and lists of
+        numbers: ``torch.load`` reads what ``torch.save`` writes, with ``weights_only=True``.
+
+        A step that another thread is taking is waited for, and the next one waits for the copy.
 
         Returns
         -------
-        dict of str to ndarray
+        dict of str to ndarray, or to tensors, int, str and list
 
         Examples
         --------
@@ -1210,25 +1292,40 @@ class Optimizer:
         >>> sorted(opt.state_dict())
         ['exp_avg/w', 'exp_avg_sq/w', 'optimizer', 'step', 'steps', 'version']
         """
-        result: dict[str, Array] = {
+        state: dict[str, Any] = self._snapshot()
+        torch: Any = sys.modules.get("torch")
+        if torch is None or not any(isinstance(w, torch.Tensor) for w in arrays_in(self._tree)):
+            return state
+        plain = self._counts()
+        for name, array in state.items():
+            state[name] = array.tolist() if name in plain else torch.from_numpy(array)
+        state["optimizer"] = type(self).__name__
+        return state
+
+    def _counts(self) -> dict[str, Array]:
+        """Return what is saved beside the states."""
+        counts: dict[str, Array] = {
             "version": np.array(_VERSION),
             "optimizer": np.frombuffer(type(self).__name__.encode(), np.uint8).copy(),
             "step": np.array(self._count),
             "steps": np.array(self._core.steps, np.int64),
         }
         if self._kind() == "nadam":
-            result["products"] = np.array(self._core.products, np.float64)
+            counts["products"] = np.array(self._core.products, np.float64)
         if self._every > 1:
-            result["micro_step"] = np.array(self._micro)
-            result["has_accumulated"] = np.array(self._core.accumulated, np.uint8)
-        for name, path, array in self._all_states():
-            result[f"{name}/{path}"] = array.copy()
-        return result
+            counts["micro_step"] = np.array(self._micro)
+            counts["has_accumulated"] = np.array(self._core.accumulated, np.uint8)
+        return counts
 
-    def _all_states(self) -> Iterator[tuple[str, str, Array]]:
+    def _snapshot(self) -> dict[str, Array]:
+        """Return copies of what `state_dict` holds, as arrays, of one moment between two steps."""
+        with self._core.turn(reads=True):
+            return self._counts() | {name: array.copy() for name, array in self._all_states()}
+
+    def _all_states(self) -> Iterator[tuple[str, Array]]:
         for name, arrays in self._kept.items():
             for path, array in zip(self._paths, arrays, strict=True):
-                yield name, path, array
+                yield f"{name}/{path}", array
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state_dict` returned: the next steps have the same bits.
@@ -1236,13 +1333,16 @@ class Optimizer:
         Parameters
         ----------
         state : mapping of str to array
-            A dict, or what ``np.load`` returns.
+            What `state_dict` returned for NumPy or for torch parameters, whichever these are, or
+            what ``np.load`` or ``torch.load`` made of it.
 
         Raises
         ------
         TypeError, ValueError
             If it is of another optimizer or version, an array is missing, unexpected, or of another
             shape or dtype. Nothing is changed then.
+        RuntimeError
+            If another thread is in the middle of a step.
 
         Examples
         --------
@@ -1256,10 +1356,14 @@ class Optimizer:
         >>> other.steps
         1
         """
-        own = self.state_dict()
         if not hasattr(state, "keys") or not hasattr(state, "__getitem__"):
             raise TypeError(f"state: got {_type_of(state)}, wants a mapping of names to arrays")
-        given = {str(key): np.asarray(state[key]) for key in state.keys()}  # noqa: SIM118
+        own = self._counts()
+        states = dict(self._all_states())
+        wants = own | states
+        given = {}
+        for key in state.keys():  # noqa: SIM118
+            given[str(key)] = _saved_array(f"state[{key!r}]", state[key], wants.get(str(key)))
         if "version" not in given:
             raise ValueError("state: got no 'version', wants what state_dict returns")
         if given["version"].shape != () or given["version"] != _VERSION:
@@ -1268,30 +1372,33 @@ class Optimizer:
             name = given["optimizer"].tobytes().decode(errors="replace")
             if name != type(self).__name__:
                 raise ValueError(f"state: got that of {name}, wants {type(self).__name__}")
-        for key in own:
+        for key in wants:
             if key not in given:
                 raise ValueError(f"state: got no {key!r}, wants the states of this optimizer")
         for key, array in given.items():
-            if key not in own:
+            if key not in wants:
                 raise ValueError(f"state: got {key!r}, which this optimizer does not have")
-            if array.shape != own[key].shape:
-                raise ValueError(f"state[{key!r}]: got shape {array.shape}, wants {own[key].shape}")
-            if array.dtype != own[key].dtype:
-                raise TypeError(f"state[{key!r}]: got {array.dtype}, wants {own[key].dtype}")
+            if array.shape != wants[key].shape:
+                raise ValueError(
+                    f"state[{key!r}]: got shape {array.shape}, wants {wants[key].shape}"
+                )
+            if array.dtype != wants[key].dtype:
+                raise TypeError(f"state[{key!r}]: got {array.dtype}, wants {wants[key].dtype}")
         limits = {"micro_step": self._every - 1}
         for key in ("step", "steps", "micro_step"):
             if key in own and np.any((given[key] < 0) | (given[key] > limits.get(key, 2**62))):
-                wants = f"at most {limits[key]}" if key in limits else "at least 0"
-                raise ValueError(f"state[{key!r}]: got {given[key]}, wants numbers of {wants}")
-        for name, path, array in self._all_states():
-            array[...] = given[f"{name}/{path}"]
-        self._core.steps = given["steps"].tolist()
-        if "products" in own:
-            self._core.products = given["products"].tolist()
-        if "micro_step" in own:
-            self._core.accumulated = given["has_accumulated"].astype(bool).tolist()
-            self._set(_micro=int(given["micro_step"]))
-        self._set(_count=int(given["step"]))
+                bound = f"at most {limits[key]}" if key in limits else "at least 0"
+                raise ValueError(f"state[{key!r}]: got {given[key]}, wants numbers of {bound}")
+        with self._core.turn(reads=False):
+            for key, array in states.items():
+                array[...] = given[key]
+            self._core.steps = given["steps"].tolist()
+            if "products" in own:
+                self._core.products = given["products"].tolist()
+            if "micro_step" in own:
+                self._core.accumulated = given["has_accumulated"].astype(bool).tolist()
+                self._set(_micro=int(given["micro_step"]))
+            self._set(_count=int(given["step"]))
 
     def save(self, file: str | PathLike[str]) -> None:
         """Write `state_dict` to a file.
@@ -1318,7 +1425,7 @@ class Optimizer:
         ...     opt.save(f"{folder}/state.npz")
         ...     opt.load(f"{folder}/state.npz")
         """
-        save_arrays(file, self.state_dict())
+        save_arrays(file, self._snapshot())
 
     def load(self, file: str | PathLike[str]) -> None:
         """Go on from a file that `save` wrote.
@@ -1362,7 +1469,7 @@ class Optimizer:
         return {
             "groups": groups,
             "grouped": self._grouped,
-            "state": self.state_dict(),
+            "state": self._snapshot(),
             "mask": self._mask,
             "settings": {name: getattr(self, name) for name in _SETTINGS},
             "options": {
@@ -1407,6 +1514,45 @@ class Optimizer:
         return "".join(
             f", {name}={value!r}" for name, value in shown.items() if value != usual.get(name)
         )
+
+
+def _find_masks(tree: Any, node: Any, place: str, found: list[tuple[str, Mask | None]]) -> None:
+    """List the places and masks of a container that is like that of the parameters."""
+    if isinstance(tree, dict | list | tuple):
+        if node is None:
+            node = dict.fromkeys(tree) if isinstance(tree, dict) else [None] * len(tree)
+        mapping = isinstance(tree, dict)
+        if not isinstance(node, Mapping if mapping else Sequence):
+            kind = "a mapping" if mapping else "a sequence"
+            raise TypeError(f"{place}: got {_type_of(node)}, wants {kind} as in params")
+        if set(node) != set(tree) if mapping else len(node) != len(tree):
+            what = "keys" if mapping else "length"
+            raise ValueError(f"{place}: got other {what}, wants those of params")
+        for key, child in dict(tree if mapping else enumerate(tree)).items():
+            _find_masks(child, node[key], f"{place}[{key!r}]", found)
+    elif node is None or isinstance(node, Mask):
+        found.append((place, node))
+    else:
+        raise TypeError(f"{place}: got {_type_of(node)}, wants a Mask")
+
+
+def _saved_array(place: str, value: Any, wants: Array | None) -> Array:
+    """Return an array of what a file may hold: arrays, tensors, numbers, a string or lists."""
+    if isinstance(value, np.ndarray) and value.dtype.kind == "U":
+        value = str(value)
+    if isinstance(value, str):
+        return np.frombuffer(value.encode(), np.uint8)
+    if hasattr(value, "detach"):
+        value = value.detach()
+    try:
+        array = np.asarray(value)
+        if isinstance(value, int | float | list) and wants is not None:
+            plain, array = array, array.astype(wants.dtype)
+            if (plain.dtype.kind == "f") != (array.dtype.kind == "f") or np.any(plain != array):
+                raise ValueError(f"{wants.dtype} cannot hold {value}")
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        raise TypeError(f"{place}: got {_type_of(value)}, wants an array: {error}") from error
+    return array
 
 
 def _non_finite(message: str, array: str | None) -> _core.NonFiniteError:
@@ -1484,8 +1630,10 @@ class SGD(Optimizer):
     def _set_kind(self) -> None:
         self._structure.setdefault("stateful", any(group.momentum for group in self.groups))
 
-    def _check_number(self, group: Group, name: str, value: Any) -> None:
+    def _check_number(self, group: Group | None, name: str, value: Any) -> None:
         _needs_state(self, name, value)
+        if group is None:
+            return
         now = {**group.__dict__, name: value}
         if len(now.keys() & set(self._names)) < len(self._names):
             return  # not all of them are there yet
@@ -1765,7 +1913,7 @@ class RMSprop(Optimizer):
     def _set_kind(self) -> None:
         self._structure.setdefault("stateful", any(group.momentum for group in self.groups))
 
-    def _check_number(self, group: Group, name: str, value: Any) -> None:
+    def _check_number(self, group: Group | None, name: str, value: Any) -> None:
         _needs_state(self, name, value)
 
     def _kind(self) -> str:
@@ -1981,6 +2129,10 @@ class FTRL(Optimizer):
         numbers = {"lr": lr, "beta": beta, "l1": l1, "l2": l2, "weight_decay": weight_decay}
         initial = _initial_value(initial_accumulator_value, options)
         self._start(params, numbers, options, initial=initial)
+
+    def _check_number(self, group: Group | None, name: str, value: Any) -> None:
+        if name == "lr" and not callable(value) and not _core.number(name, _detached(value)) > 0:
+            raise ValueError("lr: got 0, wants a finite number above 0: FTRL divides by it")
 
     def _kind(self) -> str:
         return "ftrl"

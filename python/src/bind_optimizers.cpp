@@ -3,9 +3,13 @@
 #include <pybind11/stl.h>
 
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include <array>
+#include <chrono>
 #include <limits>
+#include <list>
+#include <thread>
 
 #include "bind_penalties.hpp"
 #include "bind_random.hpp"
@@ -365,20 +369,83 @@ class Optimizer {
     params_ = std::move(now);
   }
 
-  /// One call at a time: others would see its memory while the GIL is released.
-  class Busy {
+  /// A call that is at work or waits, in the order in which they came. Touched under the GIL alone.
+  struct Call {
+    std::thread::id thread;
+    bool reads;
+    bool open;  ///< lasts over several calls of its thread
+  };
+
+ public:
+  /// A turn at the optimizer's memory, which others would see half written while the GIL is
+  /// released. A second writer is an error; readers wait for a writer, and a writer for readers.
+  class Turn {
    public:
-    explicit Busy(Optimizer& owner) : owner_(owner) {
-      if (owner.busy_) throw std::runtime_error("the optimizer is at work in another thread");
-      owner.busy_ = true;
+    Turn(Optimizer& owner, bool reads, bool open) : owner_(owner) {
+      owner.forget_calls_before_a_fork();
+      const auto self = std::this_thread::get_id();
+      auto place = owner.calls_.end();  // one inside of another has its turn
+      for (auto call = owner.calls_.begin(); call != owner.calls_.end(); ++call) {
+        const bool own = call->thread == self;
+        if (own) place = std::next(call);
+        if (reads || (own && call->open && !call->reads)) continue;
+        if (own) throw std::runtime_error("the optimizer is at work: got a call inside of another");
+        if (!call->reads) throw std::runtime_error("the optimizer is at work in another thread");
+      }
+      call_ = owner.calls_.insert(place, {self, reads, open});
+      process_ = owner.process_;
+      try {
+        wait();
+      } catch (...) {
+        end();
+        throw;
+      }
     }
-    ~Busy() { owner_.busy_ = false; }
-    Busy(const Busy&) = delete;
-    Busy& operator=(const Busy&) = delete;
+    ~Turn() { end(); }
+    Turn(const Turn&) = delete;
+    Turn& operator=(const Turn&) = delete;
+
+    void end() {
+      if (process_ == owner_.process_ && process_ == getpid()) owner_.calls_.erase(call_);
+      process_ = -1;
+    }
 
    private:
+    bool must_wait() const {
+      if (process_ != getpid()) return false;
+      for (auto other = owner_.calls_.begin(); other != call_; ++other) {
+        if (other->thread != call_->thread && !(other->reads && call_->reads)) return true;
+      }
+      return false;
+    }
+    void wait() const {
+      std::chrono::microseconds pause{16};
+      while (must_wait()) {
+        {
+          const py::gil_scoped_release release;
+          std::this_thread::sleep_for(pause);
+        }
+        pause = std::min(2 * pause, std::chrono::microseconds{1024});
+        if (PyErr_CheckSignals() != 0) throw py::error_already_set();
+      }
+    }
+
     Optimizer& owner_;
+    std::list<Call>::iterator call_;
+    pid_t process_ = -1;
   };
+
+ private:
+  struct Busy : Turn {
+    explicit Busy(Optimizer& owner) : Turn(owner, false, false) {}
+  };
+
+  /// The threads that were at work when this process was forked are not in it.
+  void forget_calls_before_a_fork() {
+    if (process_ == getpid()) return;
+    calls_.clear();
+    process_ = getpid();
+  }
 
   [[noreturn]] void raise(const ArgumentError& error, const auto& place_of) const {
     const auto place = [&](const char* argument, std::ptrdiff_t index) {
@@ -419,7 +486,8 @@ class Optimizer {
   std::size_t groups_;
   StepOptions options_;
   std::unique_ptr<Tensors> params_;
-  bool busy_ = false;
+  std::list<Call> calls_;
+  pid_t process_ = getpid();
   std::vector<OptimizerParameter> parameters_;
   std::int64_t count_ = 0;
   std::int64_t micro_step_ = 0;
@@ -442,12 +510,33 @@ void bind_optimizers(py::module_& m) {
         return py::buffer_info(memory.data(), 1, py::format_descriptor<std::uint8_t>::format(),
                                static_cast<py::ssize_t>(memory.bytes()));
       });
+  /// A context manager: the turn starts where it is entered.
+  struct Held {
+    py::object owner;
+    bool reads;
+    std::unique_ptr<Optimizer::Turn> turn;
+  };
+  py::class_<Held>(m, "Turn")
+      .def("__enter__",
+           [](Held& held) {
+             auto& owner = held.owner.cast<Optimizer&>();
+             held.turn = std::make_unique<Optimizer::Turn>(owner, held.reads, true);
+           })
+      .def(
+          "__exit__", [](Held& held, py::handle, py::handle, py::handle) { held.turn.reset(); },
+          py::arg("kind"), py::arg("error"), py::arg("trace"));
   py::class_<Optimizer>(m, "Optimizer")
       .def(py::init<const std::string&, const std::string&, const std::string&, std::int64_t,
                     py::object, bool, std::vector<std::size_t>>(),
            py::arg("kind"), py::arg("convention"), py::arg("state_type"),
            py::arg("accumulation_steps"), py::arg("params"), py::arg("grouped"), py::arg("sizes"))
       .def("attach", &Optimizer::attach, py::arg("what"), py::arg("state"), py::arg("arrays"))
+      .def(
+          "turn",
+          [](py::object self, bool reads) {
+            return Held{std::move(self), reads, nullptr};
+          },
+          py::arg("reads"))
       .def("set_decay", &Optimizer::set_decay, py::arg("factors"))
       .def_property("steps", &Optimizer::steps, &Optimizer::set_steps)
       .def_property("products", &Optimizer::products, &Optimizer::set_products)

@@ -28,16 +28,17 @@ def located(name: str, tree: Any) -> list[tuple[str, str, Any]]:
     [("w['block'][0]", 'block/0', array([0.])), ("w['block'][1]", 'block/1', array([1.]))]
     """
     found: list[tuple[str, str, Any]] = []
-
-    def visit(at: str, path: tuple[str, ...], node: Any) -> None:
-        if is_array(node):
-            found.append((at, "/".join(path), node))
-            return
-        for key, value in _items(at, node):
-            visit(f"{at}[{key!r}]", (*path, str(key)), value)
-
-    visit(name, (), tree)
+    _locate(name, (), tree, found)
     return found
+
+
+# Not inside of it: a function that calls itself and holds arrays is freed by the collector alone.
+def _locate(at: str, path: tuple[str, ...], node: Any, found: list[tuple[str, str, Any]]) -> None:
+    if is_array(node):
+        found.append((at, "/".join(path), node))
+        return
+    for key, value in _items(at, node):
+        _locate(f"{at}[{key!r}]", (*path, str(key)), value, found)
 
 
 def arrays_in(tree: Any) -> list[Any]:
@@ -127,18 +128,17 @@ def like(tree: Any, values: Iterable[Any]) -> Any:
     >>> like({"w": [np.zeros(1)], "b": np.ones(1)}, [1, 2])
     {'w': [1], 'b': 2}
     """
-    rest = iter(values)
+    return _built(tree, iter(values))
 
-    def built(node: Any) -> Any:
-        if is_array(node):
-            return next(rest)
-        if isinstance(node, Mapping):
-            return {key: built(value) for key, value in node.items()}
-        if hasattr(node, "_fields"):
-            return type(node)(*map(built, node))
-        return type(node)(map(built, node))
 
-    return built(tree)
+def _built(node: Any, rest: Iterator[Any]) -> Any:
+    if is_array(node):
+        return next(rest)
+    if isinstance(node, Mapping):
+        return {key: _built(value, rest) for key, value in node.items()}
+    if hasattr(node, "_fields"):
+        return type(node)(*[_built(value, rest) for value in node])
+    return type(node)([_built(value, rest) for value in node])
 
 
 def excluded(exclude: Exclude, named: list[tuple[str, Any]]) -> list[bool]:

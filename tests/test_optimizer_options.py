@@ -1,0 +1,506 @@
+"""Settings, groups and states of optimizers: changed, refused, shared, saved and freed."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import os
+import pickle
+import subprocess
+import sys
+import threading
+import weakref
+
+import numpy as np
+import pytest
+
+import ridgeline as rl
+
+KINDS = [rl.SGD, rl.Adam, rl.AdamW, rl.NAdam, rl.RMSprop, rl.Adagrad, rl.Lion, rl.FTRL]
+
+# ---- what a failing setter leaves
+
+
+def of_two_groups(kind=rl.SGD, **options):
+    a, b = np.ones((2, 2)), np.ones((2, 2))
+    return [a, b], kind([{"params": a}, {"params": b}], **options)
+
+
+def decayed(opt, params):
+    """The factors by which the weights decay in a step of zero gradients."""
+    before = [p.copy() for p in params]
+    opt.step([np.zeros_like(p) for p in params])
+    return [1 - float((p / q).flat[0]) for p, q in zip(params, before, strict=True)]
+
+
+class Stop(BaseException):
+    """As KeyboardInterrupt is: no Exception."""
+
+
+@pytest.mark.parametrize("of_one_group", [False, True])
+@pytest.mark.parametrize("bad", [Stop, RuntimeError, "nan", -1.0, "x", None, 3])
+def test_a_filter_that_fails_changes_nothing(bad, of_one_group):
+    params, opt = of_two_groups(lr=0.5, weight_decay=0.5, decay_filter=lambda name, p: 0.5)
+    old = opt.decay_filter
+    seen = []
+
+    def fails(name, param):
+        seen.append(name)
+        if isinstance(bad, type) and len(seen) == (1 if of_one_group else 2):
+            raise bad("on purpose")
+        return bad if isinstance(bad, str | float | None) else 2.0
+
+    owner = opt.groups[1] if of_one_group else opt
+    value = bad if bad == 3 else fails
+    with pytest.raises((Stop, RuntimeError, TypeError, ValueError)):
+        owner.decay_filter = value
+    assert [group.decay_filter for group in opt.groups] == [old, old]
+    assert decayed(opt, params) == [0.125, 0.125]
+    owner.decay_filter = lambda name, p: 1
+    assert decayed(opt, params) == [0.125 if of_one_group else 0.25, 0.25]
+
+
+def test_a_filter_is_asked_once_for_each_array():
+    _, opt = of_two_groups()
+    seen = []
+
+    def spy(name, param):
+        seen.append(id(param))
+        return True
+
+    opt.decay_filter = spy
+    assert len(seen) == len(set(seen)) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "bad"),
+    [("lr", -1.0), ("momentum", 0.0), ("penalty", 3), ("constraint", 1), ("nesterov", 1)],
+)
+def test_a_refused_number_changes_no_group(name, bad):
+    groups = [{"params": np.ones(2), "lr": 0.1}, {"params": np.ones(3), "nesterov": True}]
+    opt = rl.SGD(groups, momentum=0.9)
+    before = [repr(group) for group in opt.groups]
+    with pytest.raises((TypeError, ValueError), match=f"^{name}|^nesterov"):
+        setattr(opt, name, bad)
+    with pytest.raises((TypeError, ValueError), match=f"^{name}|^nesterov"):
+        setattr(opt.groups[1], name, bad)
+    assert [repr(group) for group in opt.groups] == before
+
+
+# ---- other threads, forked children
+
+
+def count_up(opt, grads, done):
+    """Step until told to stop; with momentum 1 and gradients of ones, b is the number of steps."""
+    while not done.is_set():
+        opt.step(grads)
+
+
+def is_one_moment(state):
+    step = int(np.asarray(state["step"]))
+    return (
+        np.all(np.asarray(state["steps"]) == step)
+        and np.all(np.asarray(state["momentum_buffer/0"]) == step)
+        and np.all(np.asarray(state["momentum_buffer/1"]) == step)
+    )
+
+
+def through_file(opt, folder):
+    opt.save(folder / "state.npz")
+    return dict(np.load(folder / "state.npz"))
+
+
+def through_pickle(opt, folder):
+    return pickle.loads(pickle.dumps(opt)).state_dict()
+
+
+@pytest.mark.parametrize(
+    "read", [lambda opt, folder: opt.state_dict(), through_file, through_pickle]
+)
+def test_snapshots_are_of_one_moment(read, tmp_path):
+    sizes = 400_000, 3
+    opt = rl.SGD([np.zeros(n, np.float32) for n in sizes], lr=1e-6, momentum=1.0)
+    done = threading.Event()
+    grads = [np.ones(n, np.float32) for n in sizes]
+    thread = threading.Thread(target=count_up, args=(opt, grads, done))
+    thread.start()
+    try:
+        states = [read(opt, tmp_path) for _ in range(25)]
+    finally:
+        done.set()
+        thread.join()
+    assert all(map(is_one_moment, states))
+    steps = [int(state["step"]) for state in states]
+    assert steps == sorted(steps)
+    assert opt.steps >= steps[-1]  # no step was refused for a reader
+
+
+def test_sums_and_their_count_are_of_one_moment():
+    n = 300_000
+    opt = rl.SGD([np.zeros(n, np.float32)], lr=1e-6, momentum=1.0, accumulation_steps=3)
+    done = threading.Event()
+    thread = threading.Thread(target=count_up, args=(opt, [np.ones(n, np.float32)], done))
+    thread.start()
+    try:
+        states = [opt.state_dict() for _ in range(40)]
+    finally:
+        done.set()
+        thread.join()
+    for state in states:
+        assert np.all(state["momentum_buffer/0"] == state["step"])
+        if state["has_accumulated"][0]:
+            assert np.all(state["accumulated/0"] == state["micro_step"])
+        else:
+            assert state["micro_step"] == 0
+
+
+def test_readers_and_steps_take_turns():
+    """Nobody starves: with readers that never stop there are steps, and all threads end."""
+    opt = rl.SGD([np.zeros(200_000)], lr=1e-6, momentum=1.0)
+    done = threading.Event()
+    seen = []
+
+    def read():
+        while not done.is_set():
+            seen.append(int(opt.state_dict()["step"]))
+
+    threads = [threading.Thread(target=read) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for _ in range(20):
+        opt.step([np.ones(200_000)])
+    done.set()
+    for thread in threads:
+        thread.join()
+    assert opt.steps == 20
+    assert seen
+
+
+def test_a_call_inside_of_a_step():
+    """What a step calls may look at the optimizer; that it cannot step is said."""
+    w = np.ones(3)
+    seen = []
+
+    class Comm:
+        def allgather(self, value):
+            seen.append(opt.state_dict())
+            return [value]
+
+    opt = rl.SGD(w, lr=0.5, clip=rl.GlobalNorm(10.0), comm=Comm())
+    opt.step(np.ones(3))
+    assert int(seen[0]["step"]) == 0
+    assert opt.steps == 1
+
+    class Lazy:  # Python that runs while the core is at work
+        shape, dtype = (3,), np.dtype(float)
+
+        def __dlpack_device__(self):
+            return (1, 0)
+
+        def __dlpack__(self, **options):
+            try:
+                self.call()
+            except RuntimeError as error:
+                seen.append(str(error))
+            return np.ones(3).__dlpack__(**options)
+
+    grad = Lazy()
+    opt = rl.SGD(w, lr=0.5)
+    grad.call = lambda: seen.append(int(opt.state_dict()["step"]))
+    opt.step(grad)
+    assert seen[-1] == 0
+    assert opt.steps == 1
+
+
+FORKS = """
+import os, threading, numpy as np, ridgeline as rl
+n = 2_000_000
+w = np.zeros(n, np.float32)
+opt = rl.SGD(w, lr=1e-3, momentum=0.5)
+g = np.ones(n, np.float32)
+done = threading.Event()
+def work():
+    while not done.is_set():
+        opt.step(g)
+def read():
+    while not done.is_set():
+        opt.state_dict()
+threads = [threading.Thread(target=f) for f in (work, read)]
+for thread in threads:
+    thread.start()
+failed = []
+for _ in range(8):
+    pid = os.fork()
+    if pid == 0:
+        before = opt.state_dict()
+        opt.load_state_dict(before)
+        opt.set_mask(None)
+        opt.decay_filter = None
+        report = opt.step(g)
+        ok = report.updated and opt.state_dict()["steps"][0] == before["steps"][0] + 1
+        grandchild = os.fork()
+        if grandchild == 0:
+            opt.step(g)
+            os._exit(0)
+        ok = ok and os.waitpid(grandchild, 0)[1] == 0
+        os._exit(0 if ok else 1)
+    failed.append(os.waitpid(pid, 0)[1])
+done.set()
+for thread in threads:
+    thread.join()
+opt.step(g)
+assert not any(failed), failed
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
+def test_a_forked_child_has_an_optimizer_that_is_not_busy():
+    run = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", FORKS],
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr
+
+
+# ---- no parameters
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "empty", [[], (), {}, [[]], {"a": {}}, [{"params": []}], [{"params": {}}, {"params": ()}]]
+)
+def test_an_optimizer_wants_parameters(kind, empty):
+    with pytest.raises(ValueError, match=r"^params: got no arrays, wants at least one$"):
+        kind(empty)
+
+
+def test_iterators_with_nothing_left():
+    for empty in (iter(()), [{"params": np.ones(2)}, {"params": iter(())}]):
+        with pytest.raises(ValueError, match=r"^params: got an iterator that has nothing left"):
+            rl.AdamW(empty)
+
+
+def test_a_group_may_be_empty():
+    w = np.ones(2)
+    opt = rl.SGD([{"params": []}, {"params": w}, {"params": {}}], lr=0.5, momentum=0.9)
+    opt.step([[], np.ones(2), {}])
+    assert w.tolist() == [0.5, 0.5]
+    assert [len(part) for part in opt.state["momentum_buffer"]] == [0, 2, 0]
+
+
+# ---- what is freed
+
+
+@pytest.fixture
+def no_collector():
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_optimizer_is_freed_with_its_last_reference(kind, no_collector):
+    w = {"a": [np.ones((3, 4)), np.ones(5)], "b": np.ones(3)}
+    mask = {"a": [None, rl.Mask.from_array([True, False, True, True, True])], "b": None}
+    opt = kind([{"params": w}, {"params": np.ones(2)}], lr=0.1, ema=0.9)
+    grads = [{"a": [np.ones((3, 4)), np.ones(5)], "b": np.ones(3)}, np.ones(2)]
+    opt.step(grads)
+    opt.lr = 0.2
+    opt.decay_filter = rl.skip_biases_and_norms
+    opt.groups[0].weight_decay = 0.1
+    opt.set_mask([mask, None], reset=True)
+    opt.load_state_dict(opt.state_dict())
+    copies = pickle.loads(pickle.dumps(opt)), copy.deepcopy(opt)
+    assert opt.state is not None
+    assert opt.ema is not None
+    repr(opt)
+    with pytest.raises(ValueError, match="grads"):
+        opt.step([])
+    watched = [weakref.ref(each) for each in (opt, opt._core, *copies)]
+    watched += [weakref.ref(array) for arrays in opt._kept.values() for array in arrays]
+    watched.append(weakref.ref(w["b"]))
+    del opt, copies, w
+    assert [ref() for ref in watched] == [None] * len(watched)
+
+
+def test_a_group_outlives_its_optimizer(no_collector):
+    group = rl.AdamW(np.ones(2), lr=0.1).groups[0]
+    group.lr = 0.2
+    assert repr(group).startswith("Group(lr=0.2")
+    with pytest.raises(ValueError, match=r"^lr: got -1"):
+        group.lr = -1
+    for make in (pickle.dumps, copy.copy, copy.deepcopy):
+        with pytest.raises(TypeError, match="part of its optimizer"):
+            make(group)
+
+
+# ---- learning rates that somebody else writes
+
+
+def shared_rates():
+    torch = pytest.importorskip("torch")
+    jnp = pytest.importorskip("jax.numpy")
+    array, one = np.array(0.5), np.array([0.5])
+    tensor, double = torch.tensor(0.5), torch.tensor([0.5], dtype=torch.float64)
+    grown = torch.tensor(0.5, requires_grad=True)
+    return {
+        "array": (array, lambda v: array.fill(v)),
+        "tensor": (tensor, tensor.fill_),
+        "one element": (double, double.fill_),
+        "requires grad": (grown, lambda v: grown.data.fill_(v)),
+        "jax": (jnp.float32(0.5), None),
+        "array of one": (one, None),
+        "scalar": (np.float32(0.5), None),
+    }
+
+
+@pytest.mark.parametrize("name", ["array", "tensor", "one element", "requires grad"])
+@pytest.mark.parametrize("own_group", [False, True])
+def test_a_learning_rate_that_is_an_array_is_read_at_every_step(name, own_group):
+    rate, fill = shared_rates()[name]
+    w = np.zeros(2)
+    if own_group:
+        opt = rl.SGD([{"params": w, "lr": rate}], lr=1.0)
+    else:
+        opt = rl.SGD(w, lr=1.0)
+        opt.lr = rate
+    grads = [np.ones(2)] if own_group else np.ones(2)
+    assert opt.lr is rate
+    opt.step(grads)
+    assert w[0] == -0.5
+    fill(2.0)
+    opt.step(grads)
+    assert w[0] == -2.5
+    assert "lr=" in repr(opt)
+    twin, v = copy.deepcopy((opt, w))
+    for bad in (-1.0, float("nan"), float("inf")):
+        fill(bad)
+        with pytest.raises(ValueError, match=r"^lr: got .*, wants a finite number of at least 0"):
+            opt.step(grads)
+    assert (w[0], opt.steps) == (-2.5, 2)
+    twin.step(grads)
+    assert v[0] == -4.5
+    again = pickle.loads(pickle.dumps(twin))
+    assert np.asarray(getattr(again.lr, "data", again.lr)) == 2.0
+    opt.lr = 0.25
+    assert opt.lr == 0.25
+
+
+@pytest.mark.parametrize("name", ["jax", "scalar"])
+def test_learning_rates_that_nobody_can_write(name):
+    rate, _ = shared_rates()[name]
+    w = np.zeros(2)
+    opt = rl.SGD(w, lr=rate)
+    opt.step(np.ones(2))
+    assert w[0] == -0.5
+    assert opt.lr == 0.5
+
+
+def test_learning_rates_that_are_no_numbers():
+    torch = pytest.importorskip("torch")
+    for bad in (np.ones(2), np.array([0.5]), torch.ones(2), np.array("x"), "0.1", None, [0.1]):
+        with pytest.raises(TypeError, match=r"^lr: got "):
+            rl.SGD(np.ones(2), lr=bad)
+    opt = rl.SGD(np.zeros(2), lr=lambda step: torch.tensor(0.5, requires_grad=True))
+    opt.step(np.ones(2), lr=torch.tensor(0.25))
+    assert opt.step(np.ones(2)).updated
+
+
+def test_numbers_of_groups_are_made_again_where_they_changed():
+    w = [np.zeros(1), np.zeros(1)]
+    opt = rl.SGD([{"params": p} for p in w], lr=1.0)
+    opt.step([np.ones(1)] * 2)
+    opt.groups[1].lr = 2.0
+    opt.step([np.ones(1)] * 2)
+    opt.constraint = rl.Box(-2.5, 0.0)
+    opt.step([np.ones(1)] * 2, lr=0.25)
+    assert [float(p[0]) for p in w] == [-2.25, -2.5]
+    opt.constraint = None
+    opt.step([np.ones(1)] * 2)
+    assert [float(p[0]) for p in w] == [-3.25, -4.5]
+    opt.groups[0].penalty = rl.L2(1.0)
+    opt.step([np.zeros(1)] * 2)
+    assert [float(p[0]) for p in w] == [0.0, -4.5]
+
+
+# ---- communicators
+
+
+class NoArguments:
+    def allgather(self):
+        return []
+
+
+class TwoArguments:
+    def allgather(self, outputs, inputs):
+        return []
+
+
+class NotCallable:
+    allgather = 3
+
+
+class Ranks:
+    def allgather(self, value):
+        return [value]
+
+
+@pytest.mark.parametrize("bad", [3, "world", NoArguments(), TwoArguments(), NotCallable(), Ranks])
+def test_objects_that_are_no_communicators(bad):
+    w = np.ones(2)
+    with pytest.raises(TypeError, match=r"^comm: got .*wants an object whose allgather\(value\)"):
+        rl.SGD(w, clip=rl.GlobalNorm(1.0), comm=bad)
+    opt = rl.SGD(w, clip=rl.GlobalNorm(1.0), comm=Ranks())
+    old = opt.comm
+    with pytest.raises(TypeError, match=r"^comm: got "):
+        opt.comm = bad
+    assert opt.comm is old
+    assert opt.step(np.ones(2)).updated
+
+
+def test_communicators_of_torch(tmp_path):
+    torch = pytest.importorskip("torch")
+    dist = pytest.importorskip("torch.distributed")
+    if not dist.is_available():
+        pytest.skip("torch without distributed")
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        model = torch.nn.parallel.DistributedDataParallel(torch.nn.Linear(2, 2))
+        for bad in (dist.group.WORLD, dist, dist.group):
+            with pytest.raises(TypeError, match=r"^comm: got .*all_gather_object|^comm: got the c"):
+                rl.SGD(np.ones(2), comm=bad)
+        with pytest.raises(TypeError, match=r"^comm: got Dist.*averaged.*wants None"):
+            rl.SGD(model.parameters(), comm=model)
+
+        class Ours:  # as in docs/optimizers.md
+            def allgather(self, value):
+                values = [None] * dist.get_world_size()
+                dist.all_gather_object(values, value)
+                return values
+
+        opt = rl.SGD(np.ones(2), clip=rl.GlobalNorm(1.0), comm=Ours())
+        assert opt.step(np.array([3.0, 4.0])).norm == 5.0
+    finally:
+        dist.destroy_process_group()
+
+
+def test_ftrl_divides_by_its_learning_rate():
+    """0 is refused at once, in a group, by a setter, and as the rate of one step."""
+    torch = pytest.importorskip("torch")
+    w = np.zeros(2)
+    opt = rl.FTRL(w)
+    for make in (
+        lambda: rl.FTRL(w, lr=0.0),
+        lambda: rl.FTRL(w, lr=torch.tensor(0.0)),
+        lambda: rl.FTRL([{"params": w, "lr": 0}]),
+        lambda: setattr(rl.FTRL(w), "lr", 0.0),
+        lambda: setattr(opt.groups[0], "lr", np.array(0.0)),
+        lambda: rl.FTRL(w).step(np.ones(2), lr=0.0),
+        lambda: rl.FTRL(w, lr=lambda step: 0.0).step(np.ones(2)),
+    ):
+        with pytest.raises(ValueError, match=r"^lr: got 0, wants a finite number above 0"):
+            make()
+    assert not w.any()
+    for kind in set(KINDS) - {rl.FTRL}:
+        assert kind(w, lr=0.0).step(np.ones(2)).updated
