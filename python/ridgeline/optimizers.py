@@ -120,7 +120,7 @@ class StepReport(NamedTuple):
     penalty : float
         The value of the penalties at the parameters before the step.
     updated : bool
-        False if skipped, and while gradients are accumulated.
+        False if skipped, while gradients are accumulated, and if no parameter had a gradient.
     step : int
         The number of updates so far.
 
@@ -547,9 +547,14 @@ class Optimizer:
     r"""What all optimizers share. Not to be created itself.
 
     The order of one step, for each element: the gradient times ``1 / loss_scale``; the finite
-    check; `clip`; the gradient of `penalty`; the moments; the decoupled decay
-    :math:`w \leftarrow w (1 - \eta\lambda)`; the step; the proximal operator; `mask`;
-    `constraint`; the average of the weights; rounding to the parameter's dtype.
+    check; `clip`; the gradient of `penalty` (with `clip_after_penalty` before `clip`) and the
+    coupled weight decay; the moments; the decoupled weight decay; the step; the proximal operator;
+    `mask`; `constraint`; rounding to the parameter's dtype; the average of the weights.
+
+    A step in which no parameter has a gradient does nothing and is not counted. Moments below
+    2**-100 (means of gradients; 2**-960 in float64) or below the normal numbers (means of squares)
+    become 0. Where the denominator of a step is 0, as for a zero gradient with ``eps=0``, the
+    element does not move.
 
     Parameters
     ----------
@@ -561,16 +566,29 @@ class Optimizer:
         The learning rate, at least 0, or a function of the number of updates so far. A tensor or
         array of one element is kept and read at every step.
     weight_decay : float
-        Decoupled: :math:`w \leftarrow w (1 - \eta\lambda)` before the step, in every optimizer.
+        :math:`\lambda`, coupled or decoupled: see `decay`.
+    decay : {None, "coupled", "decoupled"}
+        ``"coupled"``: :math:`\lambda w` joins the clipped gradient. ``"decoupled"``:
+        :math:`w \leftarrow w (1 - \eta\lambda)` before the step. None: as the library of
+        `convention` does. torch couples it in SGD, Adam, NAdam, RMSprop and Adagrad and decouples
+        it in AdamW and Lion; Keras and optax decouple it everywhere; FTRL's is decoupled.
     penalty : Penalty, optional
         Any elementwise penalty.
     prox : {None, "plain", "preconditioned"}
-        None: the penalty's gradient joins the clipped gradient. ``"plain"``: its proximal operator
-        follows the step, with the learning rate as its step. ``"preconditioned"``: with the step of
-        each element, :math:`\eta / (\sqrt{\hat v} + \epsilon)` in Adam (Yun, Lozano and Yang 2021);
-        the same as plain where the optimizer has no such denominator (SGD, Lion).
+        None: the penalty's gradient joins the gradient. ``"plain"``: its proximal operator follows
+        the step, with the length of the step: the learning rate :math:`\eta`, and with momentum
+        :math:`\mu` and dampening :math:`\tau` what equal gradients make of it, from
+        :math:`\eta` at the first step to :math:`\eta (1 - \tau) / (1 - \mu)` in the long run.
+        The weights then settle where loss plus penalty is least. ``"preconditioned"``: with the
+        step of each element, :math:`\eta / (\sqrt{\hat v} + \epsilon)` in Adam (Yun, Lozano and
+        Yang 2021); the same as plain where the optimizer has no such denominator (SGD, Lion).
     clip : GlobalNorm, Norm or Value, optional
         How the gradients are clipped.
+    clip_after_penalty : bool, optional
+        Clip the sum of the gradient and the penalty's gradient, as a loop does that has the penalty
+        in its loss: the same as ``penalty.add_gradient_`` followed by a clip. The norm then reads
+        the weights, too. By default True with ``convention="keras"``, else False. It changes
+        nothing with a `prox`, and coupled weight decay joins after the clip in any case.
     mask : Mask, MaskSet or tree of them, optional
         Elements that are not kept are not touched: weight and moments keep their bits (8-bit states
         as well as their blocks' scales let them), whatever the gradient. Norms are over all
@@ -1073,9 +1091,10 @@ class Optimizer:
         Parameters
         ----------
         grads : array or tree of arrays
-            Only read; of the structure, shapes and dtypes of the parameters (with groups, a list of
-            such trees). None in place of an array leaves that parameter, its state and its count of
-            steps as they are. Not given: the ``.grad`` of torch parameters.
+            Only read; of the structure and shapes of the parameters (with groups, a list of such
+            trees), and of any float dtype: other dtypes are converted on the way. None in place of
+            an array leaves that parameter, its state and its count of steps as they are; if all
+            are None, nothing happens. Not given: the ``.grad`` of torch parameters.
         lr : float, optional
             The learning rate of this step, for all groups.
         loss_scale : float, default 1
@@ -1091,8 +1110,8 @@ class Optimizer:
             If asked for by ``on_nonfinite="raise"``; it names the first bad array. Like every
             error, it leaves parameters and states as they were.
         TypeError, ValueError
-            If the gradients differ from the parameters in structure, shape or dtype, overlap them,
-            or a number is out of range.
+            If the gradients differ from the parameters in structure or shape, overlap them, or a
+            number is out of range.
 
         Examples
         --------
@@ -1591,7 +1610,7 @@ class SGD(Optimizer):
     nesterov : bool, default False
         Needs a momentum, and no dampening.
     weight_decay : float, default 0
-        :math:`\lambda`, decoupled; see `Optimizer`.
+        :math:`\lambda`; coupled or decoupled, see `decay` of `Optimizer`.
     **options : penalty, prox, clip, mask, constraint and more
         See `Optimizer`.
 
@@ -1680,8 +1699,8 @@ class Adam(Optimizer):
     eps : float, optional
         :math:`\epsilon \ge 0`; 1e-8 by default.
     weight_decay : float, optional
-        :math:`\lambda`, decoupled as in `AdamW`, 0 by default; torch's coupled one is
-        ``penalty=rl.L2(s)``.
+        :math:`\lambda`, 0 by default. Coupled as in torch; decoupled with other conventions and in
+        `AdamW`, see `decay` of `Optimizer`.
     amsgrad : bool, default False
         Use the largest v so far. ``convention="optax"`` compares corrected ones.
     **options : penalty, prox, clip, mask, constraint and more
@@ -1797,7 +1816,7 @@ class NAdam(Optimizer):
     eps : float, optional
         :math:`\epsilon \ge 0`; 1e-8 by default, 1e-7 with ``convention="keras"``.
     weight_decay : float, default 0
-        :math:`\lambda`, decoupled; see `Optimizer`.
+        :math:`\lambda`; coupled or decoupled, see `decay` of `Optimizer`.
     momentum_decay : float, optional
         :math:`\psi \ge 0`; 4e-3 by default, 1 with ``convention="keras"``.
     **options : penalty, prox, clip, mask, constraint and more
@@ -1866,7 +1885,7 @@ class RMSprop(Optimizer):
     eps : float, optional
         :math:`\epsilon \ge 0`; 1e-8 by default, 1e-7 with ``convention="keras"``.
     weight_decay : float, default 0
-        :math:`\lambda`, decoupled; see `Optimizer`.
+        :math:`\lambda`; coupled or decoupled, see `decay` of `Optimizer`.
     momentum : float, default 0
         :math:`\mu \ge 0`.
     centered : bool, default False
@@ -1943,7 +1962,7 @@ class Adagrad(Optimizer):
     lr_decay : float, default 0
         :math:`\delta \ge 0`.
     weight_decay : float, default 0
-        :math:`\lambda`, decoupled; see `Optimizer`.
+        :math:`\lambda`; coupled or decoupled, see `decay` of `Optimizer`.
     initial_accumulator_value : float, optional
         What s starts with; 0 by default, 0.1 with the other conventions.
     eps : float, optional
@@ -2086,7 +2105,7 @@ class FTRL(Optimizer):
     initial_accumulator_value : float, optional
         What n starts with; 0 by default, 0.1 with ``convention="keras"``.
     weight_decay : float, default 0
-        :math:`\lambda`, decoupled; see `Optimizer`.
+        :math:`\lambda`; decoupled unless `decay` of `Optimizer` says otherwise.
     **options : penalty, clip, mask, constraint and more
         See `Optimizer`. `L1`, `L2` and `ElasticNet` as `penalty` add to `l1` and `l2`; the gradient
         of others, and of their sums, joins the gradient. There is no `prox`: this is one, and no
