@@ -232,33 +232,6 @@ template <class I>
   }
 }
 
-/// Where a word has more elements in the window, equal ones are looked for.
-inline constexpr int crowd = 8;
-
-/// Adds the elements of a word whose key is the lowest or the highest of the window to their bins,
-/// and returns the others. A sample that is cut at keys which many elements share makes these the
-/// ends of the window; one by one each would wait for the bin that the one before it was added to.
-template <class I>
-[[gnu::always_inline]] inline std::uint64_t count_ends(std::uint64_t inside,
-                                                       const Sorted<I>& sorted, Window window,
-                                                       int shift, std::int64_t* bins) {
-  using K = Vec<I, key_lanes<I>>;
-  const K lowest(static_cast<I>(window.low + 1));
-  const K second(static_cast<I>(window.high - 1));
-  std::uint64_t above_lowest = 0;
-  std::uint64_t above_second = 0;
-  for (std::size_t i = 0; i < word_bits; i += key_lanes<I>) {
-    const auto key = load_lanes<I, key_lanes<I>>(sorted.key + i);
-    above_lowest |= greater_bits(key, lowest) << i;
-    above_second |= greater_bits(key, second) << i;
-  }
-  const auto last =
-      static_cast<std::uint64_t>(window.high) - static_cast<std::uint64_t>(window.low) - 1;
-  bins[0] += count_bits(inside & ~above_lowest);
-  bins[last >> shift] += count_bits(inside & above_second);
-  return inside & above_lowest & ~above_second;
-}
-
 template <class T, class I>
 void histogram(const void* x, std::size_t n, Ranking ranking, Window window, int shift,
                const std::uint64_t* among, std::int64_t& below, std::int64_t* bins) {
@@ -269,13 +242,12 @@ void histogram(const void* x, std::size_t n, Ranking ranking, Window window, int
         Sorted<I> sorted;
         sort_word(p, keys_of, window, sorted);
         lower += count_bits(~sorted.above_low & part);
-        std::uint64_t inside = sorted.above_low & ~sorted.above_high & part;
-        if (window.high == window.low + 1) {
-          bins[0] += count_bits(inside);
+        if (window.high - window.low == 1) {
+          bins[0] += count_bits(sorted.above_low & ~sorted.above_high & part);
           return;
         }
-        if (count_bits(inside) > crowd) inside = count_ends(inside, sorted, window, shift, bins);
-        count_in_bins(inside, sorted.key, window.low, shift, bins);
+        count_in_bins(sorted.above_low & ~sorted.above_high & part, sorted.key, window.low, shift,
+                      bins);
       });
   below += lower;
 }
