@@ -11,7 +11,17 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pytest
-from helpers import bits, copied, dtypes, every_setting, sample, unchanged
+from helpers import (
+    BFLOAT16,
+    LAYOUTS,
+    bits,
+    copied,
+    dtypes,
+    every_setting,
+    layouts,
+    sample,
+    unchanged,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -120,6 +130,231 @@ def test_files_are_read_without_ridgeline(tmp_path):
     assert text == {"version": 1, "masks": {"mask": "words", "shape": [5, 13]}}
     got = [words[i // 64] >> np.uint64(i % 64) & np.uint64(1) for i in range(array.size)]
     assert got == list(array.ravel())
+
+
+# ---- as an array
+
+
+def test_numpy_functions_take_the_bits():
+    array = bools(3, 70)
+    mask, w = Mask.from_array(array), sample((3, 70), np.float32)
+    assert bits(np.asarray(mask)) == bits(array)
+    assert bits(np.array(mask, np.float32)) == bits(array.astype(np.float32))
+    assert bits(np.where(mask, w, 0)) == bits(np.where(array, w, 0))
+    assert np.count_nonzero(mask) == mask.count
+    zeroed = w.copy()
+    np.copyto(zeroed, 0, where=~mask)
+    assert bits(zeroed) == bits(np.where(array, w, np.float32(0)))
+    assert bits(w[mask]) == bits(w[array])
+    for got, wants in [
+        (w * mask, w * array),
+        (mask & array[0], array & array[0]),
+        (array & mask, array),
+        (mask | ~array, np.ones_like(array)),
+        (mask ^ True, ~array),
+        (np.logical_not(mask), ~array),
+        (np.logical_and(mask, ~mask), np.zeros_like(array)),
+    ]:
+        assert type(got) is np.ndarray
+        assert bits(got) == bits(wants)
+    assert (mask ^ ~mask) == Mask.from_array(np.ones((3, 70), bool))
+    with pytest.raises(ValueError, match="copy"):
+        mask.__array__(copy=False)
+    with pytest.raises(TypeError):
+        np.multiply(w, w, out=mask)
+    for whole in (MaskSet.of([mask]), MaskSet.of({"w": mask})):
+        with pytest.raises(TypeError, match="to_array"):
+            np.where(whole, w, 0)
+
+
+def test_comparison_with_arrays():
+    array = bools(3, 5)
+    mask = Mask.from_array(array)
+    for other in (array, array.astype(np.float32), array.tolist(), array[0], True, 0, 1.0):
+        got, wants = mask == other, array == np.asarray(other)
+        assert bits(got) == bits(wants)
+        assert bits(other == mask) == bits(wants)
+        assert bits(mask != other) == bits(~wants)
+    assert (mask == ~mask) is False
+    assert (mask != ~mask) is True
+    assert (mask == mask.reshape(5, 3)) is False
+    for other in (None, "text", {}, MaskSet.of([mask])):
+        assert (mask == other) is False
+        assert (mask != other) is True
+
+
+def test_no_truth():
+    for mask in (Mask.from_array(bools(3)), Mask.from_array(True), Mask.from_array(bools(0))):
+        with pytest.raises(ValueError, match="ambiguous"):
+            bool(mask)
+
+
+def test_reshaped_and_indexed():
+    array = bools(4, 6, 5)
+    mask = Mask.from_array(array)
+    for got, wants in [
+        (mask.reshape(24, 5), array.reshape(24, 5)),
+        (mask.reshape((-1,)), array.ravel()),
+        (mask.reshape(2, -1, 15), array.reshape(2, -1, 15)),
+        (mask.T, array.T),
+        (mask.transpose(1, 0, 2), array.transpose(1, 0, 2)),
+        (mask.transpose((2, 0, 1)), array.transpose(2, 0, 1)),
+        (mask[1], array[1]),
+        (mask[1:3, ..., ::2], array[1:3, ..., ::2]),
+        (mask[:, None, -1], array[:, None, -1]),
+        (mask[[0, 2]], array[[0, 2]]),
+    ]:
+        assert isinstance(got, Mask)
+        assert bits(got.to_array()) == bits(wants)
+        assert not got._words.flags.writeable
+    assert mask[1, 2, 3] is bool(array[1, 2, 3])
+    assert (len(mask), mask.ndim) == (4, 3)
+    assert [row.shape for row in mask] == [(6, 5)] * 4
+    for bad, error in [
+        (lambda: mask.reshape(7), ValueError),
+        (lambda: mask.transpose(0, 0, 1), ValueError),
+        (lambda: mask[4], IndexError),
+        (lambda: mask[0, 0, 0, 0], IndexError),
+        (lambda: len(mask[1:, 0, 0].reshape(3)[0:1].reshape(())), TypeError),
+    ]:
+        with pytest.raises(error):
+            bad()
+
+
+@pytest.mark.parametrize("dtype", ["?", "i1", "u8", "f2", "f4", "f8", BFLOAT16])
+def test_from_numbers(dtype):
+    array = bools(3, 5)
+    assert Mask.from_array(array.astype(dtype)) == Mask.from_array(array)
+    if dtype != "?":
+        with pytest.raises(ValueError, match=r"^array: got 2\S* in it, wants 0 and 1, or bool"):
+            Mask.from_array(np.array([0, 1, 2]).astype(dtype))
+    if np.dtype(dtype).kind == "f":
+        with pytest.raises(ValueError, match=r"^array: got nan in it"):
+            Mask.from_array(np.array([0, 1, np.nan], dtype))
+        with pytest.raises(ValueError, match=r"^arrays\['w'\]\[0\]: got nan in it"):
+            MaskSet.from_array({"w": [np.array([0, 1, np.nan], dtype)]})
+
+
+def test_from_the_masks_of_torch():
+    torch = pytest.importorskip("torch")
+    from torch.nn.utils import prune
+
+    layer = torch.nn.Linear(8, 4)
+    prune.random_unstructured(layer, "weight", 0.5)
+    mask = Mask.from_array(layer.weight_mask)
+    assert mask.count == 16
+    assert bits(mask.to_array()) == bits(layer.weight_mask.numpy() != 0)
+    for dtype in (torch.bfloat16, torch.int32, torch.bool):
+        assert Mask.from_array(layer.weight_mask.to(dtype)) == mask
+    assert Mask.from_array(torch.nn.Parameter(layer.weight_mask)) == mask
+    for bad in (np.ones(3, complex), ["a"], [None]):
+        with pytest.raises(TypeError, match=r"^array: got dtype .*, wants bool, or the numbers 0"):
+            Mask.from_array(bad)
+
+
+# ---- applied to a copy
+
+
+@dtypes
+@layouts
+def test_apply_to_a_copy(dtype, layout):
+    w, array = sample((5, 6, 7), dtype), bools(5, 6, 7)
+    w.ravel()[:20] = [np.nan, np.inf, -0.0, -1.0] * 5
+    mask = Mask.from_array(array)
+    wants = np.where(array, w, np.zeros_like(w))
+    view, intact = LAYOUTS[layout](w)
+    with unchanged(view):
+        assert bits(mask.apply(view)) == bits(wants)
+    out, whole = LAYOUTS[layout](np.ones_like(w))
+    assert mask.apply(w, out) is out
+    assert bits(out) == bits(wants)
+    assert mask.apply(view, out=view) is view
+    assert bits(view) == bits(wants)
+    assert intact()
+    assert whole()
+
+
+def test_apply_everywhere():
+    w, array = sample(2**17 + 5, np.float32), bools(2**17 + 5)
+    mask = Mask.from_array(array)
+    every_setting(lambda: bits(mask.apply(w)))
+    assert bits(mask.apply(w)) == bits(np.where(array, w, np.float32(0)))
+
+
+def test_apply_errors():
+    mask, w = Mask.from_array(bools(4)), np.ones(4)
+    block = np.ones(9)
+    for bad, out, error, place in [
+        ([w], None, TypeError, "w"),
+        (np.ones(4, int), None, TypeError, "w"),
+        (np.ones(5), None, ValueError, "w"),
+        (w, np.ones(5), ValueError, "out"),
+        (w, np.ones(4, np.float32), TypeError, "out"),
+        (block[:4], block[1:5], ValueError, "out"),
+        (w, mask, TypeError, "out"),
+        (w, "text", TypeError, "out"),
+    ]:
+        with unchanged(block), pytest.raises(error, match=rf"^{place}: got .*, wants "):
+            mask.apply(bad, out)
+    with pytest.raises(ValueError, match=r"^params\[1\]: got shape \(5,\), wants \(4,\)"):
+        MaskSet.of([mask, mask]).apply([w, np.ones(5)])
+    with pytest.raises(TypeError, match=r"^params\[1\]: got "):
+        MaskSet.of([mask, mask]).apply([w, np.ones(4, int)])
+    with pytest.raises(ValueError, match=r"^params: got a sequence of 1, wants a sequence of 2"):
+        MaskSet.of([mask, mask]).apply([w])
+
+
+def test_apply_of_a_set():
+    arrays = {"b": bools(3), "w": [bools(2, 2), {"c": bools(70)}]}
+    params = mapped(lambda a: sample(a.shape, np.float32), arrays)
+    masks = MaskSet.from_array(arrays)
+    wants = mapped(lambda a, w: np.where(a, w, np.float32(0)), arrays, params)
+    turned = dict(reversed(params.items()))
+    with unchanged(*leaves(params)):
+        assert bits(masks.apply(turned)) == bits(wants)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # of torch's own gradcheck
+def test_apply_in_torch():
+    torch = pytest.importorskip("torch")
+    array = bools(6, 20)
+    mask, keep = Mask.from_array(array), torch.from_numpy(array)
+    for dtype in (torch.float32, torch.float64, torch.bfloat16, torch.float16):
+        w = torch.randn(6, 20).to(dtype)
+        got = mask.apply(w)
+        assert got.dtype == dtype
+        assert torch.equal(got, torch.where(keep, w, torch.zeros_like(w)))
+        got = mask.T.apply(w.T)
+        assert torch.equal(got, torch.where(keep, w, torch.zeros_like(w)).T)
+    w = torch.randn(6, 20, dtype=torch.float64, requires_grad=True)
+    for make in (lambda: w, lambda: w * 1):
+        w.grad = None
+        (mask.apply(make()) ** 2).sum().backward()
+        assert torch.equal(w.grad, torch.where(keep, 2 * w, 0).detach())
+        w.grad = None
+        MaskSet.of({"h": mask}).apply({"h": make()})["h"].sum().backward()
+        assert torch.equal(w.grad, keep.to(torch.float64))
+    assert torch.autograd.gradcheck(mask.apply, (w,), check_forward_ad=True)
+    assert torch.autograd.gradgradcheck(mask.apply, (w,))
+    with torch.no_grad():
+        assert not mask.apply(w).requires_grad
+        out = torch.empty(6, 20, dtype=torch.float64)
+        before = out._version
+        assert mask.apply(w, out) is out
+        assert out._version > before
+    for a, out in ((w, torch.empty_like(w)), (w.detach(), w)):
+        kept = out.detach().clone()
+        with pytest.raises(rl.RequiresGradError, match=r"^(w|out): got a tensor that requires"):
+            mask.apply(a, out)
+        assert bits(out.detach().numpy()) == bits(kept.numpy())
+
+
+def test_apply_in_jax():
+    jnp = pytest.importorskip("jax.numpy")
+    array, w = bools(6, 20), sample((6, 20), np.float32)
+    got = Mask.from_array(array).apply(jnp.asarray(w))
+    assert type(got).__module__.startswith("jax")
+    assert bits(np.asarray(got)) == bits(np.where(array, w, np.float32(0)))
 
 
 # ---- containers
@@ -234,8 +469,8 @@ def test_from_array_errors():
         with pytest.raises(TypeError, match=r"^arrays: got .*, wants a list, tuple or dict"):
             MaskSet.from_array(bad)
     for bad, place in [
-        ([bools(3), np.ones(3)], r"arrays\[1\]"),
-        ({"w": np.ones(3, np.uint8)}, r"arrays\['w'\]"),
+        ([bools(3), np.ones(3, "M8[s]")], r"arrays\[1\]"),
+        ({"w": np.ones(3, np.complex64)}, r"arrays\['w'\]"),
         ({"a": [None]}, r"arrays\['a'\]\[0\]"),
         ([True, False], r"arrays\[0\]"),
     ]:

@@ -326,6 +326,13 @@ def test_movement_bad_rates(lr, error):
         scores.movement_(total, np.ones(3), np.ones(3), lr)
 
 
+def test_movement_without_a_gradient():
+    total = [np.ones(3), np.ones(3)]
+    scores.movement_(total, [np.ones(3)] * 2, [None, np.ones(3)])
+    assert total[0].tolist() == [1.0] * 3
+    assert total[1].tolist() == [0.0] * 3
+
+
 def test_movement_bad_arrays():
     good = np.ones(3)
     for totals, w, g, error, place in [

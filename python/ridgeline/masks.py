@@ -15,14 +15,16 @@ import json
 import math
 import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from . import _core
+from ._arrays import numpy_view, torch_if
 from ._files import checked_path, file_names, safetensors_of
 from ._numbering import shape_of
 
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Mask", "MaskSet"]
 
+ArrayT = TypeVar("ArrayT", bound="SupportsDLPack")
 Words: TypeAlias = npt.NDArray[np.uint64]
 Keys: TypeAlias = tuple[object, ...]  # the way from a container to one of its arrays
 
@@ -54,21 +57,57 @@ def _sparsity(size: int, count: int) -> float:
 
 
 def _mask_of(array: object, place: str) -> Mask:
-    """Return the mask of an array of bool."""
-    bools = np.asarray(array)
+    """Return the mask of an array of bool, or of the numbers 0 and 1."""
+    bools = np.asarray(numpy_view(array) if hasattr(array, "__dlpack__") else array)
     if bools.dtype != np.bool_:
-        raise TypeError(f"{place}: got dtype {bools.dtype}, wants bool")
+        if bools.dtype.kind not in "iuf" and bools.dtype.name != "bfloat16":
+            raise TypeError(f"{place}: got dtype {bools.dtype}, wants bool, or the numbers 0 and 1")
+        ones = bools == 1
+        other = bools[~(ones | (bools == 0))]
+        if other.size:
+            raise ValueError(f"{place}: got {other[0]} in it, wants 0 and 1, or bool")
+        bools = ones
     words = np.zeros((bools.size + 63) // 64, np.uint64)
     packed = np.packbits(bools, bitorder="little")
     words.view(np.uint8)[: packed.size] = packed
     return Mask._of(bools.shape, words)
 
 
+@cache
+def _masking() -> Any:
+    """Return the function of an autograd graph of torch that applies a mask."""
+    import torch
+
+    class Masking(torch.autograd.Function):
+        @staticmethod
+        def forward(w: Any, mask: Mask) -> Any:
+            return mask.apply(w)
+
+        @staticmethod
+        def setup_context(ctx: Any, inputs: tuple[Any, Mask], output: Any) -> None:
+            _, ctx.mask = inputs
+
+        @staticmethod
+        def backward(ctx: Any, grad: Any) -> Any:
+            return ctx.mask.apply(grad), None
+
+        @staticmethod
+        def jvp(ctx: Any, tangent: Any, _: None) -> Any:
+            return ctx.mask.apply(tangent)
+
+    return Masking.apply
+
+
 class Mask:
     """Which elements of an array are kept: one bit each, True for kept.
 
-    Masks are values: they never change, and compare by shape and bits. `ridgeline.dropout_mask`
-    makes one, `from_array` another.
+    Masks are values: they never change, and two masks are equal if their shapes and bits are.
+    `ridgeline.dropout_mask` makes one, `from_array` another.
+
+    NumPy takes a mask for its array of bool (`to_array`): ``np.where(mask, w, 0)``, ``w * mask``,
+    ``np.count_nonzero(mask)``. ``==``, ``&``, ``|`` and ``^`` of a mask and an array or a number
+    give an array of bool, of two masks a bool (``==``) or a mask. Like that of an array, the truth
+    of a mask is ambiguous: ``if mask:`` raises. `reshape`, `transpose` and indexing give masks.
 
     Examples
     --------
@@ -82,14 +121,18 @@ class Mask:
     >>> w
     array([[1., 0.],
            [1., 1.]])
+    >>> np.where(mask, 5, 7)
+    array([[5, 7],
+           [5, 5]])
+    >>> mask.T == [[True, True], [False, True]]
+    array([[ True,  True],
+           [ True,  True]])
     """
 
     __slots__ = ("_shape", "_words")
     __hash__ = None  # type: ignore[assignment]
     _shape: tuple[int, ...]
     _words: Words
-
-    __array_ufunc__ = None  # NumPy leaves operators to us, and does not take a mask for an object
 
     def __init__(self) -> None:
         """Refuse: `from_array` makes a mask."""
@@ -106,12 +149,13 @@ class Mask:
 
     @staticmethod
     def from_array(array: npt.ArrayLike) -> Mask:
-        """Return the mask of an array of bool.
+        """Return the mask of an array of bool, or of the numbers 0 and 1.
 
         Parameters
         ----------
-        array : array of bool
-            True for elements to keep. Anything that NumPy reads.
+        array : array of bool, integers or floats
+            True or 1 for elements to keep, as the masks of ``torch.nn.utils.prune``. Anything that
+            NumPy or DLPack reads.
 
         Returns
         -------
@@ -120,13 +164,18 @@ class Mask:
         Raises
         ------
         TypeError
-            If the array's dtype is not bool.
+            If the array has another dtype.
+        ValueError
+            If a number is neither 0 nor 1.
 
         Examples
         --------
         >>> import ridgeline as rl
         >>> rl.Mask.from_array([True, False, True]).sparsity
         0.3333333333333333
+        >>> rl.Mask.from_array([1.0, 0.0, 0.5])
+        Traceback (most recent call last):
+        ValueError: array: got 0.5 in it, wants 0 and 1, or bool
         """
         return _mask_of(array, "array")
 
@@ -134,6 +183,11 @@ class Mask:
     def shape(self) -> tuple[int, ...]:
         """The shape of the array that the mask is for."""
         return self._shape
+
+    @property
+    def ndim(self) -> int:
+        """The number of axes."""
+        return len(self._shape)
 
     @property
     def size(self) -> int:
@@ -170,6 +224,125 @@ class Mask:
         """
         bits = np.unpackbits(self._words.view(np.uint8), count=self.size, bitorder="little")
         return bits.view(np.bool_).reshape(self._shape)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> npt.NDArray[Any]:
+        if copy is False:
+            raise ValueError("copy: got False, wants None or True: the bits of a Mask are unpacked")
+        return self.to_array() if dtype is None else self.to_array().astype(dtype)
+
+    def reshape(self, *shape: Any) -> Mask:
+        """Return the mask of the array's elements in another shape, in C order.
+
+        Parameters
+        ----------
+        *shape : int, or a tuple of int
+            As for ``ndarray.reshape``; one extent may be -1.
+
+        Returns
+        -------
+        Mask
+
+        Raises
+        ------
+        ValueError
+            If the number of elements is another.
+
+        Examples
+        --------
+        >>> import ridgeline as rl
+        >>> rl.Mask.from_array([True, False, True, True]).reshape(2, -1)
+        Mask(shape=(2, 2), sparsity=0.25)
+        """
+        return Mask._of(self.to_array().reshape(*shape).shape, self._words)
+
+    def transpose(self, *axes: Any) -> Mask:
+        """Return the mask of the transposed array.
+
+        Parameters
+        ----------
+        *axes : int, or a tuple of int
+            As for ``ndarray.transpose``: the order of the axes, reversed by default.
+
+        Returns
+        -------
+        Mask
+
+        Raises
+        ------
+        ValueError
+            If they are not the axes of the mask.
+
+        Examples
+        --------
+        >>> import ridgeline as rl
+        >>> rl.Mask.from_array([[True, False, True]]).transpose().shape
+        (3, 1)
+        """
+        return Mask.from_array(self.to_array().transpose(*axes))
+
+    @property
+    def T(self) -> Mask:
+        """The mask of the transposed array."""
+        return self.transpose()
+
+    def __len__(self) -> int:
+        if not self._shape:
+            raise TypeError("a Mask of no axes has no length")
+        return self._shape[0]
+
+    def __getitem__(self, key: Any) -> Any:
+        part = self.to_array()[key]
+        return Mask.from_array(part) if isinstance(part, np.ndarray) else bool(part)
+
+    def __bool__(self) -> bool:
+        raise ValueError(
+            "the truth of a Mask is ambiguous; use mask.count, mask.sparsity, or "
+            "mask.to_array().any() or .all()"
+        )
+
+    def apply(self, w: ArrayT, out: ArrayT | None = None) -> ArrayT:
+        """Return the array with 0 for elements that are not kept; the others keep every bit.
+
+        Parameters
+        ----------
+        w : array
+            Of the mask's shape: a NumPy array, PyTorch tensor or JAX array. Only read.
+        out : array, optional
+            Where to write, of the shape and dtype of `w`; may be `w`.
+
+        Returns
+        -------
+        array
+            `out`, or a new array of the library, shape and dtype of `w`. Of a tensor that requires
+            grad, under grad mode, a part of its autograd graph: the gradient is masked too.
+
+        Raises
+        ------
+        TypeError
+            If it is no array of a supported dtype in CPU memory.
+        ValueError
+            If its shape is another, or `out` does not fit, is read-only or overlaps `w`.
+        RequiresGradError
+            If `out` is given under grad mode, and it or `w` requires grad.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import ridgeline as rl
+        >>> rl.Mask.from_array([True, False]).apply(np.array([1.0, np.nan]))
+        array([1., 0.])
+        """
+        torch = torch_if(w)
+        if torch is not None and torch.is_grad_enabled():
+            if out is None:
+                return cast("ArrayT", _masking()(w, self))  # a dual tensor does not require grad
+            if cast("Any", w).requires_grad:
+                raise _core.RequiresGradError(
+                    "w: got a tensor that requires grad, wants one that does not with out=: "
+                    "autograd would not see the result; leave out= away, or call under "
+                    "torch.no_grad()"
+                )
+        return _core.masked(w, self._words, self._shape, out)
 
     def apply_(self, params: SupportsDLPack) -> None:
         """Set elements that are not kept to 0, in place; the others keep every bit.
@@ -266,15 +439,22 @@ class Mask:
             raise ValueError(f"mask: got shape {other._shape}, wants {self._shape}")
         return other._words
 
-    def __and__(self, other: Mask) -> Mask:
-        if not isinstance(other, Mask):
-            return NotImplemented
-        return Mask._of(self._shape, self._words & self._alike(other))
+    def _combined(self, other: object, op: Callable[[Any, Any], Any]) -> Any:
+        if isinstance(other, Mask):
+            return Mask._of(self._shape, op(self._words, self._alike(other)))
+        array = _operand(other)
+        return NotImplemented if array is None else op(self.to_array(), array)
 
-    def __or__(self, other: Mask) -> Mask:
-        if not isinstance(other, Mask):
-            return NotImplemented
-        return Mask._of(self._shape, self._words | self._alike(other))
+    def __and__(self, other: Any) -> Any:
+        return self._combined(other, operator.and_)
+
+    def __or__(self, other: Any) -> Any:
+        return self._combined(other, operator.or_)
+
+    def __xor__(self, other: Any) -> Any:
+        return self._combined(other, operator.xor)
+
+    __rand__, __ror__, __rxor__ = __and__, __or__, __xor__
 
     def __invert__(self) -> Mask:
         words = ~self._words
@@ -282,10 +462,17 @@ class Mask:
             words[-1] &= np.uint64(2 ** (self.size % 64) - 1)
         return Mask._of(self._shape, words)
 
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Mask):
-            return NotImplemented
-        return self._shape == other._shape and np.array_equal(self._words, other._words)
+    def __eq__(self, other: object) -> Any:
+        if isinstance(other, Mask):
+            return self._shape == other._shape and np.array_equal(self._words, other._words)
+        array = _operand(other)
+        return NotImplemented if array is None else self.to_array() == array
+
+    def __ne__(self, other: object) -> Any:
+        equal = self.__eq__(other)
+        if isinstance(equal, bool):
+            return not equal
+        return equal if equal is NotImplemented else ~equal
 
     def __setattr__(self, name: str, value: object) -> NoReturn:
         raise AttributeError(f"a Mask never changes; got a new value for {name!r}")
@@ -295,6 +482,16 @@ class Mask:
 
     def __reduce__(self) -> tuple[Any, tuple[tuple[int, ...], Words]]:
         return _restored, (self._shape, self._words)
+
+
+def _operand(other: object) -> Any:
+    """Return the array or number that stands beside a mask; None if it is none."""
+    if isinstance(other, MaskSet):
+        return None
+    if hasattr(other, "__dlpack__"):
+        return numpy_view(other)
+    numeric = isinstance(other, bool | int | float | list | tuple)
+    return np.asarray(other) if numeric or hasattr(other, "__array__") else None
 
 
 def _restored(shape: object, words: Words) -> Mask:
@@ -349,7 +546,10 @@ class MaskSet:
         def items(self) -> ItemsView[Any, Any]:
             """Return the keys with the masks."""
 
-    __array_ufunc__ = None
+    __array_ufunc__ = None  # NumPy leaves operators to us
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NoReturn:
+        raise TypeError("a MaskSet is no array, its masks are: use to_array(), or one of them")
 
     def __init__(self) -> None:
         """Refuse: `of` and `from_array` make a set."""
@@ -389,7 +589,7 @@ class MaskSet:
 
         def leaf(node: object, place: str) -> Mask:
             if not isinstance(node, Mask):
-                raise TypeError(f"{place}: got {type(node).__name__}, wants a Mask")
+                raise TypeError(f"{place}: got {_no_mask(node)}")
             return node
 
         return _set_of(masks, "masks", "Masks", leaf)
@@ -502,6 +702,48 @@ class MaskSet:
         """
         return _mapped(self, lambda mask: mask.to_array())
 
+    def apply(self, params: Tree) -> Any:
+        """Return new arrays with 0 for elements that are not kept; the others keep every bit.
+
+        Parameters
+        ----------
+        params : list, tuple, dict or iterable of arrays
+            Only read. As for `apply_`.
+
+        Returns
+        -------
+        list or dict of arrays
+            Those of `Mask.apply`: of tensors that require grad, under grad mode, parts of their
+            autograd graph.
+
+        Raises
+        ------
+        TypeError
+            If something is no array of a supported dtype in CPU memory.
+        ValueError
+            If the structure or a shape is another.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import ridgeline as rl
+        >>> masks = rl.MaskSet.from_array({"w": np.array([True, False])})
+        >>> masks.apply({"w": np.array([1.0, 2.0])})
+        {'w': array([1., 0.])}
+        """
+        tree = _aligned(self, params)
+        _core.check_arrays("params", tree)
+        arrays = iter(_leaves_of(self, tree))
+
+        def leaf(mask: Mask) -> Any:
+            path, array = next(arrays)
+            if tuple(array.shape) != mask.shape:
+                place, shape = _place("params", path), tuple(array.shape)
+                raise ValueError(f"{place}: got shape {shape}, wants {mask.shape}")
+            return mask.apply(array)
+
+        return _mapped(self, leaf)
+
     def apply_(self, params: Tree) -> None:
         """Set elements that are not kept to 0, in place; the others keep every bit.
 
@@ -534,10 +776,7 @@ class MaskSet:
         Traceback (most recent call last):
         ValueError: params: got a sequence of 1, wants a sequence of 2, as the masks
         """
-        masks = self._masks
-        _core.apply_masks(
-            _aligned(self, params), [mask._words for mask in masks], [mask._shape for mask in masks]
-        )
+        _apply_all([("params", self, params)])
 
     def save(self, file: str | PathLike[str]) -> None:
         """Write the masks to a file, with their names and the structure.
@@ -684,6 +923,13 @@ def _is_array(node: object) -> bool:
     return hasattr(node, "__array__") or hasattr(node, "__dlpack__")
 
 
+def _no_mask(node: object, wants: str = "a Mask") -> str:
+    """Return what an error says of something in the place of a mask."""
+    array = _is_array(node) and not isinstance(node, MaskSet)
+    hint = "; rl.Mask.from_array makes one of an array of bool" if array else ""
+    return f"{type(node).__name__}, wants {wants}{hint}"
+
+
 def _kind(node: object) -> str:
     """Return what an error calls something found instead of something else."""
     if isinstance(node, dict | _MaskDict):
@@ -780,6 +1026,20 @@ def _aligned(masks: Mask | MaskSet, params: object, name: str = "params") -> Any
         return {key: align(child, node[key], (*path, key)) for key, child in children.items()}
 
     return align(masks, _core.reusable_tree(params), ())
+
+
+def _apply_all(
+    arguments: Sequence[tuple[str, Mask | MaskSet, object]], holes: bool = False
+) -> None:
+    """Apply masks to the trees of some arguments in one call; with `holes`, None is passed over."""
+    names, trees, words, shapes = [], [], [], []
+    for name, masks, tree in arguments:
+        own = (masks,) if isinstance(masks, Mask) else masks._masks
+        names.append(name)
+        trees.append(_aligned(masks, tree, name))
+        words.append([mask._words for mask in own])
+        shapes.append([mask._shape for mask in own])
+    _core.apply_masks(names, trees, words, shapes, holes)
 
 
 def _leaves_of(masks: Mask | MaskSet, tree: Any) -> list[tuple[Keys, Any]]:

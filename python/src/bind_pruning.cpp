@@ -3,6 +3,8 @@
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 
+#include <memory>
+
 #include "bind_random.hpp"
 #include "bindings.hpp"
 #include "tensor_view.hpp"
@@ -79,6 +81,13 @@ std::int64_t blocks_of(std::span<const std::int64_t> shape, std::span<const std:
   return count;
 }
 
+std::int64_t product_of(py::handle shape) {
+  std::int64_t size = 1;
+  for (const py::handle extent : py::reinterpret_borrow<py::tuple>(shape))
+    size *= extent.cast<std::int64_t>();
+  return size;
+}
+
 /// An error unless array k has that shape.
 void check_shape(const Tensors& arrays, std::size_t k, py::handle wants) {
   const auto own = arrays.shape(k);
@@ -128,14 +137,6 @@ void bind_pruning(py::module_& m) {
     const Tensors a("params", arrays, Access::read);
     const Selected selected(a, py::none(), true, among, words);
     run({&a}, [&] { prune_random(a.arrays(), selected.selection(), k, first, count); });
-  });
-  m.def("prune_random_keys", [](py::handle key, std::int64_t first, py::handle keys) {
-    const Key k = key_of(key);
-    const py::buffer_info out = py::reinterpret_borrow<py::buffer>(keys).request(true);
-    without_gil(out.size, [&] {
-      random_keys({static_cast<std::int64_t*>(out.ptr), static_cast<std::size_t>(out.size)}, k,
-                  first);
-    });
   });
   m.def("prune_histogram",
         [](const char* name, py::handle arrays, py::handle among, py::handle divisors,
@@ -196,6 +197,19 @@ void bind_pruning(py::module_& m) {
                    selection.among[0], selection.words[0]);
     });
   });
+  m.def("prune_random_n_of_m", [](std::int64_t outer, std::int64_t length, std::int64_t inner,
+                                  int keep, int size, py::handle key, std::int64_t first,
+                                  py::handle among, py::handle words) {
+    const Key k = key_of(key);
+    const Buffers<const std::uint64_t> part(py::make_tuple(among), false);
+    const Buffers<std::uint64_t> bits(py::make_tuple(words), true);
+    const std::int64_t elements = outer * length * inner;
+    part.check(1, [&](std::size_t) { return mask_words(elements); });
+    bits.check(1, [&](std::size_t) { return mask_words(elements); });
+    without_gil(elements, [&] {
+      prune_random_n_of_m(outer, length, inner, keep, size, k, first, part.all()[0], bits.all()[0]);
+    });
+  });
   m.def("prune_block_powers",
         [](const char* name, py::handle x, const std::vector<std::int64_t>& block, double ord,
            py::handle among, py::handle largest, py::handle scores) {
@@ -242,18 +256,64 @@ void bind_pruning(py::module_& m) {
     run({&a}, [&] { apply_masks(a.arrays(), bits.all()); });
     a.written();
   });
-  m.def("apply_masks", [](py::handle params, py::handle words, py::list shapes) {
-    const Tensors a("params", params, Access::parameter);
-    if (a.size() != shapes.size()) {
-      throw py::value_error("params: got " + std::to_string(a.size()) + " arrays, wants " +
-                            std::to_string(shapes.size()) + ", as many as masks");
+  m.def("apply_masks", [](py::list names, py::list trees, py::list words, py::list shapes,
+                          bool holes) {
+    std::vector<std::unique_ptr<Tensors>> parts;
+    std::vector<std::pair<const Tensors*, std::size_t>> places;
+    std::vector<Array> arrays;
+    std::vector<const std::uint64_t*> bits;
+    std::vector<Buffers<const std::uint64_t>> buffers;
+    std::int64_t elements = 0;
+    for (std::size_t i = 0; i < names.size(); ++i) {
+      const char* name = PyUnicode_AsUTF8(py::handle(names[i]).ptr());
+      if (name == nullptr) throw py::error_already_set();
+      parts.push_back(std::make_unique<Tensors>(name, trees[i], Access::parameter, nullptr, holes));
+      const Tensors& part = *parts.back();
+      const py::list own = shapes[i];
+      if (part.size() != own.size()) {
+        throw py::value_error(std::string(name) + ": got " + std::to_string(part.size()) +
+                              " arrays, wants " + std::to_string(own.size()) +
+                              ", as many as masks");
+      }
+      const Buffers<const std::uint64_t>& buffer = buffers.emplace_back(words[i], false);
+      for (std::size_t k = 0; k < part.size(); ++k) {
+        if (!part.hole(k)) check_shape(part, k, own[k]);
+      }
+      buffer.check(part.size(), [&](std::size_t k) {
+        return part.hole(k) ? mask_words(product_of(own[k])) : mask_words(part.arrays()[k].size);
+      });
+      for (std::size_t k = 0; k < part.size(); ++k) {
+        if (part.hole(k)) continue;
+        places.emplace_back(&part, k);
+        arrays.push_back(part.arrays()[k]);
+        bits.push_back(buffer.all()[k]);
+      }
+      elements += part.elements();
     }
-    for (std::size_t k = 0; k < a.size(); ++k)
-      check_shape(a, k, shapes[k]);
-    const Buffers<const std::uint64_t> bits(words, false);
-    bits.check(a.size(), [&](std::size_t k) { return mask_words(a.arrays()[k].size); });
-    run({&a}, [&] { apply_masks(a.arrays(), bits.all()); });
-    a.written();
+    try {
+      without_gil(elements, [&] { apply_masks(arrays, bits); });
+    } catch (const ArgumentError& error) {
+      const auto place = [&](std::ptrdiff_t index) {
+        const auto& [part, k] = places[static_cast<std::size_t>(index)];
+        return part->path(k);
+      };
+      throw py::value_error(place(error.index) + ": " +
+                            error.problem(error.other == nullptr ? "" : place(error.other_index)));
+    }
+    for (const auto& part : parts)
+      part->written();
+  });
+  m.def("masked", [](py::handle w, py::handle words, py::handle shape, py::handle out) {
+    require_array("w", w);
+    const Tensors a("w", w, Access::read);
+    check_shape(a, 0, shape);
+    const Buffers<const std::uint64_t> bits(py::make_tuple(words), false);
+    bits.check(1, [&](std::size_t k) { return mask_words(a.arrays()[k].size); });
+    const Result result("w", w, out);
+    const Tensors o("out", result.array(), Access::write, &a);
+    run({&a, &o}, [&] { masked(a.arrays()[0], bits.all()[0], o.arrays()[0]); });
+    o.written();
+    return result.finished();
   });
   m.def("random_shrink_", [](py::handle params, py::handle strength, py::handle key) {
     const double s = number("strength", strength);
@@ -262,16 +322,16 @@ void bind_pruning(py::module_& m) {
     run({&a}, [&] { random_shrink(a.arrays(), s, k); });
     a.written();
   });
-  m.def("check_scores", [](const char* name, py::handle tree, const char* other_name,
-                           py::handle other, bool alike, py::handle out) {
+  m.def("check_outputs", [](const char* name, py::handle tree, const char* other_name,
+                            py::handle other, bool alike, py::handle out) {
     const Tensors a(name, tree, Access::read);
     std::optional<Tensors> b;
     if (other_name != nullptr) b.emplace(other_name, other, Access::read, alike ? &a : nullptr);
     if (out.is_none()) return;
     const Tensors o("out", out, Access::write, &a);
     const auto check = [&] {
-      check_scores(o.arrays(), name, a.arrays(), true);
-      if (b) check_scores(o.arrays(), other_name, b->arrays(), alike);
+      check_outputs(o.arrays(), name, a.arrays(), true);
+      if (b) check_outputs(o.arrays(), other_name, b->arrays(), alike);
     };
     b ? run({&o, &a, &*b}, check) : run({&o, &a}, check);
   });
@@ -305,8 +365,16 @@ void bind_pruning(py::module_& m) {
     const double rate = number("lr", lr);
     const Tensors s("scores", scores, Access::write);
     const Tensors a("w", w, Access::read, &s);
-    const Tensors b("g", g, Access::read, &s);
-    run({&s, &a, &b}, [&] { movement(s.arrays(), a.arrays(), b.arrays(), rate); });
+    const Tensors b("g", g, Access::read, &s, true);
+    std::vector<Array> parts[] = {{s.arrays().begin(), s.arrays().end()},
+                                  {a.arrays().begin(), a.arrays().end()},
+                                  {b.arrays().begin(), b.arrays().end()}};
+    for (std::size_t k = 0; k < b.size(); ++k) {
+      if (!b.hole(k)) continue;
+      for (auto& part : parts)
+        part[k] = Array();
+    }
+    run({&s, &a, &b}, [&] { movement(parts[0], parts[1], parts[2], rate); });
     s.written();
   });
 }

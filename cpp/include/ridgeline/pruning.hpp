@@ -65,6 +65,11 @@ void prune_n_of_m(const Array& x, std::int64_t outer, std::int64_t length, std::
                   int keep, int m, Ranking ranking, const std::uint64_t* among,
                   std::uint64_t* words, int threads = 0);
 
+/// The same by the scores of prune_random, of elements from `first` on.
+void prune_random_n_of_m(std::int64_t outer, std::int64_t length, std::int64_t inner, int keep,
+                         int m, Key key, std::int64_t first, const std::uint64_t* among,
+                         std::uint64_t* words, int threads = 0);
+
 /// scores[b] = sum of |x|^ord over block b of a grid of blocks, or their maximum if ord is
 /// infinite. The last block along an axis may be smaller. Elements whose bit of `among` (or null)
 /// is 0 count as 0. `largest` (or null): the sums are of (|x| / largest[b])^ord, 0 where that is 0
@@ -85,13 +90,17 @@ void spread_blocks(std::span<const std::int64_t> shape, std::span<const std::int
 /// stay as they are are not written.
 void apply_masks(Arrays params, std::span<const std::uint64_t* const> words, int threads = 0);
 
+/// out = x where the bit of an element is 1, else 0. out may be x.
+void masked(const Array& x, const std::uint64_t* words, const Array& out, int threads = 0);
+
+/// An error unless arrays that are written share no memory, with each other or with those of an
+/// input, except each with the array at its own place if `aliasing`.
+void check_outputs(Arrays out, const char* input, Arrays arrays, bool aliasing);
+
 /// w = w - strength u w, u uniform on [0, 1): element i of the list is element i of the stream.
 void random_shrink(Arrays params, double strength, Key key, int threads = 0);
 
 /// Scores of weights. out may be an input.
-/// An error unless arrays that scores are written to share no memory, with each other or with
-/// those of an input, except each with the array at its own place if `aliasing`.
-void check_scores(Arrays out, const char* input, Arrays arrays, bool aliasing);
 /// |w g|, or its square: first-order Taylor expansion (Molchanov et al. 2017), SNIP (Lee et al.
 /// 2019).
 void saliency(const Array& w, const Array& g, const Array& out, bool squared, int threads = 0);

@@ -57,14 +57,24 @@ std::uint64_t bits_from(const std::uint64_t* words, std::int64_t at, std::int64_
   return words[w] >> shift | next;
 }
 
-/// Groups of m along the middle axis of (outer, length, inner), ranked in columns of 64.
+/// An array whose middle axis, as (outer, length, inner), is cut into groups of m.
+struct Middle {
+  std::int64_t outer;
+  std::int64_t length;
+  std::int64_t inner;
+  int keep;
+  int m;
+  std::int64_t size() const { return outer * length * inner; }
+};
+
+/// Groups of m along the middle axis, ranked in columns of 64 by keys that read(begin, n, keys)
+/// makes.
+template <class Read>
 class Groups {
  public:
-  Groups(const Array& x, std::int64_t length, std::int64_t inner, int keep, int m, Ranking ranking,
-         const std::uint64_t* among, std::uint64_t* words)
-      : x_(x), length_(length), inner_(inner), keep_(keep), m_(m), ranking_(ranking), among_(among),
-        words_(words), rank_(tables().pruning->keep_of_columns),
-        keys_of_(kernels_for(x.dtype).wide.keys) {}
+  Groups(const Middle& of, const Read& read, const std::uint64_t* among, std::uint64_t* words)
+      : size_(of.size()), length_(of.length), inner_(of.inner), keep_(of.keep), m_(of.m),
+        keys_of_(read), among_(among), words_(words), rank_(tables().pruning->keep_of_columns) {}
 
   /// m rows of one group, columns [c, c + 64) of `inner`.
   void wide(std::int64_t outer, std::int64_t group, std::int64_t c) {
@@ -119,10 +129,7 @@ class Groups {
   }
 
   void read(std::int64_t begin, std::int64_t n, std::int64_t* keys) const {
-    const Operand operands[] = {{&x_, Access::read}};
-    on_memory(operands, begin, n, [&](void** at, std::int64_t first, std::size_t count) {
-      keys_of_(at[0], count, ranking_, keys + first);
-    });
+    keys_of_(begin, n, keys);
     if (among_ == nullptr) return;
     for (std::int64_t i = 0; i < n; ++i) {
       if (!bit_of(among_, begin + i)) keys[i] = std::numeric_limits<std::int64_t>::min();
@@ -130,23 +137,53 @@ class Groups {
   }
   /// Those that take part of 64 elements.
   std::uint64_t part(std::int64_t begin) const {
-    return among_ == nullptr ? ~std::uint64_t{0} : bits_from(among_, begin, mask_words(x_.size));
+    return among_ == nullptr ? ~std::uint64_t{0} : bits_from(among_, begin, mask_words(size_));
   }
 
-  const Array& x_;
+  const std::int64_t size_;
   const std::int64_t length_;
   const std::int64_t inner_;
   const int keep_;
   const int m_;
-  const Ranking ranking_;
+  const Read& keys_of_;
   const std::uint64_t* among_;
   std::uint64_t* words_;
   void (*rank_)(const std::int64_t*, int, int, std::uint64_t*);
-  void (*keys_of_)(const void*, std::size_t, Ranking, std::int64_t*);
   const ScratchArray<std::int64_t> keys_{64 * columns};
   const ScratchArray<std::int64_t> flat_{64 * columns};
   std::uint64_t bits_[64];
 };
+
+void check_groups(int keep, int m) {
+  if (m < 1 || m > 64) bad_value("m", "got " + std::to_string(m) + ", wants 1 to 64");
+  if (keep < 0 || keep > m) {
+    bad_value("n", "got " + std::to_string(keep) + ", wants 0 to m, which is " + std::to_string(m));
+  }
+}
+
+template <class Read>
+void rank_groups(const Middle& of, const Read& read, const std::uint64_t* among,
+                 std::uint64_t* words, int threads) {
+  const std::int64_t size = of.size();
+  std::fill_n(words, mask_words(size), 0);
+  if (size == 0) return;
+  const std::int64_t groups = (of.length + of.m - 1) / of.m;
+  const bool wide = of.inner >= columns;
+  const std::int64_t together = wide ? 1 : columns / of.inner;
+  const std::int64_t parts = wide ? (of.inner + columns - 1) / columns : 1;
+  const std::int64_t per_outer = (groups + together - 1) / together * parts;
+  parallel(size * of.m, threads, [&](Team team) {
+    Groups ranked(of, read, among, words);
+    share(team, of.outer * per_outer, [&](std::int64_t unit) {
+      const std::int64_t in = unit % per_outer;
+      if (wide) {
+        ranked.wide(unit / per_outer, in / parts, in % parts * columns);
+      } else {
+        ranked.narrow(unit / per_outer, in * together, std::min(together, groups - in * together));
+      }
+    });
+  });
+}
 
 /// An axis cut into blocks.
 struct Axis {
@@ -204,10 +241,7 @@ void set_range(std::uint64_t* words, std::int64_t at, std::int64_t n) {
 void prune_n_of_m(const Array& x, std::int64_t outer, std::int64_t length, std::int64_t inner,
                   int keep, int m, Ranking ranking, const std::uint64_t* among,
                   std::uint64_t* words, int threads) {
-  if (m < 1 || m > 64) bad_value("m", "got " + std::to_string(m) + ", wants 1 to 64");
-  if (keep < 0 || keep > m) {
-    bad_value("n", "got " + std::to_string(keep) + ", wants 0 to m, which is " + std::to_string(m));
-  }
+  check_groups(keep, m);
   const PruningKernels& kernels = kernels_for(x.dtype);
   if (m == 4 && keep > 0 && keep < 4 && inner == 1 && length % 4 == 0) {
     const WorkList work({&x, 1});
@@ -224,24 +258,24 @@ void prune_n_of_m(const Array& x, std::int64_t outer, std::int64_t length, std::
     });
     return;
   }
-  std::fill_n(words, mask_words(x.size), 0);
-  if (x.size == 0) return;
-  const std::int64_t groups = (length + m - 1) / m;
-  const bool wide = inner >= columns;
-  const std::int64_t together = wide ? 1 : columns / inner;
-  const std::int64_t parts = wide ? (inner + columns - 1) / columns : 1;
-  const std::int64_t per_outer = (groups + together - 1) / together * parts;
-  parallel(x.size * m, threads, [&](Team team) {
-    Groups ranked(x, length, inner, keep, m, ranking, among, words);
-    share(team, outer * per_outer, [&](std::int64_t unit) {
-      const std::int64_t in = unit % per_outer;
-      if (wide) {
-        ranked.wide(unit / per_outer, in / parts, in % parts * columns);
-      } else {
-        ranked.narrow(unit / per_outer, in * together, std::min(together, groups - in * together));
-      }
+  const auto read = [&](std::int64_t begin, std::int64_t n, std::int64_t* keys) {
+    const Operand operands[] = {{&x, Access::read}};
+    on_memory(operands, begin, n, [&](void** at, std::int64_t first, std::size_t count) {
+      kernels.wide.keys(at[0], count, ranking, keys + first);
     });
-  });
+  };
+  rank_groups({outer, length, inner, keep, m}, read, among, words, threads);
+}
+
+void prune_random_n_of_m(std::int64_t outer, std::int64_t length, std::int64_t inner, int keep,
+                         int m, Key key, std::int64_t first, const std::uint64_t* among,
+                         std::uint64_t* words, int threads) {
+  check_groups(keep, m);
+  const auto read = [&](std::int64_t begin, std::int64_t n, std::int64_t* keys) {
+    tables().pruning->random.keys(key, static_cast<std::uint64_t>(first + begin),
+                                  static_cast<std::size_t>(n), keys);
+  };
+  rank_groups({outer, length, inner, keep, m}, read, among, words, threads);
 }
 
 void block_powers(const Array& x, std::span<const std::int64_t> shape,
@@ -421,6 +455,27 @@ void apply_masks(Arrays params, std::span<const std::uint64_t* const> words, int
   });
 }
 
+void check_outputs(Arrays out, const char* input, Arrays arrays, bool aliasing) {
+  check_disjoint("out", out, input, arrays, aliasing);
+}
+
+void masked(const Array& x, const std::uint64_t* words, const Array& out, int threads) {
+  check_alike("out", {&out, 1}, "w", {&x, 1});
+  check_outputs({&out, 1}, "w", {&x, 1}, true);
+  const WorkList work({&out, 1});
+  const std::size_t item = item_size(x.dtype);
+  const auto apply = kernels_for(x.dtype).apply;
+  const Operand operands[] = {{&x, Access::read}, {&out, Access::write}};
+  parallel(2 * work.elements(), threads, [&](Team team) {
+    work.forward(team, [&](const Run& run) {
+      on_memory(operands, run.begin, run.count, [&](void** at, std::int64_t first, std::size_t n) {
+        if (at[0] != at[1]) std::memcpy(at[1], at[0], n * item);
+        apply(at[1], n, words + (run.begin + first) / 64);
+      });
+    });
+  });
+}
+
 void random_shrink(Arrays params, double strength, Key key, int threads) {
   if (!(strength >= 0 && strength <= 1))
     bad_value("strength", "got " + text(strength) + ", wants a number in [0, 1]");
@@ -473,10 +528,6 @@ void map_arrays(const char* (&&names)[N], const Array* (&&inputs)[N], const Arra
 }
 
 }  // namespace
-
-void check_scores(Arrays out, const char* input, Arrays arrays, bool aliasing) {
-  check_disjoint("out", out, input, arrays, aliasing);
-}
 
 void saliency(const Array& w, const Array& g, const Array& out, bool squared, int threads) {
   const auto kernel = kernels_for(w.dtype).saliency;

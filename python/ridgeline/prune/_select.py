@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import _core
-from ..masks import Mask, MaskSet, _aligned, _count
+from ..masks import Mask, MaskSet, _aligned, _count, _no_mask
 from ..masks import _made as _set_made
 from ..random import Key
 from ._tree import arrays_in, excluded, fixed, is_array, leaves, located
@@ -302,6 +302,14 @@ def random_shrink_(params: Tree, strength: float, key: Key) -> None:
     _core.random_shrink_(params, strength, key)
 
 
+def check_key(key: object, wants: str = "a ridgeline.Key") -> None:
+    """Raise unless it is a Key."""
+    if not isinstance(key, Key):
+        number = isinstance(key, int | np.integer) and not isinstance(key, bool)
+        hint = f", such as rl.Key({key})" if number else ""
+        raise TypeError(f"key: got {type(key).__name__}, wants {wants}{hint}")
+
+
 @dataclass
 class _Scores:
     """Arrays that are ranked by value or magnitude."""
@@ -368,8 +376,7 @@ class _Random:
     first: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        if not isinstance(self.key, Key):
-            raise TypeError(f"key: got {type(self.key).__name__}, wants ridgeline.Key")
+        check_key(self.key)
 
     def start(self, sizes: list[int], comm: Communicator | None) -> None:
         """Number the units, after those of the ranks before."""
@@ -511,7 +518,7 @@ class _Pruning:
         if mask is None:
             return [None] * len(self.arrays)
         if not isinstance(mask, Mask | MaskSet):
-            raise TypeError(f"mask: got {type(mask).__name__}, wants a Mask or MaskSet")
+            raise TypeError(f"mask: got {_no_mask(mask, 'a Mask or MaskSet')}")
         if is_array(self.tree) != isinstance(mask, Mask):
             wants = "a Mask for one array" if is_array(self.tree) else "a MaskSet for many arrays"
             kind = "Mask" if isinstance(mask, Mask) else "MaskSet"
@@ -609,17 +616,19 @@ class _Pruning:
             self.ranked.start([self.sizes[i] for i in pruned], None)
             numbers = self.ranked.first
         for at, (i, axis) in enumerate(zip(pruned, axes, strict=True)):
-            array: Any = self.arrays[i]
-            if isinstance(self.ranked, _Random):
-                array = _random_scores(self.ranked.key, numbers[at], self.shapes[i])
             shape, given = self.shapes[i], self.given[i]
-            _core.prune_n_of_m(
-                self.ranked.name, array,
+            groups = (
                 math.prod(shape[:axis]), shape[axis], math.prod(shape[axis + 1 :]),
                 structure.n, structure.m,
-                isinstance(self.ranked, _Scores) and self.ranked.magnitude,
-                None if given is None else given._words, words[i],
             )  # fmt: skip
+            among = None if given is None else given._words
+            if isinstance(self.ranked, _Random):
+                _core.prune_random_n_of_m(*groups, self.ranked.key, numbers[at], among, words[i])
+            else:
+                _core.prune_n_of_m(
+                    self.ranked.name, self.arrays[i], *groups, self.ranked.magnitude, among,
+                    words[i],
+                )  # fmt: skip
 
     # --- the lowest ---
 
@@ -850,10 +859,3 @@ def _full(size: int) -> Words:
     if size % 64:
         words[-1] = 2 ** (size % 64) - 1
     return words
-
-
-def _random_scores(key: Key | None, first: int, shape: tuple[int, ...]) -> Any:
-    """Return the random bits of elements as numbers."""
-    keys = np.empty(math.prod(shape), np.int64)
-    _core.prune_random_keys(key, first, keys)
-    return keys.astype(np.float64).reshape(shape)

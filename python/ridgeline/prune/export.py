@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .._numbering import integer_of, shape_of
-from ..masks import Mask
+from ..masks import Mask, _no_mask
 
 if TYPE_CHECKING:
     from .._typing import ArrayT
@@ -45,7 +45,7 @@ def _matrix(w: Any, mask: object) -> Any:
     if len(w.shape) != 2:
         raise ValueError(f"w: got shape {tuple(w.shape)}, wants two axes")
     if mask is not None and not isinstance(mask, Mask):
-        raise TypeError(f"mask: got {type(mask).__name__}, wants a Mask (see Mask.from_array)")
+        raise TypeError(f"mask: got {_no_mask(mask)}")
     if mask is not None and mask.shape != tuple(w.shape):
         raise ValueError(f"mask: got shape {mask.shape}, wants {tuple(w.shape)}, that of w")
     return w.detach() if _is_torch(w) else np.asarray(w)

@@ -19,9 +19,9 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar, cast
 
 import numpy as np
-import numpy.typing as npt
 
 from .. import _core
+from .._arrays import is_jax, numpy_view
 from .._typing import Tree
 from ._tree import arrays_in, fixed, is_array, lasting, like, located
 
@@ -84,7 +84,7 @@ def _mapped(function: Callable[..., Any], out: Any, **arguments: Any) -> Any:
         if key == "x_norm":
             _check_norms(places or [(name, "", first)], _ordered(argument, first))
     other, tree = rest[0] if rest else (None, None)
-    _core.check_scores(name, first, other, tree, other != "x_norm", out)
+    _core.check_outputs(name, first, other, tree, other != "x_norm", out)
     columns = [_ordered(tree, first) for tree in trees.values()]
     columns.append([None] * len(columns[0]) if out is None else _ordered(out, first))
     results = [function(*row) for row in zip(*columns, strict=True)]
@@ -198,17 +198,13 @@ def snip(w: TreeT, g: Tree, *, normalize: bool = False, out: Any = None) -> Tree
         total *= factors[-1]
     factors.append(1 / total)
     arrays = arrays_in(result)
-    if any(_is_jax(array) for array in arrays):
+    if any(is_jax(array) for array in arrays):
         for factor in factors:
             arrays = [array * factor for array in arrays]
         return cast("TreeT", like(result, arrays))
     for factor in factors:
         _core.scale_(arrays, factor)
     return result
-
-
-def _is_jax(array: Any) -> bool:
-    return type(array).__module__.partition(".")[0] in ("jax", "jaxlib")
 
 
 def gradient(g: TreeT, out: Any = None) -> TreeT:
@@ -256,6 +252,7 @@ def movement_(scores: Tree, w: Tree, g: Tree, lr: float = 1.0) -> None:
         Written. Zeros before the first step.
     w, g : array or tree of arrays
         Weights and their gradients, of the structure, shapes and dtypes of `scores`. Only read.
+        None in `g`, for an array without a gradient, is passed over.
     lr : float, default 1
         :math:`\eta`.
 
@@ -328,7 +325,7 @@ def wanda(w: TreeT, x_norm: Any, out: Any = None) -> TreeT:
 
 def _wanda(w: Any, x_norm: Any, out: Any) -> Any:
     if "float16" in str(getattr(x_norm, "dtype", "")):  # and bfloat16
-        x_norm = _numpy(x_norm).astype(np.float32)
+        x_norm = numpy_view(x_norm).astype(np.float32)
     return _core.prune_wanda(w, x_norm, out)
 
 
@@ -379,7 +376,7 @@ def lamp(w: TreeT, out: Any = None) -> TreeT:
 
 def _lamp(w: Any, out: Any) -> Any:
     result = _core.prune_magnitudes(w, out)  # of the library and dtype of w
-    size = _numpy(result)
+    size = numpy_view(result)
     flat = size.astype(np.float64).ravel()
     order = flat.size - 1 - np.argsort(flat[::-1], kind="stable")
     top = flat[order[-1]] if flat.size else 0.0
@@ -391,23 +388,7 @@ def _lamp(w: Any, out: Any) -> Any:
         np.divide(share, tail, out=share, where=share != 0)
         flat[order] = share
         values = flat.reshape(size.shape).astype(size.dtype)
-    if _is_jax(result):
+    if is_jax(result):
         return sys.modules["jax.numpy"].asarray(values)
     size[...] = values
     return result
-
-
-def _numpy(array: Any) -> npt.NDArray[Any]:
-    """Return a view of the memory of an array; of a JAX array a copy that is not for writing."""
-    if isinstance(array, np.ndarray):
-        return array
-    torch: Any = sys.modules.get("torch")
-    if torch is not None and isinstance(array, torch.Tensor):
-        tensor = array.detach()
-        if tensor.dtype != torch.bfloat16:
-            return cast("npt.NDArray[Any]", tensor.numpy())
-        import ml_dtypes
-
-        view = tensor.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
-        return cast("npt.NDArray[Any]", view)
-    return np.asarray(array) if _is_jax(array) else np.from_dlpack(array)

@@ -22,10 +22,20 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import numpy as np
 
 from .._numbering import integer_of, shape_of
-from ..masks import Mask, MaskSet, _mapped, _sparsity
+from ..masks import Mask, MaskSet, _aligned, _apply_all, _leaves_of, _mapped, _sparsity
 from ..random import Key
 from . import budget as _budget
-from ._select import Normalize, Scope, Structure, _full, _Pruning, _Scores, magnitude, random
+from ._select import (
+    Normalize,
+    Scope,
+    Structure,
+    _full,
+    _Pruning,
+    _Scores,
+    check_key,
+    magnitude,
+    random,
+)
 from ._tree import is_array, lasting
 from .schedules import _integer, _Ramp, fraction_of
 from .structures import NM
@@ -97,7 +107,7 @@ class _Training:
     _params: Any
     _states: States
     _masks: Mask | MaskSet
-    _all: MaskSet
+    _state_masks: MaskSet
     _pruned: int
     _size: int
     _step: int
@@ -111,23 +121,22 @@ class _Training:
         self._set(masks)
         # Writes nothing: what is kept keeps every bit.
         everything = _mapped(masks, lambda mask: Mask._of(mask.shape, _full(mask.size)))
-        self._apply(
-            self._of_all(everything if isinstance(everything, Mask) else MaskSet.of(everything)),
-            params,
-        )
+        if not isinstance(everything, Mask):
+            everything = MaskSet.of(everything)
+        self._apply(everything, self._of_states(everything), params)
 
     def _set(self, masks: Mask | MaskSet) -> None:
         self._masks = masks
         self._pruned = masks.size - masks.count
-        self._all = self._of_all(masks)
+        self._state_masks = self._of_states(masks)
 
-    def _of_all(self, masks: Mask | MaskSet) -> MaskSet:
-        """Return the masks of parameters and states."""
-        return MaskSet.of({"params": masks, "states": _repeated(masks, self._states)})
+    def _of_states(self, masks: Mask | MaskSet) -> MaskSet:
+        """Return the masks of the states."""
+        return MaskSet.of(_repeated(masks, self._states))
 
-    def _apply(self, masks: MaskSet, params: Tree) -> None:
+    def _apply(self, masks: Mask | MaskSet, states: MaskSet, params: Tree) -> None:
         """Write zeros into parameters and states: all of them, or none if one does not fit."""
-        masks.apply_({"params": params, "states": self._states})
+        _apply_all([("params", masks, params), ("states", states, self._states)])
 
     @property
     def masks(self) -> Any:
@@ -180,7 +189,7 @@ class _Training:
         >>> int(np.sum(w))
         2
         """
-        self._apply(self._all, self._params)
+        self._apply(self._masks, self._state_masks, self._params)
 
     def mask_gradients_(self, grads: Tree) -> None:
         """Set the gradients of weights that are pruned to 0, in place.
@@ -192,7 +201,7 @@ class _Training:
         Parameters
         ----------
         grads : array or tree of arrays
-            Written. Like the parameters.
+            Written. Like the parameters; None, for one without a gradient, is passed over.
 
         Raises
         ------
@@ -212,7 +221,7 @@ class _Training:
         >>> grad
         array([0. , 0.4])
         """
-        MaskSet.of({"grads": self._masks}).apply_({"grads": lasting("grads", grads)})
+        _apply_all([("grads", self._masks, grads)], holes=True)
 
     def reset_state_(self, states: States) -> None:
         """Set the optimizer's state to 0 where weights are pruned, in place.
@@ -243,8 +252,8 @@ class _Training:
         >>> velocity
         array([0. , 0.4])
         """
-        masks = MaskSet.of({"states": _repeated(self._masks, states)})
-        masks.apply_({"states": lasting("states", states)})
+        masks = MaskSet.of(_repeated(self._masks, states))
+        _apply_all([("states", masks, states)])
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a run needs to go on where it stopped: numbers, names and arrays.
@@ -362,7 +371,7 @@ class _Training:
         """Count the step, and tell what it did."""
         step, dropped, grown = self._step, 0, 0
         if updated:
-            dropped = (before & ~self._masks).count  # type: ignore[operator]
+            dropped = (before & ~self._masks).count
             grown = dropped - (self._pruned - pruned)
         self._step += 1
         return PruneReport(step, self.sparsity, updated, self._pruned, dropped, grown)
@@ -455,8 +464,7 @@ class Pruner(_Training):
         if not isinstance(incremental, bool | np.bool_):
             raise TypeError(f"incremental: got {type(incremental).__name__}, wants a bool")
         if method == "random":
-            if not isinstance(key, Key):
-                raise TypeError(f"key: got {type(key).__name__}, wants a Key for method='random'")
+            check_key(key, "a Key for method='random'")
             if normalize != "none":
                 raise ValueError(f"normalize: got {normalize!r}, wants 'none' with method='random'")
         elif key is not None:
@@ -549,7 +557,8 @@ class Pruner(_Training):
             sparsity = fraction_of("schedule", self._schedule(self._step))
             if sparsity or not self._incremental:
                 masks = self._masks_for(own, sparsity)
-        self._apply(self._all if masks is before else self._of_all(masks), own)
+        states = self._state_masks if masks is before else self._of_states(masks)
+        self._apply(masks, states, own)
         self._params = own
         if masks is not before:
             self._set(masks)
@@ -566,7 +575,7 @@ class Pruner(_Training):
             (name, mask.shape) for name, mask in _leaves(masks)
         ):
             raise ValueError(f"method: got {masks!r}, wants masks like {before!r}")
-        if self._incremental and (masks & ~before).count:  # type: ignore[operator]
+        if self._incremental and (masks & ~before).count:
             raise ValueError(
                 "method: got masks that keep what was pruned, wants none with incremental=True"
             )
@@ -598,8 +607,7 @@ class _Moving(_Training):
         budget: str,
         states: States | None,
     ) -> None:
-        if not isinstance(key, Key):
-            raise TypeError(f"key: got {type(key).__name__}, wants a Key")
+        check_key(key)
         if budget not in ("erk", "uniform"):
             raise ValueError(f"budget: got {budget!r}, wants 'erk' or 'uniform'")
         if not isinstance(exclude, str | int) and isinstance(exclude, Iterable):
@@ -634,11 +642,18 @@ class _Moving(_Training):
         """Return the part of the active weights that is dropped at a step."""
         return self._fraction
 
-    def _survivors(self, params: Tree) -> Any:
-        """Drop the active weights of least magnitude; those of a dense array would grow again."""
+    def _survivors(self, params: Tree, still: Sequence[bool]) -> Any:
+        """Drop the active weights of least magnitude, but none of an array that is `still`.
+
+        Those of a dense array would grow again.
+        """
         dropping = self._fraction_at(self._step)
-        fractions = _mapped(self._masks, lambda mask: dropping if mask.count < mask.size else 0.0)
-        return magnitude(params, fractions, mask=self._masks, of="remaining")
+        rest = iter(still)
+
+        def fraction(mask: Mask) -> float:
+            return 0.0 if next(rest) or mask.count == mask.size else dropping
+
+        return magnitude(params, _mapped(self._masks, fraction), mask=self._masks, of="remaining")
 
     def _candidates(self, survivors: Any) -> tuple[Any, Any]:
         """Return masks of what may grow, and of them the fractions that must not."""
@@ -651,17 +666,23 @@ class _Moving(_Training):
 
         return candidates, _mapped(candidates, staying)
 
-    def _moved(self, params: Tree | None, grow: Callable[[Any, Any, Any], Any]) -> PruneReport:
+    def _moved(
+        self,
+        params: Tree | None,
+        grow: Callable[[Any, Any, Any], Any],
+        still: Sequence[bool] | None = None,
+    ) -> PruneReport:
         """Step: ``grow(params, candidates, fractions)`` returns the masks of what grows."""
         own = self._params if params is None else lasting("params", params)
         before, pruned = self._masks, self._pruned
         masks: Any = before
         updated = self._is_update(self._step)
         if updated:
-            survivors = self._survivors(own)
+            survivors = self._survivors(own, still or [False] * len(self._counts))
             masks = survivors | grow(own, *self._candidates(survivors))
         # What grows was pruned, so that it begins at 0 although the optimizer wrote to it.
-        self._apply(self._of_all(masks & before) if updated else self._all, own)
+        left = masks & before if updated else before
+        self._apply(left, self._of_states(left) if updated else self._state_masks, own)
         self._params = own
         if updated:
             self._set(masks)
@@ -889,7 +910,8 @@ class RigL(_Moving):
             Arrays to prune from now on, like those before: for loops that make new ones.
         grads : array or tree of arrays, or None
             Like the parameters, of all weights, those that are pruned too: not those of
-            `mask_gradients_`. Read if `will_update`; else they may be None.
+            `mask_gradients_`. Read if `will_update`; else they may be None. In a list or dict, None
+            stands for a gradient that is not there: of that array no connections move.
 
         Returns
         -------
@@ -910,13 +932,27 @@ class RigL(_Moving):
         >>> sparse.will_update, sparse.step(grads=np.arange(10.0)).grown > 0
         (True, True)
         """
+        still: list[bool] | None = None
+        own_grads: Any = grads
+        if grads is not None and self._is_update(self._step):
+            own_grads = _aligned(self._masks, grads, "grads")
+            still = [array is None for _, array in _leaves_of(self._masks, own_grads)]
 
         def grow(own: Any, candidates: Any, fractions: Any) -> Any:
             if grads is None:
                 raise TypeError(f"grads: got None, wants gradients at step {self._step}")
+            tree = own_grads
+            if still is not None and any(still):
+                # None of them grows, so that any array of their shape will do.
+                params = iter(_leaves_of(self._masks, _aligned(self._masks, own)))
+                pairs = _leaves_of(self._masks, own_grads)
+                found = iter(
+                    [p if g is None else g for (_, p), (_, g) in zip(params, pairs, strict=True)]
+                )
+                tree = _mapped(self._masks, lambda _: next(found))
             ranked = _Scores("grads", magnitude=True)
             return _Pruning(
-                ranked, grads, "tensor", None, candidates, None, "none", "remaining", 0.0, 1.0, None
+                ranked, tree, "tensor", None, candidates, None, "none", "remaining", 0.0, 1.0, None
             ).masks(fractions)
 
-        return self._moved(params, grow)
+        return self._moved(params, grow, still)
