@@ -204,9 +204,13 @@ def test_a_pipe_is_written_and_stays(tmp_path):
     pipe = tmp_path / "pipe.npz"
     os.mkfifo(pipe)
     command = [sys.executable, "-c", "import sys; print(len(open(sys.argv[1], 'rb').read()))", pipe]
+    opt = optimizer(1)
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as reader:
-        optimizer(1).save(pipe)
-        assert int(reader.communicate(timeout=60)[0]) > 400_000
+        try:
+            opt.save(pipe)
+            assert int(reader.communicate(timeout=60)[0]) > 400_000
+        finally:
+            reader.kill()
     assert stat.S_ISFIFO(pipe.stat().st_mode)
 
 
