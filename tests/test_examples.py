@@ -274,7 +274,7 @@ def blocks(document):
 
 
 def imports(block):
-    """Return the names that a block imports from packages that may be missing, and those packages."""
+    """Return the names a block imports from packages that may be missing, and the packages."""
     found = {}
     for node in ast.walk(ast.parse(block)):
         if isinstance(node, ast.Import):
