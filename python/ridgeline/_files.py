@@ -121,8 +121,11 @@ def save_arrays(
     def write(part: Path) -> None:
         if library is None:
             first = {} if text is None else {"ridgeline": np.frombuffer(text.encode(), np.uint8)}
-            with part.open("wb") as stream:
-                np.savez(stream, **first, **arrays)  # type: ignore[arg-type]
+            # As np.savez, which in older versions leaves the file open when the disk is full.
+            with zipfile.ZipFile(part, "w") as members:
+                for name, array in {**first, **arrays}.items():
+                    with members.open(f"{name}.npy", "w", force_zip64=True) as stream:
+                        np.lib.format.write_array(stream, array, allow_pickle=False)
             return
         try:
             library.numpy.save_file(
