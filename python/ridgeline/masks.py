@@ -25,7 +25,7 @@ import numpy.typing as npt
 
 from . import _core
 from ._arrays import numpy_view, torch_if
-from ._files import checked_path, file_names, safetensors_of
+from ._files import file_names, reading, save_arrays
 from ._numbering import shape_of
 
 if TYPE_CHECKING:
@@ -378,12 +378,15 @@ class Mask:
         Parameters
         ----------
         file : str or path
-            A name that ends in ``.npz`` or in ``.safetensors``. A file that is there is replaced.
+            A name that ends in ``.npz`` or in ``.safetensors``. A file that is there is
+            replaced at once: if that fails, it is as it was.
 
         Raises
         ------
         ValueError
             If the name ends otherwise.
+        OSError
+            If the file cannot be written.
         ModuleNotFoundError
             If it ends in ``.safetensors`` and that package is missing.
 
@@ -784,7 +787,8 @@ class MaskSet:
         Parameters
         ----------
         file : str or path
-            A name that ends in ``.npz`` or in ``.safetensors``. A file that is there is replaced.
+            A name that ends in ``.npz`` or in ``.safetensors``. A file that is there is
+            replaced at once: if that fails, it is as it was.
 
         Raises
         ------
@@ -792,6 +796,8 @@ class MaskSet:
             If a key of a dict is neither a string nor an integer.
         ValueError
             If the name ends otherwise.
+        OSError
+            If the file cannot be written.
         ModuleNotFoundError
             If it ends in ``.safetensors`` and that package is missing.
 
@@ -1062,8 +1068,6 @@ _VERSION = 1
 
 def _save(file: str | PathLike[str], masks: Mask | MaskSet) -> None:
     """Write masks to a file."""
-    path = checked_path(file)
-    library = safetensors_of(path)
     flat = [("words", masks)] if isinstance(masks, Mask) else masks.flat()
     names = file_names(name for name, _ in flat)
     arrays = {name: mask._words for name, (_, mask) in zip(names, flat, strict=True)}
@@ -1082,30 +1086,15 @@ def _save(file: str | PathLike[str], masks: Mask | MaskSet) -> None:
         return {"keys": list(children), "values": values}
 
     text = json.dumps({"version": _VERSION, "masks": layout(masks)})
-    if library is None:
-        members: dict[str, Any] = {"ridgeline": np.frombuffer(text.encode(), np.uint8), **arrays}
-        with path.open("wb") as stream:
-            np.savez(stream, **members)
-    else:
-        library.numpy.save_file(arrays, path, {"ridgeline": text})
+    save_arrays(file, arrays, text)
 
 
 def _load(file: str | PathLike[str]) -> Mask | MaskSet:
     """Read masks from a file."""
-    path = checked_path(file)
-    library = safetensors_of(path)
-    with path.open("rb") as stream:
-        try:
-            if library is None:
-                with np.load(stream, allow_pickle=False) as arrays:
-                    text = arrays["ridgeline"].tobytes().decode()
-                    return _read(text, arrays.__getitem__)
-            with library.safe_open(path, framework="np") as tensors:
-                return _read((tensors.metadata() or {})["ridgeline"], tensors.get_tensor)
-        except Exception as error:  # of a damaged file, anything
-            reason = f"no {error}" if isinstance(error, KeyError) else str(error)
-            problem = f"file: got {path.name!r}, wants a file that save wrote"
-            raise ValueError(f"{problem}: {reason or type(error).__name__}") from error
+    with reading(file) as (_, read, text):
+        if text is None:
+            raise KeyError("ridgeline")
+        return _read(text, read)
 
 
 def _read(text: str, read: Callable[[str], Any]) -> Mask | MaskSet:

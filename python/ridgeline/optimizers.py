@@ -1425,12 +1425,15 @@ class Optimizer:
         Parameters
         ----------
         file : str or path
-            A name that ends in ``.npz`` or in ``.safetensors``. A file that is there is replaced.
+            A name that ends in ``.npz`` or in ``.safetensors``. A file that is there is
+            replaced at once: if that fails, it is as it was.
 
         Raises
         ------
         ValueError
             If the name ends otherwise.
+        OSError
+            If the file cannot be written.
         ModuleNotFoundError
             If it ends in ``.safetensors`` and that package is missing.
 

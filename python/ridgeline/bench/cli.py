@@ -17,6 +17,7 @@ from typing import Any
 
 import ridgeline as rl
 
+from .._files import replace_file
 from . import checks, compare, machine, measure, memory, own, peers, report, results, roof
 from .arguments import Memory, room
 from .cases import Case, cases, select
@@ -229,9 +230,9 @@ def as_json(run: results.Run) -> str:
 def _write(file: Path, text: str) -> None:
     """Replace the file at once: it may hold rows of earlier runs."""
     data = text.encode()
-    part = file.with_name(f"{file.name}.part")
-    part.write_bytes(gzip.compress(data, mtime=0) if file.suffix == ".gz" else data)
-    part.replace(file)
+    if file.suffix == ".gz":
+        data = gzip.compress(data, mtime=0)
+    replace_file(file, lambda part: part.write_bytes(data))
 
 
 def _lines(rows: Sequence[Any]) -> str:

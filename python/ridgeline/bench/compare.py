@@ -39,6 +39,7 @@ from typing import Any
 
 import numpy as np
 
+from .._files import replace_file
 from . import results
 from .results import OURS, Implementation, Row, Run, Stats, interval_text, range_text, time_text
 
@@ -173,7 +174,8 @@ def run(args: argparse.Namespace) -> int:
             alpha=args.alpha,
         )
         if args.json:
-            args.json.write_text(json.dumps(to_json(comparison), indent=2) + "\n")
+            text = json.dumps(to_json(comparison), indent=2) + "\n"
+            replace_file(args.json, lambda part: part.write_text(text))
     except (OSError, ValueError) as error:
         return _refuse(str(error))
     console = Console(width=None if sys.stdout.isatty() else 140)

@@ -10,6 +10,7 @@ from html import escape
 from importlib.resources import files
 from pathlib import Path
 
+from .._files import replace_file
 from . import report_charts as charts
 from . import report_tables as tables
 from .report_data import (
@@ -91,7 +92,7 @@ def run(args: argparse.Namespace) -> int:
         return _refuse(f"-o {output}: {what}")
     if output.exists() and args.result.samefile(output):
         return _refuse(f"-o {output}: is the result itself")
-    output.write_text(text, encoding="utf-8")
+    replace_file(output, lambda part: part.write_text(text, encoding="utf-8"))
     print(output)
     return 0
 
