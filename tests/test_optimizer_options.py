@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 import gc
+import io
 import os
 import pickle
 import subprocess
 import sys
 import threading
+import tracemalloc
 import weakref
 
 import numpy as np
@@ -504,3 +506,177 @@ def test_ftrl_divides_by_its_learning_rate():
     assert not w.any()
     for kind in set(KINDS) - {rl.FTRL}:
         assert kind(w, lr=0.0).step(np.ones(2)).updated
+
+
+# ---- states in the types of torch
+
+
+STATES = [
+    {"ema": 0.9},
+    {"state_dtype": "8bit", "accumulation_steps": 2},
+    {"state_dtype": "bfloat16"},
+    {"kahan": True},
+    {"master_weights": True, "accumulation_steps": 3},
+]
+
+
+def of_torch(kind, dtype="float32", **options):
+    torch = pytest.importorskip("torch")
+    params = {"w": torch.ones(3, 4), "b": torch.ones(()), "empty": torch.ones(0)}
+    params = {name: torch.nn.Parameter(w.to(getattr(torch, dtype))) for name, w in params.items()}
+    return params, kind(params, lr=0.1, **options)
+
+
+@pytest.mark.parametrize("options", STATES)
+@pytest.mark.parametrize("kind", [rl.AdamW, rl.NAdam, rl.SGD])
+def test_torch_loads_what_it_saves(kind, options):
+    torch = pytest.importorskip("torch")
+    dtype = "bfloat16" if {"kahan", "master_weights"} & set(options) else "float32"
+    momentum = {"momentum": 0.9} if kind is rl.SGD else {}
+    params, opt = of_torch(kind, dtype, **options, **momentum)
+    for _ in range(3):
+        opt.step({name: 0.5 * w.detach() for name, w in params.items()})
+    state = opt.state_dict()
+    plain = {"version", "optimizer", "step", "steps", "products", "micro_step", "has_accumulated"}
+    for name, value in state.items():
+        assert type(value) in ((int, str, list) if name in plain else (torch.Tensor,)), name
+    assert state["optimizer"] == kind.__name__
+    file = io.BytesIO()
+    torch.save(state, file)
+    file.seek(0)
+    loaded = torch.load(file, weights_only=True)
+    _, other = of_torch(kind, dtype, **options, **momentum)
+    other.load_state_dict(loaded)
+    same_states(other, opt)
+    # The other kinds: arrays of the released format, and np.savez of both.
+    arrays = opt._snapshot()
+    assert all(type(value) is np.ndarray for value in arrays.values())
+    for given in (arrays, state):
+        file = io.BytesIO()
+        np.savez(file, **given)
+        file.seek(0)
+        for form in (given, np.load(file)):
+            _, other = of_torch(kind, dtype, **options, **momentum)
+            other.load_state_dict(form)
+            same_states(other, opt)
+    # And into an optimizer of arrays.
+    if dtype == "float32":
+        memory = {name: w.detach().numpy().copy() for name, w in params.items()}
+        numpy = kind(memory, lr=0.1, **options, **momentum)
+        numpy.load_state_dict(loaded)
+        same_states(numpy, opt)
+        assert all(type(value) is np.ndarray for value in numpy.state_dict().values())
+
+
+def same_states(a, b):
+    a, b = a._snapshot(), b._snapshot()
+    assert a.keys() == b.keys()
+    for name, array in a.items():
+        assert array.dtype == b[name].dtype
+        assert np.array_equal(array, b[name]), name
+
+
+def test_states_of_torch_are_copies():
+    torch = pytest.importorskip("torch")
+    params, opt = of_torch(rl.AdamW)
+    state = opt.state_dict()
+    opt.step({name: torch.ones_like(w) for name, w in params.items()})
+    assert not state["exp_avg/w"].any()
+    assert state["step"] == 0
+    assert state["steps"] == [0, 0, 0]
+    later = opt.state_dict()
+    later["exp_avg/w"].fill_(7)
+    assert opt.state["exp_avg"]["w"].max() < 1
+
+
+def test_plain_states_that_do_not_fit():
+    torch = pytest.importorskip("torch")
+    params, opt = of_torch(rl.NAdam, accumulation_steps=2, ema=0.5)
+    opt.step({name: torch.ones_like(w) for name, w in params.items()})
+    good = opt.state_dict()
+    before = {name: array.tobytes() for name, array in opt._snapshot().items()}
+    for bad in (
+        {"version": 2}, {"version": "1"}, {"version": 1.5}, {"optimizer": "AdamW"},
+        {"optimizer": 3}, {"optimizer": ["N"]}, {"step": -1}, {"step": 0.5}, {"step": [1]},
+        {"step": 2**70}, {"steps": [1, 1]}, {"steps": [1, 1, -1]}, {"steps": [1, 1, 1.5]},
+        {"steps": [[1], [1, 2], 3]}, {"steps": None}, {"steps": "111"}, {"micro_step": 2},
+        {"has_accumulated": [1, 1, 300]}, {"products": [1, 1]}, {"products": "x"},
+        {"exp_avg/w": torch.ones(4, 3)}, {"exp_avg/w": torch.ones(3, 4, dtype=torch.float64)},
+        {"exp_avg/w": torch.ones(3, 4, dtype=torch.bfloat16)}, {"exp_avg/w": None},
+        {"exp_avg/w": torch.ones(3, 4).to_sparse()}, {"exp_avg/w": torch.ones(3, 4, device="meta")},
+        {"exp_avg/b": "x"}, {"exp_avg/w": [1]}, {"exp_avg/x": torch.ones(1)}, {3: 4},
+    ):  # fmt: skip
+        with pytest.raises((TypeError, ValueError), match=r"^state.*got "):
+            opt.load_state_dict({**good, **bad})
+        assert {n: array.tobytes() for n, array in opt._snapshot().items()} == before, bad
+    opt.load_state_dict({**good, "has_accumulated": [True, True, True]})
+    opt.load_state_dict({**good, "exp_avg/w": good["exp_avg/w"].requires_grad_()})
+    assert {n: array.tobytes() for n, array in opt._snapshot().items()} == before
+
+
+def test_loading_copies_no_states():
+    opt = rl.AdamW([np.ones(1_000_000, np.float32)])
+    state = opt.state_dict()
+    tracemalloc.start()
+    opt.load_state_dict(state)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 500_000
+
+
+# ---- the average of the weights
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_restarting_the_average(dtype):
+    w = {"a": np.zeros((3, 2), dtype)[:, ::-1], "b": np.zeros(2, dtype)}
+    opt = rl.SGD(w, lr=1.0, ema=0.75)
+    w["a"][...] = np.arange(6).reshape(3, 2)
+    w["b"][...] = 4
+    opt.restart_ema_()
+    assert all(np.array_equal(opt.ema[name], w[name]) for name in w)
+    opt.step({"a": np.zeros((3, 2), dtype), "b": np.ones(2, dtype)})
+    assert opt.ema["b"].tolist() == [3.75, 3.75]
+    assert np.array_equal(opt.ema["a"], w["a"])
+    with pytest.raises(ValueError, match=r"^ema: there is no average"):
+        rl.SGD(np.ones(2)).restart_ema_()
+
+
+def test_restarting_the_average_of_halves():
+    torch = pytest.importorskip("torch")
+    model = torch.nn.Linear(3, 2).to(torch.bfloat16)
+    opt = rl.AdamW(model.named_parameters(), ema=0.9)
+    model.load_state_dict({"weight": torch.full((2, 3), 0.5), "bias": torch.full((2,), 2.0)})
+    opt.restart_ema_()
+    assert np.all(opt.ema["weight"] == 0.5)
+    assert np.all(opt.ema["bias"] == 2.0)
+    model.weight.data = torch.ones(4, 4, dtype=torch.bfloat16)
+    with pytest.raises(ValueError, match="shape"):
+        opt.restart_ema_()
+    assert np.all(opt.ema["weight"] == 0.5)
+
+
+def test_warming_up_the_average():
+    w = np.zeros(1)
+    opt = rl.SGD(w, lr=1.0, ema=0.4, ema_warmup=True)
+    assert "ema_warmup=True" in repr(opt)
+    assert "ema_warmup" not in repr(rl.SGD(w, ema=0.4))
+    average = 0.0
+    for k in range(12):
+        opt.step(np.array([-1.0]))
+        decay = min(0.4, (1 + k) / (10 + k))
+        average += (1 - decay) * (w[0] - average)
+        assert opt.ema[0] == pytest.approx(average, rel=1e-14)
+        if k == 2:
+            w, opt = pickle.loads(pickle.dumps((w, opt)))
+            assert opt.ema_warmup is True
+    opt.ema_warmup = False
+    opt.step(np.array([-1.0]))
+    assert opt.ema[0] == pytest.approx(average + 0.6 * (w[0] - average), rel=1e-14)
+    plain = rl.SGD(w, lr=1.0)
+    assert plain.ema_warmup is False
+    for bad, error in ((True, ValueError), (1, TypeError), (None, TypeError)):
+        with pytest.raises(error, match=r"^ema_warmup: got "):
+            plain.ema_warmup = bad
+        with pytest.raises(error, match=r"^ema_warmup: got "):
+            rl.SGD(w, ema_warmup=bad)

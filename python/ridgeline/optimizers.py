@@ -70,6 +70,7 @@ if TYPE_CHECKING:
         master_weights: bool
         kahan: bool
         ema: float | None
+        ema_warmup: bool
         accumulation_steps: int
         max_update_rms: float | None
         convention: Convention
@@ -331,6 +332,7 @@ _OPTIONS = (
     "master_weights",
     "kahan",
     "ema",
+    "ema_warmup",
     "accumulation_steps",
     "max_update_rms",
     "convention",
@@ -341,6 +343,7 @@ _SETTINGS: dict[str, Check] = {
     "on_nonfinite": _one_of(None, "skip", "raise", "propagate"),
     "max_update_rms": _optional(_rms),
     "ema_decay": _optional(_fraction),
+    "ema_warmup": _flag,
     "comm": _communicator,
 }
 
@@ -595,7 +598,11 @@ class Optimizer:
     kahan : bool, default False
         Keep what rounding 16-bit parameters loses in a second 16-bit array, and add it back.
     ema : float, optional
-        Keep an average of the weights, ``ema += (1 - decay) (w - ema)`` after each update.
+        Keep an average of the weights, ``ema += (1 - decay) (w - ema)`` after each update. It
+        starts with the weights that the constructor sees; see `restart_ema_`.
+    ema_warmup : bool, default False
+        Average over few steps at first: update k, counted from 0, has the decay
+        ``min(ema, (1 + k) / (10 + k))``, as in TensorFlow.
     accumulation_steps : int, default 1
         Update with the mean gradient of so many calls of `step`.
     max_update_rms : float, optional
@@ -677,6 +684,7 @@ class Optimizer:
         average = take("ema", None)
         self._set(_average=average is not None)
         self.ema_decay = average if average is None else _fraction("ema", average)
+        self.ema_warmup = take("ema_warmup", False)
         mask = take("mask", None)
         if options:
             known = ", ".join(dict.fromkeys([*names, *structure, *_OPTIONS]))
@@ -925,6 +933,8 @@ class Optimizer:
                         else "None: there is no average; give ema= at construction"
                     )
                 )
+            if name == "ema_warmup" and checked and not self._average:
+                raise ValueError("ema_warmup: got True without an average; give ema= too")
             object.__setattr__(self, name, checked)
             return
         if name in self.__dict__.get("_keys", ()):
@@ -1100,7 +1110,7 @@ class Optimizer:
                 known,
                 policy,
                 self.max_update_rms,
-                self.ema_decay or 0.0,
+                self._average_decay(),
                 self._rounding,
                 self._count,
                 only_check,
@@ -1155,6 +1165,10 @@ class Optimizer:
 
     def _doubles_l2(self) -> bool:
         return False
+
+    def _average_decay(self) -> float:
+        decay: float = self.ema_decay or 0.0
+        return min(decay, (1 + self._count) / (10 + self._count)) if self.ema_warmup else decay
 
     def _clip_numbers(self) -> tuple[Any, ...]:
         clip = self.clip
@@ -1255,6 +1269,39 @@ class Optimizer:
             raise AttributeError("ema")
         return self._tree_of(self._kept["ema"])
 
+    def restart_ema_(self) -> None:
+        """Set the average to the weights as they are now.
+
+        To be called after a checkpoint has been loaded into the model, or weights were written by
+        other means: the average starts with the weights that the constructor saw.
+
+        Raises
+        ------
+        ValueError
+            If there is no average, or a parameter has another shape now.
+        RuntimeError
+            If another thread is in the middle of a step.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import ridgeline as rl
+        >>> w = np.zeros(2)
+        >>> opt = rl.SGD(w, ema=0.99)
+        >>> w[:] = 5.0  # a checkpoint
+        >>> opt.restart_ema_()
+        >>> opt.ema
+        array([5., 5.])
+        """
+        if not self._average:
+            raise ValueError("ema: there is no average; give ema= at construction")
+        found = located("params", self._tree)
+        for (place, _, w), shape, dtype in zip(found, self._shapes, self._dtypes, strict=True):
+            if tuple(w.shape) != shape or _dtype_name(w) != dtype:
+                raise ValueError(f"{place}: got another shape or dtype than at construction")
+        with self._core.turn(reads=False):
+            _core.widen([w for _, _, w in found], self._kept["ema"])
+
     def state_dict(self) -> dict[str, Any]:
         """Return a copy of everything that steps change, except the parameters, as a flat dict.
 
@@ -1352,7 +1399,8 @@ class Optimizer:
         wants = own | states
         given = {}
         for key in state.keys():  # noqa: SIM118
-            given[str(key)] = _saved_array(f"state[{key!r}]", state[key], wants.get(str(key)))
+            count = own.get(str(key))
+            given[str(key)] = _saved_array(f"state[{key!r}]", state[key], count)
         if "version" not in given:
             raise ValueError("state: got no 'version', wants what state_dict returns")
         if given["version"].shape != () or given["version"] != _VERSION:
@@ -1499,6 +1547,7 @@ class Optimizer:
         shown |= {"state_dtype": self.state_dtype, "convention": self._convention}
         shown |= {"master_weights": self._master or None, "kahan": self._kahan or None}
         shown |= {"accumulation_steps": self._every, "stochastic_rounding": self._rounding}
+        shown |= {"ema_warmup": self.ema_warmup or None}
         usual = {"accumulation_steps": 1, "convention": "torch"}
         return "".join(
             f", {name}={value!r}" for name, value in shown.items() if value != usual.get(name)
@@ -1525,8 +1574,8 @@ def _find_masks(tree: Any, node: Any, place: str, found: list[tuple[str, Mask | 
         raise TypeError(f"{place}: got {_type_of(node)}, wants a Mask")
 
 
-def _saved_array(place: str, value: Any, wants: Array | None) -> Array:
-    """Return an array of what a file may hold: arrays, tensors, numbers, a string or lists."""
+def _saved_array(place: str, value: Any, count: Array | None) -> Array:
+    """Return an array of what a file may hold, of a count's own dtype if it is one."""
     if isinstance(value, np.ndarray) and value.dtype.kind == "U":
         value = str(value)
     if isinstance(value, str):
@@ -1535,10 +1584,10 @@ def _saved_array(place: str, value: Any, wants: Array | None) -> Array:
         value = value.detach()
     try:
         array = np.asarray(value)
-        if isinstance(value, int | float | list) and wants is not None:
-            plain, array = array, array.astype(wants.dtype)
+        if count is not None:  # files and lists may have widened it
+            plain, array = array, array.astype(count.dtype)
             if (plain.dtype.kind == "f") != (array.dtype.kind == "f") or np.any(plain != array):
-                raise ValueError(f"{wants.dtype} cannot hold {value}")
+                raise ValueError(f"{count.dtype} cannot hold {value}")
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise TypeError(f"{place}: got {_type_of(value)}, wants an array: {error}") from error
     return array
