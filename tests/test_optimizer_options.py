@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import copy
 import gc
 import io
@@ -680,3 +681,46 @@ def test_warming_up_the_average():
             plain.ema_warmup = bad
         with pytest.raises(error, match=r"^ema_warmup: got "):
             rl.SGD(w, ema_warmup=bad)
+
+
+# ---- gradients that torch keeps, in containers of every form
+
+
+def test_own_gradients_of_any_container():
+    torch = pytest.importorskip("torch")
+
+    def parameter(value):
+        w = torch.nn.Parameter(torch.zeros(2))
+        w.grad = None if value is None else torch.full((2,), float(value))
+        return w
+
+    Pair = collections.namedtuple("Pair", "a b")
+    a, b, c, d, e = ws = [parameter(v) for v in (1, None, 3, 4, 5)]
+    for params in (
+        ws,
+        tuple(ws),
+        {str(i): w for i, w in enumerate(ws)},
+        [(str(i), w) for i, w in enumerate(ws)],
+        {"x": [a, (b, c)], "y": {"z": d, "none": []}, "w": e},
+        Pair(a, {"b": b, "rest": Pair(c, [d, e])}),
+        [{"params": [a, b]}, {"params": []}, {"params": {"c": c, "d": (d, e)}}],
+    ):
+        for w in ws:
+            w.data.zero_()
+        opt = rl.SGD(params, lr=1.0, momentum=0.5, ema=0.0)
+        assert opt.step().updated
+        assert [w[0].item() for w in ws] == [-1, 0, -3, -4, -5]
+        assert first_elements(opt.ema) == [-1, 0, -3, -4, -5]
+    mixed = rl.SGD({"a": [a, np.zeros(2)]})
+    with pytest.raises(
+        TypeError, match=r"^grads: got None, wants gradients: params\['a'\]\[1\] is"
+    ):
+        mixed.step()
+
+
+def first_elements(tree):
+    """The first elements of all arrays, depth first."""
+    if isinstance(tree, np.ndarray):
+        return [float(tree[0])]
+    nodes = tree.values() if isinstance(tree, dict) else tree
+    return [value for node in nodes for value in first_elements(node)]

@@ -46,7 +46,7 @@ from .clipping import Communicator, GlobalNorm, Norm, Value
 from .constraints import Constraint
 from .masks import Mask
 from .penalties import Penalty
-from .prune._tree import arrays_in, like, located
+from .prune._tree import like, located
 from .random import Key
 
 if TYPE_CHECKING:
@@ -780,10 +780,8 @@ class Optimizer:
             _paths=file_names([path or "param" for _, path, _ in found]),
             _own_names=[name for _, name in inner],
             _group_of=[g for g, _ in inner],
-            _flat=isinstance(self._tree, list)
-            and not grouped
-            and len(self._tree) == len(found)
-            and not any(isinstance(array, list | tuple | dict) for array in self._tree),
+            _arrays=[array for _, _, array in found],
+            _places=like(self._tree, range(len(found))),
         )
 
     def _check_precision(self, place: str, dtype: str) -> None:
@@ -869,7 +867,7 @@ class Optimizer:
         if self._every > 1:
             kept["accumulated"] = self._own(self._compute())
             core.attach("accumulated", 0, kept["accumulated"])
-        params = arrays_in(self._tree)
+        params = self._arrays
         if self._master:
             chosen = [k for k, half in enumerate(halves) if half]
             _core.widen([params[k] for k in chosen], [kept["master"][k] for k in chosen])
@@ -908,7 +906,7 @@ class Optimizer:
     def _decay_factors(self, filters: Sequence[DecayFilter | None]) -> list[float]:
         """Return each parameter's factor, given the filters of the groups."""
         factors = []
-        for k, array in enumerate(arrays_in(self._tree)):
+        for k, array in enumerate(self._arrays):
             chosen = filters[self._group_of[k]]
             factor: Any = 1.0
             if chosen is not None:
@@ -1200,23 +1198,16 @@ class Optimizer:
 
     def _own_gradients(self) -> Any:
         """Return the gradients that torch left in the parameters."""
-        if self._flat:  # as model.parameters(): the common case costs no walk
-            try:
-                grads = [array.grad for array in self._tree]
-            except AttributeError:
-                grads = []
-            if any(grad is not None for grad in grads):
-                return grads
-        found = []
-        for place, _, array in located("params", self._tree):
-            if not hasattr(array, "grad"):
-                raise TypeError(
-                    f"grads: got None, wants gradients: {place} is no torch tensor with its own"
-                )
-            found.append(array.grad)
-        if all(grad is None for grad in found) and found:
+        try:
+            found = [array.grad for array in self._arrays]
+        except AttributeError:
+            place = next(at for at, _, w in located("params", self._tree) if not hasattr(w, "grad"))
+            raise TypeError(
+                f"grads: got None, wants gradients: {place} is no torch tensor with its own"
+            ) from None
+        if all(grad is None for grad in found):
             raise ValueError("grads: got None, and no parameter has a .grad")
-        return like(self._tree, found)
+        return _filled(self._places, found)
 
     def zero_grad_(self, grads: Any = None) -> None:
         """Set gradients to 0, in place.
@@ -1242,16 +1233,14 @@ class Optimizer:
         """
         if grads is None:
             grads = [
-                array.grad
-                for array in arrays_in(self._tree)
-                if getattr(array, "grad", None) is not None
+                array.grad for array in self._arrays if getattr(array, "grad", None) is not None
             ]
         _core.set_zero_(_without_none(grads))
 
     # ---- states
 
     def _tree_of(self, arrays: list[Array]) -> Any:
-        return like(self._tree, map(_read_only, arrays))
+        return _filled(self._places, [*map(_read_only, arrays)])
 
     @property
     def state(self) -> dict[str, Any]:
@@ -1330,7 +1319,7 @@ class Optimizer:
         """
         state: dict[str, Any] = self._snapshot()
         torch: Any = sys.modules.get("torch")
-        if torch is None or not any(isinstance(w, torch.Tensor) for w in arrays_in(self._tree)):
+        if torch is None or not any(isinstance(w, torch.Tensor) for w in self._arrays):
             return state
         plain = self._counts()
         for name, array in state.items():
@@ -1552,6 +1541,19 @@ class Optimizer:
         return "".join(
             f", {name}={value!r}" for name, value in shown.items() if value != usual.get(name)
         )
+
+
+def _filled(places: Any, values: Sequence[Any]) -> Any:
+    """Return a container like one of numbers, with the values of these numbers."""
+    if isinstance(places, int):
+        return values[places]
+    inner: Any = places.values() if isinstance(places, dict) else places
+    inner = [values[place] if isinstance(place, int) else _filled(place, values) for place in inner]
+    if isinstance(places, dict):
+        return dict(zip(places, inner, strict=True))
+    if isinstance(places, list):
+        return inner
+    return type(places)(*inner) if hasattr(places, "_fields") else type(places)(inner)
 
 
 def _find_masks(tree: Any, node: Any, place: str, found: list[tuple[str, Mask | None]]) -> None:
