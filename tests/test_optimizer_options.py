@@ -724,3 +724,85 @@ def first_elements(tree):
         return [float(tree[0])]
     nodes = tree.values() if isinstance(tree, dict) else tree
     return [value for node in nodes for value in first_elements(node)]
+
+
+# ---- which parameters of a model decay
+
+
+def a_model():
+    torch = pytest.importorskip("torch")
+    nn = torch.nn
+
+    class LlamaRMSNorm(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(2, 2))
+
+    class Positions(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.table = nn.Parameter(torch.ones(2, 2))
+            self.other = nn.Parameter(torch.ones(2, 2))
+
+        def no_weight_decay(self):
+            return {"tab*"}
+
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.pos_embed = nn.Parameter(torch.ones(1, 2, 2))
+            self.normal_head = nn.Linear(2, 2)
+            self.norm1 = nn.Sequential(nn.Linear(2, 2), nn.LayerNorm((2, 2)))
+            self.first = nn.LayerNorm((2, 2))
+            self.second = LlamaRMSNorm()
+            self.positions = Positions()
+            self.attn = nn.MultiheadAttention(2, 1)
+            self.tied = nn.Linear(2, 2, bias=False)
+            self.tied.weight = self.normal_head.weight
+
+        def no_weight_decay(self):
+            return ["pos_embed", "no_such"]
+
+    return Model()
+
+
+SPARED = {
+    "pos_embed", "normal_head.bias", "norm1.0.bias", "norm1.1.weight", "norm1.1.bias",
+    "first.weight", "first.bias", "second.weight", "positions.table", "attn.in_proj_bias",
+    "attn.out_proj.bias",
+}  # fmt: skip
+
+
+def test_decay_of_a_model():
+    torch = pytest.importorskip("torch")
+    model = a_model()
+    filters = rl.decay_filter_for(model)
+    names = dict(model.named_parameters())
+    assert {name for name, p in names.items() if not filters("?", p)} == SPARED
+    wrapped = rl.decay_filter_for(torch.nn.Sequential(model))
+    assert {name for name, p in names.items() if not wrapped("?", p)} == SPARED
+    for params in (model.parameters(), model.named_parameters(), [{"params": model.parameters()}]):
+        for p in model.parameters():
+            p.data.fill_(1.0)
+            p.grad = torch.zeros_like(p)
+        opt = rl.SGD(params, lr=0.5, weight_decay=1.0, decay_filter=filters)
+        opt.step()
+        assert {name for name, p in names.items() if torch.all(p == 1)} == SPARED
+    for again, ours in (copy.deepcopy((opt, model)), pickle.loads(pickle.dumps((opt, names)))):
+        named = dict(ours.named_parameters()) if isinstance(ours, torch.nn.Module) else ours
+        for p in named.values():
+            p.data.fill_(1.0)
+            p.grad = torch.zeros_like(p)
+        again.step()
+        assert {name for name, p in named.items() if torch.all(p == 1)} == SPARED
+
+
+def test_decay_of_other_parameters():
+    torch = pytest.importorskip("torch")
+    model = a_model()
+    stranger = torch.nn.Parameter(torch.ones(2, 2))
+    with pytest.raises(ValueError, match=r"^decay_filter: got '1', wants parameters of the model"):
+        rl.SGD([model.pos_embed, stranger], decay_filter=rl.decay_filter_for(model))
+    for bad in (None, 3, torch.nn.Linear, list(model.parameters()), "model"):
+        with pytest.raises(TypeError, match=r"^model: got .*, wants a torch.nn.Module"):
+            rl.decay_filter_for(bad)

@@ -21,9 +21,11 @@ from __future__ import annotations
 import functools
 import inspect
 import math
+import re
 import sys
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from fnmatch import fnmatchcase
 from os import PathLike
 from typing import (
     TYPE_CHECKING,
@@ -88,6 +90,7 @@ __all__ = [
     "Optimizer",
     "RMSprop",
     "StepReport",
+    "decay_filter_for",
     "skip_biases_and_norms",
 ]
 
@@ -142,11 +145,27 @@ class StepReport(NamedTuple):
     step: int
 
 
+# The name of a module that normalizes: norm1, layer_norm, input_layernorm, LayerNorm_0, ln_f, bn2.
+_NORM = re.compile(
+    r"(\w*_)?"
+    r"(((layer|batch|group|instance|rms|sync_?batch)_?)?norm(\dd)?|bn|ln|gn)"
+    r"(_?\d+|_(f|in|out|pre|post|final))?"
+)
+_NORM_TYPE = re.compile(r"norm(\dd)?$")
+
+
+def _is_bias(name: str) -> bool:
+    return name == "bias" or name.endswith("_bias")
+
+
 def skip_biases_and_norms(name: str, param: Any) -> bool:
     """Return whether a parameter decays: for ``decay_filter=``, no decay for biases and norms.
 
-    Weights of fewer than two axes do not decay, nor what is called ``bias`` or belongs to a
-    ``norm`` or ``bn``, as in timm and nanoGPT.
+    A parameter does not decay if it has fewer than two axes, if it is called ``bias`` or
+    ``..._bias``, or if it belongs to a normalization: if the last part of its name or the one
+    before is ``norm``, ``norm1``, ``layer_norm``, ``ln_f``, ``bn2`` or the like, as a whole.
+    ``norm1.linear.weight`` and ``normal_head.weight`` do decay. `decay_filter_for` asks the modules
+    of a PyTorch model instead of names.
 
     Parameters
     ----------
@@ -170,9 +189,77 @@ def skip_biases_and_norms(name: str, param: Any) -> bool:
     False
     """
     parts = name.lower().replace("/", ".").split(".")
-    if len(np.shape(param)) <= 1 or parts[-1] == "bias" or parts[-1].endswith("_bias"):
+    if len(np.shape(param)) <= 1 or _is_bias(parts[-1]):
         return False
-    return not any("norm" in part or part.rstrip("0123456789") == "bn" for part in parts)
+    return not any(_NORM.fullmatch(part) for part in parts[-2:])
+
+
+def decay_filter_for(model: Any) -> DecayFilter:
+    """Return a ``decay_filter=`` for the parameters of a PyTorch model, as timm chooses them.
+
+    A parameter does not decay if it has fewer than two axes, if it is called ``bias`` or
+    ``..._bias``, if the type of its module is called a norm (``LayerNorm``, ``BatchNorm2d``,
+    ``LlamaRMSNorm``), or if ``no_weight_decay()`` of the model, or of a module in it, names it.
+    Such names may be patterns with ``*``; they are relative to the module that has the method.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        Its parameters, or some of them, are those of the optimizer, in any container.
+
+    Returns
+    -------
+    callable
+        A function of a name and a parameter, which it knows by identity, not by name.
+
+    Raises
+    ------
+    TypeError
+        If `model` is no module.
+    ValueError
+        From the optimizer, for a parameter that is not the model's.
+
+    Examples
+    --------
+    >>> import ridgeline as rl
+    >>> opt = rl.AdamW(
+    ...     model.parameters(), decay_filter=rl.decay_filter_for(model)
+    ... )  # doctest: +SKIP
+    """
+    if isinstance(model, type) or not (hasattr(model, "named_modules") and callable(model)):
+        raise TypeError(f"model: got {_type_of(model)}, wants a torch.nn.Module")
+    decaying: list[Any] = []
+    spared: list[Any] = []
+    patterns: list[str] = []
+    modules = list(model.named_modules())
+    for path, module in modules:
+        if callable(method := getattr(module, "no_weight_decay", None)):
+            patterns += [f"{path}.{name}" if path else name for name in method()]
+    for path, module in modules:
+        is_norm = any(_NORM_TYPE.search(kind.__name__.lower()) for kind in type(module).__mro__)
+        for name, param in module.named_parameters(recurse=False):
+            whole = f"{path}.{name}" if path else name
+            spares = is_norm or param.ndim <= 1 or _is_bias(name.lower())
+            spares = spares or any(fnmatchcase(whole, pattern) for pattern in patterns)
+            (spared if spares else decaying).append(param)
+    return _DecayOf(decaying, spared)
+
+
+class _DecayOf:
+    """Whether a parameter decays, by identity; copied and pickled together with the parameters."""
+
+    def __init__(self, decaying: list[Any], spared: list[Any]) -> None:
+        self._of = decaying, spared  # one that is shared may be in both: spared
+        self._known = {id(param): True for param in decaying}
+        self._known |= {id(param): False for param in spared}
+
+    def __call__(self, name: str, param: Any) -> bool:
+        if id(param) not in self._known:
+            raise ValueError(f"decay_filter: got {name!r}, wants parameters of the model")
+        return self._known[id(param)]
+
+    def __reduce__(self) -> Any:
+        return type(self), self._of
 
 
 # ---- checks
@@ -575,7 +662,7 @@ class Optimizer:
         `Box` or `NonNegative`.
     decay_filter : callable, optional
         ``decay_filter(name, param)`` says whether a parameter decays, or by what factor of
-        `weight_decay`; `skip_biases_and_norms` is one.
+        `weight_decay`; `skip_biases_and_norms` is one, `decay_filter_for` makes one.
     on_nonfinite : {None, "skip", "raise", "propagate"}
         What to do if a gradient is not finite, or their norm: change nothing, raise, or compute all
         the same. None: "skip" where a norm is taken (`GlobalNorm`, `Norm`), else "propagate".
