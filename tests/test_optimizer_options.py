@@ -8,6 +8,7 @@ import gc
 import io
 import os
 import pickle
+import re
 import subprocess
 import sys
 import threading
@@ -806,3 +807,87 @@ def test_decay_of_other_parameters():
     for bad in (None, 3, torch.nn.Linear, list(model.parameters()), "model"):
         with pytest.raises(TypeError, match=r"^model: got .*, wants a torch.nn.Module"):
             rl.decay_filter_for(bad)
+
+
+# ---- names and values of other libraries
+
+
+def advice(error):
+    """What an error about an unknown name asks, or nothing."""
+    return str(error.value).rpartition("; did you mean ")[2].removesuffix("?")
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "says"),
+    [
+        (rl.AdamW, "learning_rate", "lr"), (rl.FTRL, "learning_rate", "lr"),
+        (rl.AdamW, "beta1", "betas=(beta1, beta2)"), (rl.Lion, "b2", "betas=(b1, b2)"),
+        (rl.Adam, "epsilon", "eps"), (rl.SGD, "wd", "weight_decay"), (rl.RMSprop, "rho", "alpha"),
+        (rl.SGD, "clipnorm", "clip=rl.Norm(...)"),
+        (rl.SGD, "global_clipnorm", "clip=rl.GlobalNorm(...)"),
+        (rl.SGD, "clipvalue", "clip=rl.Value(...)"),
+        (rl.SGD, "max_grad_norm", "clip=rl.GlobalNorm(...)"),
+        (rl.SGD, "l1", "penalty=rl.L1(...)"), (rl.NAdam, "l2", "penalty=rl.L2(...)"),
+        (rl.SGD, "momentun", "momentum"), (rl.AdamW, "wieght_decay", "weight_decay"),
+        (rl.AdamW, "ema_decay", "ema"), (rl.AdamW, "use_ema", "ema"),
+        (rl.AdamW, "gradient_accumulation_steps", "accumulation_steps"),
+        (rl.SGD, "beta1", None), (rl.SGD, "epsilon", None), (rl.AdamW, "rho", None),
+        (rl.SGD, "foreach", None),
+    ],
+)  # fmt: skip
+def test_did_you_mean(kind, name, says):
+    w = np.ones(2)
+    with pytest.raises(TypeError, match=f"unexpected argument '{name}', wants any of") as error:
+        kind(w, **{name: 0.5})
+    assert ("did you mean" in str(error.value)) == (says is not None)
+    if says is None:
+        return
+    assert advice(error) == says
+    # The advice is right: the optimizer takes it.
+    option = says.split("=")[0]
+    values = {"betas": (0.9, 0.99), "accumulation_steps": 2, "clip": rl.Value(1.0)}
+    assert kind(w, **{option: values.get(option, rl.L2(0.5) if option == "penalty" else 0.5)})
+    if option in repr(kind(w).groups[0]._names):
+        with pytest.raises(TypeError, match=r"^params\[0\]: got ") as error:
+            kind([{"params": w, name: 0.5}])
+        assert advice(error) == says
+        for owner in (kind(w), kind(w).groups[0]):
+            with pytest.raises(AttributeError, match="has no") as error:
+                setattr(owner, name, 0.5)
+            assert advice(error) == says
+
+
+def test_clips_that_are_numbers():
+    for value in (1.0, 2, np.float64(0.5)):
+        with pytest.raises(TypeError, match=r"^clip: got .*wants rl.GlobalNorm") as error:
+            rl.SGD(np.ones(2), clip=value)
+        offers = re.findall(r"rl\.\w+\([0-9.]+\)", str(error.value))
+        assert len(offers) == 3
+        for offer in offers:
+            assert rl.SGD(np.ones(2), clip=eval(offer))
+    for bad in (-1.0, float("nan"), True, (-1, 1), "norm", rl.L1(1.0)):
+        with pytest.raises(TypeError, match=r"^clip: got .*, wants rl.GlobalNorm\(\.\.\.\)"):
+            rl.SGD(np.ones(2), clip=bad)
+
+
+def test_masks_that_are_arrays():
+    w = np.ones((2, 2))
+    for params, mask in ((w, w > 0), ([w], [w > 0]), ({"w": w}, {"w": (w > 0).astype(int)})):
+        with pytest.raises(TypeError, match=r"^mask.*: got ndarray, wants a Mask, as rl.Mask.from"):
+            rl.SGD(params, mask=mask)
+    assert rl.SGD(w, mask=rl.Mask.from_array(w > 0)).step(w.copy()).updated
+
+
+def test_models_in_place_of_their_parameters():
+    torch = pytest.importorskip("torch")
+    nn = torch.nn
+    for model in (
+        nn.Linear(2, 2), nn.Sequential(nn.Linear(2, 2)), nn.ParameterDict({"w": torch.ones(2)}),
+        nn.ModuleList([nn.Linear(2, 2)]),
+    ):  # fmt: skip
+        for params in (model, [{"params": model}]):
+            with pytest.raises(TypeError, match=r"^params: got .*\.parameters\(\) or \.named_par"):
+                rl.SGD(params)
+        assert rl.SGD(model.parameters())
+        assert rl.SGD(model.named_parameters())
+    assert rl.SGD(nn.ParameterList([torch.ones(2)])).step([torch.ones(2)]).updated

@@ -24,7 +24,8 @@ import math
 import re
 import sys
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from os import PathLike
 from typing import (
@@ -271,6 +272,49 @@ def _type_of(value: object) -> str:
     return type(value).__name__
 
 
+# What other libraries call it; only what an optimizer has is said.
+_OTHER_NAMES = {
+    "learning_rate": "lr",
+    "learning_rate_init": "lr",
+    "step_size": "lr",
+    "beta1": "betas=(beta1, beta2)",
+    "beta2": "betas=(beta1, beta2)",
+    "beta_1": "betas=(beta_1, beta_2)",
+    "beta_2": "betas=(beta_1, beta_2)",
+    "b1": "betas=(b1, b2)",
+    "b2": "betas=(b1, b2)",
+    "epsilon": "eps",
+    "rho": "alpha",
+    "wd": "weight_decay",
+    "clipnorm": "clip=rl.Norm(...)",
+    "global_clipnorm": "clip=rl.GlobalNorm(...)",
+    "clip_norm": "clip=rl.GlobalNorm(...)",
+    "clip_grad_norm": "clip=rl.GlobalNorm(...)",
+    "max_norm": "clip=rl.GlobalNorm(...)",
+    "max_grad_norm": "clip=rl.GlobalNorm(...)",
+    "gradient_clip_val": "clip=rl.GlobalNorm(...)",
+    "clipvalue": "clip=rl.Value(...)",
+    "clip_value": "clip=rl.Value(...)",
+    "l1": "penalty=rl.L1(...)",
+    "l2": "penalty=rl.L2(...)",
+    "regularizer": "penalty",
+    "ema_decay": "ema",
+    "ema_momentum": "ema",
+    "use_ema": "ema",
+    "gradient_accumulation_steps": "accumulation_steps",
+    "param_groups": "groups",
+    "zero_grad": "zero_grad_",
+}
+
+
+def _did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return a question to end an error about an unknown name with, or nothing."""
+    known = list(known)
+    near = [_OTHER_NAMES.get(name, ""), *get_close_matches(name, known, 1)]
+    found = [each for each in near if each.split("=")[0] in known]
+    return f"; did you mean {found[0]}?" if found else ""
+
+
 def _number(name: str, value: object, low: float, high: float, wants: str) -> float:
     number = _core.number(name, value)
     if not (low <= number < high):
@@ -333,6 +377,19 @@ def _instance(*types: type, what: str) -> Check:
     return check
 
 
+def _clip(name: str, value: Any) -> Any:
+    if value is None or isinstance(value, GlobalNorm | Norm | Value):
+        return value
+    got, limit = _type_of(value), "..."
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        got = repr(float(value))
+        limit = got if value >= 0 else limit
+    raise TypeError(
+        f"{name}: got {got}, wants rl.GlobalNorm({limit}), rl.Norm({limit}), rl.Value({limit}) "
+        "or None"
+    )
+
+
 def _optional(check: Check) -> Check:
     return lambda name, value: None if value is None else check(name, value)
 
@@ -387,9 +444,9 @@ _prox = _one_of(None, "plain", "preconditioned")
 _NUMBERS: dict[str, Check] = {
     "lr": _learning_rate,
     "weight_decay": _non_negative,
-    "penalty": _instance(Penalty, what="a penalty"),
+    "penalty": _instance(Penalty, what="a penalty such as rl.L2(0.1)"),
     "prox": _prox,
-    "constraint": _instance(Constraint, what="a constraint"),
+    "constraint": _instance(Constraint, what="a constraint such as rl.Box(-1, 1)"),
     "decay_filter": _filter,
     "betas": _betas,
     "alpha": _fraction,
@@ -426,7 +483,7 @@ _OPTIONS = (
 )
 
 _SETTINGS: dict[str, Check] = {
-    "clip": _instance(GlobalNorm, Norm, Value, what="GlobalNorm, Norm or Value"),
+    "clip": _clip,
     "on_nonfinite": _one_of(None, "skip", "raise", "propagate"),
     "max_update_rms": _optional(_rms),
     "ema_decay": _optional(_fraction),
@@ -478,7 +535,8 @@ class Group:
     def __setattr__(self, name: str, value: object) -> None:
         if name not in self._names:
             wants = ", ".join(self._names)
-            raise AttributeError(f"a group has no {name!r}; it has {wants}")
+            hint = _did_you_mean(name, self._names)
+            raise AttributeError(f"a group has no {name!r}; it has {wants}{hint}")
         owner = self._owner()
         if owner is None:
             self._take(name, _NUMBERS[name](name, value))
@@ -543,6 +601,12 @@ class Group:
 
 def _named(params: Any) -> Any:
     """Return a tree that can be walked more than once; pairs of names and arrays become a dict."""
+    kinds = [kind.__name__ for kind in type(params).__mro__]
+    if hasattr(params, "named_parameters") and "ParameterList" not in kinds:
+        raise TypeError(
+            f"params: got {_type_of(params)}, wants its parameters: .parameters() or "
+            ".named_parameters() of it"
+        )
     tree = _core.reusable_tree(params)
 
     def is_pair(node: Any) -> bool:
@@ -774,10 +838,11 @@ class Optimizer:
         self.ema_warmup = take("ema_warmup", False)
         mask = take("mask", None)
         if options:
-            known = ", ".join(dict.fromkeys([*names, *structure, *_OPTIONS]))
+            known = dict.fromkeys([*names, *structure, *_OPTIONS])
+            unknown = next(iter(options))
             raise TypeError(
-                f"{type(self).__name__}: got an unexpected argument {next(iter(options))!r}, "
-                f"wants any of {known}"
+                f"{type(self).__name__}: got an unexpected argument {unknown!r}, "
+                f"wants any of {', '.join(known)}{_did_you_mean(unknown, known)}"
             )
         if self._master and self._kahan:
             raise ValueError("kahan: got True beside master_weights, wants one of them")
@@ -827,6 +892,7 @@ class Optimizer:
                 if name not in names:
                     raise TypeError(
                         f"params[{place}]: got {name!r}, wants any of {', '.join(names)}"
+                        f"{_did_you_mean(name, names)}"
                     )
             groups.append(Group._of(names, {**values, **own}, self))
         self._set(groups=tuple(groups), _grouped=grouped, _tree=trees if grouped else trees[0])
@@ -1025,7 +1091,9 @@ class Optimizer:
         if name in self.__dict__.get("_keys", ()):
             self._change(self.groups, name, value)
             return
-        raise AttributeError(f"{type(self).__name__} has no {name!r} to set")
+        keys = self.__dict__.get("_keys", ())
+        hint = _did_you_mean(name, keys)
+        raise AttributeError(f"{type(self).__name__} has no {name!r} to set{hint}")
 
     if not TYPE_CHECKING:
 
@@ -1034,8 +1102,7 @@ class Optimizer:
             if name == "ema":  # the property's own error comes here
                 raise AttributeError("ema: there is no average; give ema= at construction")
             if name.startswith("_") or name not in own.get("_keys", ()):
-                near = {"zero_grad": "zero_grad_", "param_groups": "groups"}.get(name)
-                hint = f"; there is {near}" if near else ""
+                hint = "" if name.startswith("_") else _did_you_mean(name, dir(self))
                 raise AttributeError(f"{type(self).__name__} has no {name!r}{hint}")
             values = [getattr(group, name) for group in self.groups]
             if any(value != values[0] for value in values[1:]):
@@ -1651,7 +1718,7 @@ def _find_masks(tree: Any, node: Any, place: str, found: list[tuple[str, Mask | 
         mapping = isinstance(tree, dict)
         if not isinstance(node, Mapping if mapping else Sequence):
             kind = "a mapping" if mapping else "a sequence"
-            raise TypeError(f"{place}: got {_type_of(node)}, wants {kind} as in params")
+            raise TypeError(f"{place}: got {_type_of(node)}, wants {kind} of Mask as in params")
         if set(node) != set(tree) if mapping else len(node) != len(tree):
             what = "keys" if mapping else "length"
             raise ValueError(f"{place}: got other {what}, wants those of params")
@@ -1660,7 +1727,8 @@ def _find_masks(tree: Any, node: Any, place: str, found: list[tuple[str, Mask | 
     elif node is None or isinstance(node, Mask):
         found.append((place, node))
     else:
-        raise TypeError(f"{place}: got {_type_of(node)}, wants a Mask")
+        hint = "" if np.ndim(node) == 0 else ", as rl.Mask.from_array makes of an array of bool"
+        raise TypeError(f"{place}: got {_type_of(node)}, wants a Mask{hint}")
 
 
 def _saved_array(place: str, value: Any, count: Array | None) -> Array:
