@@ -172,6 +172,7 @@ def unfit(operation, dtype):
 
 # What of the public interface is no kernel, or is measured under another name.
 NO_KERNEL = {
+    "decay_filter_for": "answers a question about a parameter",
     "skip_biases_and_norms": "answers a question about a name",
     "show_config": "prints",
     "get_num_threads": "a setting",

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import collections
 import copy
 import gc
+import io
 import os
 import pickle
+import re
 import subprocess
 import sys
 import threading
+import tracemalloc
 import weakref
 
 import numpy as np
@@ -504,3 +508,386 @@ def test_ftrl_divides_by_its_learning_rate():
     assert not w.any()
     for kind in set(KINDS) - {rl.FTRL}:
         assert kind(w, lr=0.0).step(np.ones(2)).updated
+
+
+# ---- states in the types of torch
+
+
+STATES = [
+    {"ema": 0.9},
+    {"state_dtype": "8bit", "accumulation_steps": 2},
+    {"state_dtype": "bfloat16"},
+    {"kahan": True},
+    {"master_weights": True, "accumulation_steps": 3},
+]
+
+
+def of_torch(kind, dtype="float32", **options):
+    torch = pytest.importorskip("torch")
+    params = {"w": torch.ones(3, 4), "b": torch.ones(()), "empty": torch.ones(0)}
+    params = {name: torch.nn.Parameter(w.to(getattr(torch, dtype))) for name, w in params.items()}
+    return params, kind(params, lr=0.1, **options)
+
+
+@pytest.mark.parametrize("options", STATES)
+@pytest.mark.parametrize("kind", [rl.AdamW, rl.NAdam, rl.SGD])
+def test_torch_loads_what_it_saves(kind, options):
+    torch = pytest.importorskip("torch")
+    dtype = "bfloat16" if {"kahan", "master_weights"} & set(options) else "float32"
+    momentum = {"momentum": 0.9} if kind is rl.SGD else {}
+    params, opt = of_torch(kind, dtype, **options, **momentum)
+    for _ in range(3):
+        opt.step({name: 0.5 * w.detach() for name, w in params.items()})
+    state = opt.state_dict()
+    plain = {"version", "optimizer", "step", "steps", "products", "micro_step", "has_accumulated"}
+    for name, value in state.items():
+        assert type(value) in ((int, str, list) if name in plain else (torch.Tensor,)), name
+    assert state["optimizer"] == kind.__name__
+    file = io.BytesIO()
+    torch.save(state, file)
+    file.seek(0)
+    loaded = torch.load(file, weights_only=True)
+    _, other = of_torch(kind, dtype, **options, **momentum)
+    other.load_state_dict(loaded)
+    same_states(other, opt)
+    # The other kinds: arrays of the released format, and np.savez of both.
+    arrays = opt._snapshot()
+    assert all(type(value) is np.ndarray for value in arrays.values())
+    for given in (arrays, state):
+        file = io.BytesIO()
+        np.savez(file, **given)
+        file.seek(0)
+        for form in (given, np.load(file)):
+            _, other = of_torch(kind, dtype, **options, **momentum)
+            other.load_state_dict(form)
+            same_states(other, opt)
+    # And into an optimizer of arrays.
+    if dtype == "float32":
+        memory = {name: w.detach().numpy().copy() for name, w in params.items()}
+        numpy = kind(memory, lr=0.1, **options, **momentum)
+        numpy.load_state_dict(loaded)
+        same_states(numpy, opt)
+        assert all(type(value) is np.ndarray for value in numpy.state_dict().values())
+
+
+def same_states(a, b):
+    a, b = a._snapshot(), b._snapshot()
+    assert a.keys() == b.keys()
+    for name, array in a.items():
+        assert array.dtype == b[name].dtype
+        assert np.array_equal(array, b[name]), name
+
+
+def test_states_of_torch_are_copies():
+    torch = pytest.importorskip("torch")
+    params, opt = of_torch(rl.AdamW)
+    state = opt.state_dict()
+    opt.step({name: torch.ones_like(w) for name, w in params.items()})
+    assert not state["exp_avg/w"].any()
+    assert state["step"] == 0
+    assert state["steps"] == [0, 0, 0]
+    later = opt.state_dict()
+    later["exp_avg/w"].fill_(7)
+    assert opt.state["exp_avg"]["w"].max() < 1
+
+
+def test_plain_states_that_do_not_fit():
+    torch = pytest.importorskip("torch")
+    params, opt = of_torch(rl.NAdam, accumulation_steps=2, ema=0.5)
+    opt.step({name: torch.ones_like(w) for name, w in params.items()})
+    good = opt.state_dict()
+    before = {name: array.tobytes() for name, array in opt._snapshot().items()}
+    for bad in (
+        {"version": 2}, {"version": "1"}, {"version": 1.5}, {"optimizer": "AdamW"},
+        {"optimizer": 3}, {"optimizer": ["N"]}, {"step": -1}, {"step": 0.5}, {"step": [1]},
+        {"step": 2**70}, {"steps": [1, 1]}, {"steps": [1, 1, -1]}, {"steps": [1, 1, 1.5]},
+        {"steps": [[1], [1, 2], 3]}, {"steps": None}, {"steps": "111"}, {"micro_step": 2},
+        {"has_accumulated": [1, 1, 300]}, {"products": [1, 1]}, {"products": "x"},
+        {"exp_avg/w": torch.ones(4, 3)}, {"exp_avg/w": torch.ones(3, 4, dtype=torch.float64)},
+        {"exp_avg/w": torch.ones(3, 4, dtype=torch.bfloat16)}, {"exp_avg/w": None},
+        {"exp_avg/w": torch.ones(3, 4).to_sparse()}, {"exp_avg/w": torch.ones(3, 4, device="meta")},
+        {"exp_avg/b": "x"}, {"exp_avg/w": [1]}, {"exp_avg/x": torch.ones(1)}, {3: 4},
+    ):  # fmt: skip
+        with pytest.raises((TypeError, ValueError), match=r"^state.*got "):
+            opt.load_state_dict({**good, **bad})
+        assert {n: array.tobytes() for n, array in opt._snapshot().items()} == before, bad
+    opt.load_state_dict({**good, "has_accumulated": [True, True, True]})
+    opt.load_state_dict({**good, "exp_avg/w": good["exp_avg/w"].requires_grad_()})
+    assert {n: array.tobytes() for n, array in opt._snapshot().items()} == before
+
+
+def test_loading_copies_no_states():
+    opt = rl.AdamW([np.ones(1_000_000, np.float32)])
+    state = opt.state_dict()
+    tracemalloc.start()
+    opt.load_state_dict(state)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 500_000
+
+
+# ---- the average of the weights
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_restarting_the_average(dtype):
+    w = {"a": np.zeros((3, 2), dtype)[:, ::-1], "b": np.zeros(2, dtype)}
+    opt = rl.SGD(w, lr=1.0, ema=0.75)
+    w["a"][...] = np.arange(6).reshape(3, 2)
+    w["b"][...] = 4
+    opt.restart_ema_()
+    assert all(np.array_equal(opt.ema[name], w[name]) for name in w)
+    opt.step({"a": np.zeros((3, 2), dtype), "b": np.ones(2, dtype)})
+    assert opt.ema["b"].tolist() == [3.75, 3.75]
+    assert np.array_equal(opt.ema["a"], w["a"])
+    with pytest.raises(ValueError, match=r"^ema: there is no average"):
+        rl.SGD(np.ones(2)).restart_ema_()
+
+
+def test_restarting_the_average_of_halves():
+    torch = pytest.importorskip("torch")
+    model = torch.nn.Linear(3, 2).to(torch.bfloat16)
+    opt = rl.AdamW(model.named_parameters(), ema=0.9)
+    model.load_state_dict({"weight": torch.full((2, 3), 0.5), "bias": torch.full((2,), 2.0)})
+    opt.restart_ema_()
+    assert np.all(opt.ema["weight"] == 0.5)
+    assert np.all(opt.ema["bias"] == 2.0)
+    model.weight.data = torch.ones(4, 4, dtype=torch.bfloat16)
+    with pytest.raises(ValueError, match="shape"):
+        opt.restart_ema_()
+    assert np.all(opt.ema["weight"] == 0.5)
+
+
+def test_warming_up_the_average():
+    w = np.zeros(1)
+    opt = rl.SGD(w, lr=1.0, ema=0.4, ema_warmup=True)
+    assert "ema_warmup=True" in repr(opt)
+    assert "ema_warmup" not in repr(rl.SGD(w, ema=0.4))
+    average = 0.0
+    for k in range(12):
+        opt.step(np.array([-1.0]))
+        decay = min(0.4, (1 + k) / (10 + k))
+        average += (1 - decay) * (w[0] - average)
+        assert opt.ema[0] == pytest.approx(average, rel=1e-14)
+        if k == 2:
+            w, opt = pickle.loads(pickle.dumps((w, opt)))
+            assert opt.ema_warmup is True
+    opt.ema_warmup = False
+    opt.step(np.array([-1.0]))
+    assert opt.ema[0] == pytest.approx(average + 0.6 * (w[0] - average), rel=1e-14)
+    plain = rl.SGD(w, lr=1.0)
+    assert plain.ema_warmup is False
+    for bad, error in ((True, ValueError), (1, TypeError), (None, TypeError)):
+        with pytest.raises(error, match=r"^ema_warmup: got "):
+            plain.ema_warmup = bad
+        with pytest.raises(error, match=r"^ema_warmup: got "):
+            rl.SGD(w, ema_warmup=bad)
+
+
+# ---- gradients that torch keeps, in containers of every form
+
+
+def test_own_gradients_of_any_container():
+    torch = pytest.importorskip("torch")
+
+    def parameter(value):
+        w = torch.nn.Parameter(torch.zeros(2))
+        w.grad = None if value is None else torch.full((2,), float(value))
+        return w
+
+    Pair = collections.namedtuple("Pair", "a b")
+    a, b, c, d, e = ws = [parameter(v) for v in (1, None, 3, 4, 5)]
+    for params in (
+        ws,
+        tuple(ws),
+        {str(i): w for i, w in enumerate(ws)},
+        [(str(i), w) for i, w in enumerate(ws)],
+        {"x": [a, (b, c)], "y": {"z": d, "none": []}, "w": e},
+        Pair(a, {"b": b, "rest": Pair(c, [d, e])}),
+        [{"params": [a, b]}, {"params": []}, {"params": {"c": c, "d": (d, e)}}],
+    ):
+        for w in ws:
+            w.data.zero_()
+        opt = rl.SGD(params, lr=1.0, momentum=0.5, ema=0.0)
+        assert opt.step().updated
+        assert [w[0].item() for w in ws] == [-1, 0, -3, -4, -5]
+        assert first_elements(opt.ema) == [-1, 0, -3, -4, -5]
+    mixed = rl.SGD({"a": [a, np.zeros(2)]})
+    with pytest.raises(
+        TypeError, match=r"^grads: got None, wants gradients: params\['a'\]\[1\] is"
+    ):
+        mixed.step()
+
+
+def first_elements(tree):
+    """The first elements of all arrays, depth first."""
+    if isinstance(tree, np.ndarray):
+        return [float(tree[0])]
+    nodes = tree.values() if isinstance(tree, dict) else tree
+    return [value for node in nodes for value in first_elements(node)]
+
+
+# ---- which parameters of a model decay
+
+
+def a_model():
+    torch = pytest.importorskip("torch")
+    nn = torch.nn
+
+    class LlamaRMSNorm(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(2, 2))
+
+    class Positions(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.table = nn.Parameter(torch.ones(2, 2))
+            self.other = nn.Parameter(torch.ones(2, 2))
+
+        def no_weight_decay(self):
+            return {"tab*"}
+
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.pos_embed = nn.Parameter(torch.ones(1, 2, 2))
+            self.normal_head = nn.Linear(2, 2)
+            self.norm1 = nn.Sequential(nn.Linear(2, 2), nn.LayerNorm((2, 2)))
+            self.first = nn.LayerNorm((2, 2))
+            self.second = LlamaRMSNorm()
+            self.positions = Positions()
+            self.attn = nn.MultiheadAttention(2, 1)
+            self.tied = nn.Linear(2, 2, bias=False)
+            self.tied.weight = self.normal_head.weight
+
+        def no_weight_decay(self):
+            return ["pos_embed", "no_such"]
+
+    return Model()
+
+
+SPARED = {
+    "pos_embed", "normal_head.bias", "norm1.0.bias", "norm1.1.weight", "norm1.1.bias",
+    "first.weight", "first.bias", "second.weight", "positions.table", "attn.in_proj_bias",
+    "attn.out_proj.bias",
+}  # fmt: skip
+
+
+def test_decay_of_a_model():
+    torch = pytest.importorskip("torch")
+    model = a_model()
+    filters = rl.decay_filter_for(model)
+    names = dict(model.named_parameters())
+    assert {name for name, p in names.items() if not filters("?", p)} == SPARED
+    wrapped = rl.decay_filter_for(torch.nn.Sequential(model))
+    assert {name for name, p in names.items() if not wrapped("?", p)} == SPARED
+    for params in (model.parameters(), model.named_parameters(), [{"params": model.parameters()}]):
+        for p in model.parameters():
+            p.data.fill_(1.0)
+            p.grad = torch.zeros_like(p)
+        opt = rl.SGD(params, lr=0.5, weight_decay=1.0, decay_filter=filters)
+        opt.step()
+        assert {name for name, p in names.items() if torch.all(p == 1)} == SPARED
+    for again, ours in (copy.deepcopy((opt, model)), pickle.loads(pickle.dumps((opt, names)))):
+        named = dict(ours.named_parameters()) if isinstance(ours, torch.nn.Module) else ours
+        for p in named.values():
+            p.data.fill_(1.0)
+            p.grad = torch.zeros_like(p)
+        again.step()
+        assert {name for name, p in named.items() if torch.all(p == 1)} == SPARED
+
+
+def test_decay_of_other_parameters():
+    torch = pytest.importorskip("torch")
+    model = a_model()
+    stranger = torch.nn.Parameter(torch.ones(2, 2))
+    with pytest.raises(ValueError, match=r"^decay_filter: got '1', wants parameters of the model"):
+        rl.SGD([model.pos_embed, stranger], decay_filter=rl.decay_filter_for(model))
+    for bad in (None, 3, torch.nn.Linear, list(model.parameters()), "model"):
+        with pytest.raises(TypeError, match=r"^model: got .*, wants a torch.nn.Module"):
+            rl.decay_filter_for(bad)
+
+
+# ---- names and values of other libraries
+
+
+def advice(error):
+    """What an error about an unknown name asks, or nothing."""
+    return str(error.value).rpartition("; did you mean ")[2].removesuffix("?")
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "says"),
+    [
+        (rl.AdamW, "learning_rate", "lr"), (rl.FTRL, "learning_rate", "lr"),
+        (rl.AdamW, "beta1", "betas=(beta1, beta2)"), (rl.Lion, "b2", "betas=(b1, b2)"),
+        (rl.Adam, "epsilon", "eps"), (rl.SGD, "wd", "weight_decay"), (rl.RMSprop, "rho", "alpha"),
+        (rl.SGD, "clipnorm", "clip=rl.Norm(...)"),
+        (rl.SGD, "global_clipnorm", "clip=rl.GlobalNorm(...)"),
+        (rl.SGD, "clipvalue", "clip=rl.Value(...)"),
+        (rl.SGD, "max_grad_norm", "clip=rl.GlobalNorm(...)"),
+        (rl.SGD, "l1", "penalty=rl.L1(...)"), (rl.NAdam, "l2", "penalty=rl.L2(...)"),
+        (rl.SGD, "momentun", "momentum"), (rl.AdamW, "wieght_decay", "weight_decay"),
+        (rl.AdamW, "ema_decay", "ema"), (rl.AdamW, "use_ema", "ema"),
+        (rl.AdamW, "gradient_accumulation_steps", "accumulation_steps"),
+        (rl.SGD, "beta1", None), (rl.SGD, "epsilon", None), (rl.AdamW, "rho", None),
+        (rl.SGD, "foreach", None),
+    ],
+)  # fmt: skip
+def test_did_you_mean(kind, name, says):
+    w = np.ones(2)
+    with pytest.raises(TypeError, match=f"unexpected argument '{name}', wants any of") as error:
+        kind(w, **{name: 0.5})
+    assert ("did you mean" in str(error.value)) == (says is not None)
+    if says is None:
+        return
+    assert advice(error) == says
+    # The advice is right: the optimizer takes it.
+    option = says.split("=")[0]
+    values = {"betas": (0.9, 0.99), "accumulation_steps": 2, "clip": rl.Value(1.0)}
+    assert kind(w, **{option: values.get(option, rl.L2(0.5) if option == "penalty" else 0.5)})
+    if option in repr(kind(w).groups[0]._names):
+        with pytest.raises(TypeError, match=r"^params\[0\]: got ") as error:
+            kind([{"params": w, name: 0.5}])
+        assert advice(error) == says
+        for owner in (kind(w), kind(w).groups[0]):
+            with pytest.raises(AttributeError, match="has no") as error:
+                setattr(owner, name, 0.5)
+            assert advice(error) == says
+
+
+def test_clips_that_are_numbers():
+    for value in (1.0, 2, np.float64(0.5)):
+        with pytest.raises(TypeError, match=r"^clip: got .*wants rl.GlobalNorm") as error:
+            rl.SGD(np.ones(2), clip=value)
+        offers = re.findall(r"rl\.\w+\([0-9.]+\)", str(error.value))
+        assert len(offers) == 3
+        for offer in offers:
+            assert rl.SGD(np.ones(2), clip=eval(offer))
+    for bad in (-1.0, float("nan"), True, (-1, 1), "norm", rl.L1(1.0)):
+        with pytest.raises(TypeError, match=r"^clip: got .*, wants rl.GlobalNorm\(\.\.\.\)"):
+            rl.SGD(np.ones(2), clip=bad)
+
+
+def test_masks_that_are_arrays():
+    w = np.ones((2, 2))
+    for params, mask in ((w, w > 0), ([w], [w > 0]), ({"w": w}, {"w": (w > 0).astype(int)})):
+        with pytest.raises(TypeError, match=r"^mask.*: got ndarray, wants a Mask, as rl.Mask.from"):
+            rl.SGD(params, mask=mask)
+    assert rl.SGD(w, mask=rl.Mask.from_array(w > 0)).step(w.copy()).updated
+
+
+def test_models_in_place_of_their_parameters():
+    torch = pytest.importorskip("torch")
+    nn = torch.nn
+    for model in (
+        nn.Linear(2, 2), nn.Sequential(nn.Linear(2, 2)), nn.ParameterDict({"w": torch.ones(2)}),
+        nn.ModuleList([nn.Linear(2, 2)]),
+    ):  # fmt: skip
+        for params in (model, [{"params": model}]):
+            with pytest.raises(TypeError, match=r"^params: got .*\.parameters\(\) or \.named_par"):
+                rl.SGD(params)
+        assert rl.SGD(model.parameters())
+        assert rl.SGD(model.named_parameters())
+    assert rl.SGD(nn.ParameterList([torch.ones(2)])).step([torch.ones(2)]).updated

@@ -1254,7 +1254,18 @@ def test_bad_decay_factors(bad):
         ("weight", (2, 2), True), ("bias", (2, 2), False), ("a.bias", (2, 2), False),
         ("a_bias", (2, 2), False), ("layernorm.weight", (2, 2), False), ("bn2.w", (2, 2), False),
         ("w", (2,), False), ("w", (), False), ("biases.weight", (2, 2), True),
-        ("w", (1, 1, 1), True),
+        ("w", (1, 1, 1), True), ("normal_head.weight", (2, 2), True), ("norm", (1, 2), False),
+        ("norm1.linear.weight", (2, 2), True), ("block/norm/scale", (2, 2), False),
+        ("abnormal.weight", (2, 2), True), ("cabn.weight", (2, 2), True),
+        ("norms.weight", (2, 2), True), ("normalize.weight", (2, 2), True),
+        ("bn_head.weight", (2, 2), True), ("norm_head.weight", (2, 2), True),
+        ("enormous.weight", (2, 2), True), ("norm.0.weight", (2, 2), True),
+        ("h.norm1.weight", (2, 2), False), ("h.layer_norm.weight", (2, 2), False),
+        ("h.layernorm.w", (2, 2), False), ("h.ln.w", (2, 2), False), ("h.ln_1.w", (2, 2), False),
+        ("ln_f.w", (2, 2), False), ("h.batch_norm.w", (2, 2), False), ("gn3.w", (2, 2), False),
+        ("h.input_layernorm.w", (2, 2), False), ("h.LayerNorm_0.scale", (2, 2), False),
+        ("h.BatchNorm2d.w", (2, 2), False), ("attn.q_norm.w", (2, 2), False),
+        ("h.groupnorm.w", (2, 2), False), ("h.final_layer_norm1.w", (2, 2), False),
     ],
 )  # fmt: skip
 def test_skip_biases_and_norms(name, shape, decays):
@@ -1284,10 +1295,6 @@ def test_trees():
     opt = rl.SGD((p for p in many), lr=1.0)
     opt.step(g for g in [np.ones(1)] * 3)
     assert [p.item() for p in many] == [0, 0, 0]
-    for nothing in ([], {}, ()):
-        report = rl.AdamW(nothing, clip=rl.GlobalNorm(1.0)).step(nothing)
-        assert report.norm == 0.0
-        assert not report.skipped
 
 
 def test_state_is_read_only():
@@ -2170,9 +2177,9 @@ def test_what_there_is_to_read():
     assert "state_dtype='bfloat16', accumulation_steps=2" in repr(opt)
     with pytest.raises(AttributeError, match="ema: there is no average"):
         opt.ema  # noqa: B018
-    with pytest.raises(AttributeError, match="there is zero_grad_"):
+    with pytest.raises(AttributeError, match=r"no .zero_grad.; did you mean zero_grad_\?"):
         opt.zero_grad()
-    with pytest.raises(TypeError, match=r"unexpected argument 'cilp', wants any of lr, .*clip"):
+    with pytest.raises(TypeError, match=r"unexpected argument 'cilp', wants any of lr, .*clip\?$"):
         rl.AdamW(np.ones(2), cilp=rl.Value(1.0))
 
 

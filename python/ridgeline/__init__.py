@@ -51,6 +51,7 @@ from .optimizers import (
     Lion,
     NAdam,
     RMSprop,
+    decay_filter_for,
     skip_biases_and_norms,
 )
 from .penalties import L0, L1, L2, MCP, SCAD, ElasticNet, Huber, LHalf, LogSum, Penalty
@@ -101,6 +102,7 @@ __all__ = [
     "clip_by_value_",
     "clipping",
     "constraints",
+    "decay_filter_for",
     "drop_block",
     "drop_connect",
     "drop_path",

@@ -21,9 +21,12 @@ from __future__ import annotations
 import functools
 import inspect
 import math
+import re
 import sys
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
 from os import PathLike
 from typing import (
     TYPE_CHECKING,
@@ -46,7 +49,7 @@ from .clipping import Communicator, GlobalNorm, Norm, Value
 from .constraints import Constraint
 from .masks import Mask
 from .penalties import Penalty
-from .prune._tree import arrays_in, like, located
+from .prune._tree import like, located
 from .random import Key
 
 if TYPE_CHECKING:
@@ -72,6 +75,7 @@ if TYPE_CHECKING:
         master_weights: bool
         kahan: bool
         ema: float | None
+        ema_warmup: bool
         accumulation_steps: int
         max_update_rms: float | None
         convention: Convention
@@ -89,6 +93,7 @@ __all__ = [
     "Optimizer",
     "RMSprop",
     "StepReport",
+    "decay_filter_for",
     "skip_biases_and_norms",
 ]
 
@@ -143,11 +148,27 @@ class StepReport(NamedTuple):
     step: int
 
 
+# The name of a module that normalizes: norm1, layer_norm, input_layernorm, LayerNorm_0, ln_f, bn2.
+_NORM = re.compile(
+    r"(\w*_)?"
+    r"(((layer|batch|group|instance|rms|sync_?batch)_?)?norm(\dd)?|bn|ln|gn)"
+    r"(_?\d+|_(f|in|out|pre|post|final))?"
+)
+_NORM_TYPE = re.compile(r"norm(\dd)?$")
+
+
+def _is_bias(name: str) -> bool:
+    return name == "bias" or name.endswith("_bias")
+
+
 def skip_biases_and_norms(name: str, param: Any) -> bool:
     """Return whether a parameter decays: for ``decay_filter=``, no decay for biases and norms.
 
-    Weights of fewer than two axes do not decay, nor what is called ``bias`` or belongs to a
-    ``norm`` or ``bn``, as in timm and nanoGPT.
+    A parameter does not decay if it has fewer than two axes, if it is called ``bias`` or
+    ``..._bias``, or if it belongs to a normalization: if the last part of its name or the one
+    before is ``norm``, ``norm1``, ``layer_norm``, ``ln_f``, ``bn2`` or the like, as a whole.
+    ``norm1.linear.weight`` and ``normal_head.weight`` do decay. `decay_filter_for` asks the modules
+    of a PyTorch model instead of names.
 
     Parameters
     ----------
@@ -171,9 +192,77 @@ def skip_biases_and_norms(name: str, param: Any) -> bool:
     False
     """
     parts = name.lower().replace("/", ".").split(".")
-    if len(np.shape(param)) <= 1 or parts[-1] == "bias" or parts[-1].endswith("_bias"):
+    if len(np.shape(param)) <= 1 or _is_bias(parts[-1]):
         return False
-    return not any("norm" in part or part.rstrip("0123456789") == "bn" for part in parts)
+    return not any(_NORM.fullmatch(part) for part in parts[-2:])
+
+
+def decay_filter_for(model: Any) -> DecayFilter:
+    """Return a ``decay_filter=`` for the parameters of a PyTorch model, as timm chooses them.
+
+    A parameter does not decay if it has fewer than two axes, if it is called ``bias`` or
+    ``..._bias``, if the type of its module is called a norm (``LayerNorm``, ``BatchNorm2d``,
+    ``LlamaRMSNorm``), or if ``no_weight_decay()`` of the model, or of a module in it, names it.
+    Such names may be patterns with ``*``; they are relative to the module that has the method.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        Its parameters, or some of them, are those of the optimizer, in any container.
+
+    Returns
+    -------
+    callable
+        A function of a name and a parameter, which it knows by identity, not by name.
+
+    Raises
+    ------
+    TypeError
+        If `model` is no module.
+    ValueError
+        From the optimizer, for a parameter that is not the model's.
+
+    Examples
+    --------
+    >>> import ridgeline as rl
+    >>> opt = rl.AdamW(
+    ...     model.parameters(), decay_filter=rl.decay_filter_for(model)
+    ... )  # doctest: +SKIP
+    """
+    if isinstance(model, type) or not (hasattr(model, "named_modules") and callable(model)):
+        raise TypeError(f"model: got {_type_of(model)}, wants a torch.nn.Module")
+    decaying: list[Any] = []
+    spared: list[Any] = []
+    patterns: list[str] = []
+    modules = list(model.named_modules())
+    for path, module in modules:
+        if callable(method := getattr(module, "no_weight_decay", None)):
+            patterns += [f"{path}.{name}" if path else name for name in method()]
+    for path, module in modules:
+        is_norm = any(_NORM_TYPE.search(kind.__name__.lower()) for kind in type(module).__mro__)
+        for name, param in module.named_parameters(recurse=False):
+            whole = f"{path}.{name}" if path else name
+            spares = is_norm or param.ndim <= 1 or _is_bias(name.lower())
+            spares = spares or any(fnmatchcase(whole, pattern) for pattern in patterns)
+            (spared if spares else decaying).append(param)
+    return _DecayOf(decaying, spared)
+
+
+class _DecayOf:
+    """Whether a parameter decays, by identity; copied and pickled together with the parameters."""
+
+    def __init__(self, decaying: list[Any], spared: list[Any]) -> None:
+        self._of = decaying, spared  # one that is shared may be in both: spared
+        self._known = {id(param): True for param in decaying}
+        self._known |= {id(param): False for param in spared}
+
+    def __call__(self, name: str, param: Any) -> bool:
+        if id(param) not in self._known:
+            raise ValueError(f"decay_filter: got {name!r}, wants parameters of the model")
+        return self._known[id(param)]
+
+    def __reduce__(self) -> Any:
+        return type(self), self._of
 
 
 # ---- checks
@@ -183,6 +272,49 @@ Check: TypeAlias = "Callable[[str, Any], Any]"
 
 def _type_of(value: object) -> str:
     return type(value).__name__
+
+
+# What other libraries call it; only what an optimizer has is said.
+_OTHER_NAMES = {
+    "learning_rate": "lr",
+    "learning_rate_init": "lr",
+    "step_size": "lr",
+    "beta1": "betas=(beta1, beta2)",
+    "beta2": "betas=(beta1, beta2)",
+    "beta_1": "betas=(beta_1, beta_2)",
+    "beta_2": "betas=(beta_1, beta_2)",
+    "b1": "betas=(b1, b2)",
+    "b2": "betas=(b1, b2)",
+    "epsilon": "eps",
+    "rho": "alpha",
+    "wd": "weight_decay",
+    "clipnorm": "clip=rl.Norm(...)",
+    "global_clipnorm": "clip=rl.GlobalNorm(...)",
+    "clip_norm": "clip=rl.GlobalNorm(...)",
+    "clip_grad_norm": "clip=rl.GlobalNorm(...)",
+    "max_norm": "clip=rl.GlobalNorm(...)",
+    "max_grad_norm": "clip=rl.GlobalNorm(...)",
+    "gradient_clip_val": "clip=rl.GlobalNorm(...)",
+    "clipvalue": "clip=rl.Value(...)",
+    "clip_value": "clip=rl.Value(...)",
+    "l1": "penalty=rl.L1(...)",
+    "l2": "penalty=rl.L2(...)",
+    "regularizer": "penalty",
+    "ema_decay": "ema",
+    "ema_momentum": "ema",
+    "use_ema": "ema",
+    "gradient_accumulation_steps": "accumulation_steps",
+    "param_groups": "groups",
+    "zero_grad": "zero_grad_",
+}
+
+
+def _did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return a question to end an error about an unknown name with, or nothing."""
+    known = list(known)
+    near = [_OTHER_NAMES.get(name, ""), *get_close_matches(name, known, 1)]
+    found = [each for each in near if each.split("=")[0] in known]
+    return f"; did you mean {found[0]}?" if found else ""
 
 
 def _number(name: str, value: object, low: float, high: float, wants: str) -> float:
@@ -247,6 +379,19 @@ def _instance(*types: type, what: str) -> Check:
     return check
 
 
+def _clip(name: str, value: Any) -> Any:
+    if value is None or isinstance(value, GlobalNorm | Norm | Value):
+        return value
+    got, limit = _type_of(value), "..."
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        got = repr(float(value))
+        limit = got if value >= 0 else limit
+    raise TypeError(
+        f"{name}: got {got}, wants rl.GlobalNorm({limit}), rl.Norm({limit}), rl.Value({limit}) "
+        "or None"
+    )
+
+
 def _optional(check: Check) -> Check:
     return lambda name, value: None if value is None else check(name, value)
 
@@ -301,9 +446,9 @@ _prox = _one_of(None, "plain", "preconditioned")
 _NUMBERS: dict[str, Check] = {
     "lr": _learning_rate,
     "weight_decay": _non_negative,
-    "penalty": _instance(Penalty, what="a penalty"),
+    "penalty": _instance(Penalty, what="a penalty such as rl.L2(0.1)"),
     "prox": _prox,
-    "constraint": _instance(Constraint, what="a constraint"),
+    "constraint": _instance(Constraint, what="a constraint such as rl.Box(-1, 1)"),
     "decay_filter": _filter,
     "decay": _one_of(None, "coupled", "decoupled"),
     "betas": _betas,
@@ -336,17 +481,19 @@ _OPTIONS = (
     "master_weights",
     "kahan",
     "ema",
+    "ema_warmup",
     "accumulation_steps",
     "max_update_rms",
     "convention",
 )
 
 _SETTINGS: dict[str, Check] = {
-    "clip": _instance(GlobalNorm, Norm, Value, what="GlobalNorm, Norm or Value"),
+    "clip": _clip,
     "clip_after_penalty": _optional(_flag),
     "on_nonfinite": _one_of(None, "skip", "raise", "propagate"),
     "max_update_rms": _optional(_rms),
     "ema_decay": _optional(_fraction),
+    "ema_warmup": _flag,
     "comm": _communicator,
 }
 
@@ -394,7 +541,8 @@ class Group:
     def __setattr__(self, name: str, value: object) -> None:
         if name not in self._names:
             wants = ", ".join(self._names)
-            raise AttributeError(f"a group has no {name!r}; it has {wants}")
+            hint = _did_you_mean(name, self._names)
+            raise AttributeError(f"a group has no {name!r}; it has {wants}{hint}")
         owner = self._owner()
         if owner is None:
             self._take(name, _NUMBERS[name](name, value))
@@ -460,6 +608,12 @@ class Group:
 
 def _named(params: Any) -> Any:
     """Return a tree that can be walked more than once; pairs of names and arrays become a dict."""
+    kinds = [kind.__name__ for kind in type(params).__mro__]
+    if hasattr(params, "named_parameters") and "ParameterList" not in kinds:
+        raise TypeError(
+            f"params: got {_type_of(params)}, wants its parameters: .parameters() or "
+            ".named_parameters() of it"
+        )
     tree = _core.reusable_tree(params)
 
     def is_pair(node: Any) -> bool:
@@ -597,7 +751,7 @@ class Optimizer:
         `Box` or `NonNegative`.
     decay_filter : callable, optional
         ``decay_filter(name, param)`` says whether a parameter decays, or by what factor of
-        `weight_decay`; `skip_biases_and_norms` is one.
+        `weight_decay`; `skip_biases_and_norms` is one, `decay_filter_for` makes one.
     on_nonfinite : {None, "skip", "raise", "propagate"}
         What to do if a gradient is not finite, or their norm: change nothing, raise, or compute all
         the same. None: "skip" where a norm is taken (`GlobalNorm`, `Norm`), else "propagate".
@@ -620,7 +774,11 @@ class Optimizer:
     kahan : bool, default False
         Keep what rounding 16-bit parameters loses in a second 16-bit array, and add it back.
     ema : float, optional
-        Keep an average of the weights, ``ema += (1 - decay) (w - ema)`` after each update.
+        Keep an average of the weights, ``ema += (1 - decay) (w - ema)`` after each update. It
+        starts with the weights that the constructor sees; see `restart_ema_`.
+    ema_warmup : bool, default False
+        Average over few steps at first: update k, counted from 0, has the decay
+        ``min(ema, (1 + k) / (10 + k))``, as in TensorFlow.
     accumulation_steps : int, default 1
         Update with the mean gradient of so many calls of `step`.
     max_update_rms : float, optional
@@ -701,12 +859,14 @@ class Optimizer:
         average = take("ema", None)
         self._set(_average=average is not None)
         self.ema_decay = average if average is None else _fraction("ema", average)
+        self.ema_warmup = take("ema_warmup", False)
         mask = take("mask", None)
         if options:
-            known = ", ".join(dict.fromkeys([*names, *structure, *_OPTIONS]))
+            known = dict.fromkeys([*names, *structure, *_OPTIONS])
+            unknown = next(iter(options))
             raise TypeError(
-                f"{type(self).__name__}: got an unexpected argument {next(iter(options))!r}, "
-                f"wants any of {known}"
+                f"{type(self).__name__}: got an unexpected argument {unknown!r}, "
+                f"wants any of {', '.join(known)}{_did_you_mean(unknown, known)}"
             )
         if self._master and self._kahan:
             raise ValueError("kahan: got True beside master_weights, wants one of them")
@@ -756,6 +916,7 @@ class Optimizer:
                 if name not in names:
                     raise TypeError(
                         f"params[{place}]: got {name!r}, wants any of {', '.join(names)}"
+                        f"{_did_you_mean(name, names)}"
                     )
             groups.append(Group._of(names, {**values, **own}, self))
         self._set(groups=tuple(groups), _grouped=grouped, _tree=trees if grouped else trees[0])
@@ -797,10 +958,8 @@ class Optimizer:
             _paths=file_names([path or "param" for _, path, _ in found]),
             _own_names=[name for _, name in inner],
             _group_of=[g for g, _ in inner],
-            _flat=isinstance(self._tree, list)
-            and not grouped
-            and len(self._tree) == len(found)
-            and not any(isinstance(array, list | tuple | dict) for array in self._tree),
+            _arrays=[array for _, _, array in found],
+            _places=like(self._tree, range(len(found))),
         )
 
     def _check_precision(self, place: str, dtype: str) -> None:
@@ -886,7 +1045,7 @@ class Optimizer:
         if self._every > 1:
             kept["accumulated"] = self._own(self._compute())
             core.attach("accumulated", 0, kept["accumulated"])
-        params = arrays_in(self._tree)
+        params = self._arrays
         if self._master:
             chosen = [k for k, half in enumerate(halves) if half]
             _core.widen([params[k] for k in chosen], [kept["master"][k] for k in chosen])
@@ -925,7 +1084,7 @@ class Optimizer:
     def _decay_factors(self, filters: Sequence[DecayFilter | None]) -> list[float]:
         """Return each parameter's factor, given the filters of the groups."""
         factors = []
-        for k, array in enumerate(arrays_in(self._tree)):
+        for k, array in enumerate(self._arrays):
             chosen = filters[self._group_of[k]]
             factor: Any = 1.0
             if chosen is not None:
@@ -950,12 +1109,16 @@ class Optimizer:
                         else "None: there is no average; give ema= at construction"
                     )
                 )
+            if name == "ema_warmup" and checked and not self._average:
+                raise ValueError("ema_warmup: got True without an average; give ema= too")
             object.__setattr__(self, name, checked)
             return
         if name in self.__dict__.get("_keys", ()):
             self._change(self.groups, name, value)
             return
-        raise AttributeError(f"{type(self).__name__} has no {name!r} to set")
+        keys = self.__dict__.get("_keys", ())
+        hint = _did_you_mean(name, keys)
+        raise AttributeError(f"{type(self).__name__} has no {name!r} to set{hint}")
 
     if not TYPE_CHECKING:
 
@@ -964,8 +1127,7 @@ class Optimizer:
             if name == "ema":  # the property's own error comes here
                 raise AttributeError("ema: there is no average; give ema= at construction")
             if name.startswith("_") or name not in own.get("_keys", ()):
-                near = {"zero_grad": "zero_grad_", "param_groups": "groups"}.get(name)
-                hint = f"; there is {near}" if near else ""
+                hint = "" if name.startswith("_") else _did_you_mean(name, dir(self))
                 raise AttributeError(f"{type(self).__name__} has no {name!r}{hint}")
             values = [getattr(group, name) for group in self.groups]
             if any(value != values[0] for value in values[1:]):
@@ -1148,7 +1310,7 @@ class Optimizer:
                 known,
                 policy,
                 self.max_update_rms,
-                self.ema_decay or 0.0,
+                self._average_decay(),
                 self._rounding,
                 task,
             )
@@ -1189,6 +1351,10 @@ class Optimizer:
         """Return whether weight decay joins the gradient in the library of the convention."""
         return self._torch_couples_decay and self._convention == "torch"
 
+    def _average_decay(self) -> float:
+        decay: float = self.ema_decay or 0.0
+        return min(decay, (1 + self._count) / (10 + self._count)) if self.ema_warmup else decay
+
     def _clip_numbers(self) -> tuple[Any, ...]:
         clip = self.clip
         if clip is None:
@@ -1218,21 +1384,14 @@ class Optimizer:
 
     def _own_gradients(self) -> Any:
         """Return the gradients that torch left in the parameters."""
-        if self._flat:  # as model.parameters(): the common case costs no walk
-            try:
-                grads = [array.grad for array in self._tree]
-            except AttributeError:
-                grads = []
-            if any(grad is not None for grad in grads):
-                return grads
-        found = []
-        for place, _, array in located("params", self._tree):
-            if not hasattr(array, "grad"):
-                raise TypeError(
-                    f"grads: got None, wants gradients: {place} is no torch tensor with its own"
-                )
-            found.append(array.grad)
-        return like(self._tree, found)
+        try:
+            found = [array.grad for array in self._arrays]
+        except AttributeError:
+            place = next(at for at, _, w in located("params", self._tree) if not hasattr(w, "grad"))
+            raise TypeError(
+                f"grads: got None, wants gradients: {place} is no torch tensor with its own"
+            ) from None
+        return _filled(self._places, found)
 
     def zero_grad_(self, grads: Any = None) -> None:
         """Set gradients to 0, in place.
@@ -1258,16 +1417,14 @@ class Optimizer:
         """
         if grads is None:
             grads = [
-                array.grad
-                for array in arrays_in(self._tree)
-                if getattr(array, "grad", None) is not None
+                array.grad for array in self._arrays if getattr(array, "grad", None) is not None
             ]
         _core.set_zero_(_without_none(grads))
 
     # ---- states
 
     def _tree_of(self, arrays: list[Array]) -> Any:
-        return like(self._tree, map(_read_only, arrays))
+        return _filled(self._places, [*map(_read_only, arrays)])
 
     @property
     def state(self) -> dict[str, Any]:
@@ -1284,6 +1441,39 @@ class Optimizer:
         if not self._average:
             raise AttributeError("ema")
         return self._tree_of(self._kept["ema"])
+
+    def restart_ema_(self) -> None:
+        """Set the average to the weights as they are now.
+
+        To be called after a checkpoint has been loaded into the model, or weights were written by
+        other means: the average starts with the weights that the constructor saw.
+
+        Raises
+        ------
+        ValueError
+            If there is no average, or a parameter has another shape now.
+        RuntimeError
+            If another thread is in the middle of a step.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import ridgeline as rl
+        >>> w = np.zeros(2)
+        >>> opt = rl.SGD(w, ema=0.99)
+        >>> w[:] = 5.0  # a checkpoint
+        >>> opt.restart_ema_()
+        >>> opt.ema
+        array([5., 5.])
+        """
+        if not self._average:
+            raise ValueError("ema: there is no average; give ema= at construction")
+        found = located("params", self._tree)
+        for (place, _, w), shape, dtype in zip(found, self._shapes, self._dtypes, strict=True):
+            if tuple(w.shape) != shape or _dtype_name(w) != dtype:
+                raise ValueError(f"{place}: got another shape or dtype than at construction")
+        with self._core.turn(reads=False):
+            _core.widen([w for _, _, w in found], self._kept["ema"])
 
     def state_dict(self) -> dict[str, Any]:
         """Return a copy of everything that steps change, except the parameters, as a flat dict.
@@ -1313,7 +1503,7 @@ class Optimizer:
         """
         state: dict[str, Any] = self._snapshot()
         torch: Any = sys.modules.get("torch")
-        if torch is None or not any(isinstance(w, torch.Tensor) for w in arrays_in(self._tree)):
+        if torch is None or not any(isinstance(w, torch.Tensor) for w in self._arrays):
             return state
         plain = self._counts()
         for name, array in state.items():
@@ -1382,7 +1572,8 @@ class Optimizer:
         wants = own | states
         given = {}
         for key in state.keys():  # noqa: SIM118
-            given[str(key)] = _saved_array(f"state[{key!r}]", state[key], wants.get(str(key)))
+            count = own.get(str(key))
+            given[str(key)] = _saved_array(f"state[{key!r}]", state[key], count)
         if "version" not in given:
             raise ValueError("state: got no 'version', wants what state_dict returns")
         if given["version"].shape != () or given["version"] != _VERSION:
@@ -1532,10 +1723,24 @@ class Optimizer:
         shown |= {"state_dtype": self.state_dtype, "convention": self._convention}
         shown |= {"master_weights": self._master or None, "kahan": self._kahan or None}
         shown |= {"accumulation_steps": self._every, "stochastic_rounding": self._rounding}
+        shown |= {"ema_warmup": self.ema_warmup or None}
         usual = {"accumulation_steps": 1, "convention": "torch"}
         return "".join(
             f", {name}={value!r}" for name, value in shown.items() if value != usual.get(name)
         )
+
+
+def _filled(places: Any, values: Sequence[Any]) -> Any:
+    """Return a container like one of numbers, with the values of these numbers."""
+    if isinstance(places, int):
+        return values[places]
+    inner: Any = places.values() if isinstance(places, dict) else places
+    inner = [values[place] if isinstance(place, int) else _filled(place, values) for place in inner]
+    if isinstance(places, dict):
+        return dict(zip(places, inner, strict=True))
+    if isinstance(places, list):
+        return inner
+    return type(places)(*inner) if hasattr(places, "_fields") else type(places)(inner)
 
 
 def _find_masks(tree: Any, node: Any, place: str, found: list[tuple[str, Mask | None]]) -> None:
@@ -1546,7 +1751,7 @@ def _find_masks(tree: Any, node: Any, place: str, found: list[tuple[str, Mask | 
         mapping = isinstance(tree, dict)
         if not isinstance(node, Mapping if mapping else Sequence):
             kind = "a mapping" if mapping else "a sequence"
-            raise TypeError(f"{place}: got {_type_of(node)}, wants {kind} as in params")
+            raise TypeError(f"{place}: got {_type_of(node)}, wants {kind} of Mask as in params")
         if set(node) != set(tree) if mapping else len(node) != len(tree):
             what = "keys" if mapping else "length"
             raise ValueError(f"{place}: got other {what}, wants those of params")
@@ -1555,11 +1760,12 @@ def _find_masks(tree: Any, node: Any, place: str, found: list[tuple[str, Mask | 
     elif node is None or isinstance(node, Mask):
         found.append((place, node))
     else:
-        raise TypeError(f"{place}: got {_type_of(node)}, wants a Mask")
+        hint = "" if np.ndim(node) == 0 else ", as rl.Mask.from_array makes of an array of bool"
+        raise TypeError(f"{place}: got {_type_of(node)}, wants a Mask{hint}")
 
 
-def _saved_array(place: str, value: Any, wants: Array | None) -> Array:
-    """Return an array of what a file may hold: arrays, tensors, numbers, a string or lists."""
+def _saved_array(place: str, value: Any, count: Array | None) -> Array:
+    """Return an array of what a file may hold, of a count's own dtype if it is one."""
     if isinstance(value, np.ndarray) and value.dtype.kind == "U":
         value = str(value)
     if isinstance(value, str):
@@ -1568,10 +1774,10 @@ def _saved_array(place: str, value: Any, wants: Array | None) -> Array:
         value = value.detach()
     try:
         array = np.asarray(value)
-        if isinstance(value, int | float | list) and wants is not None:
-            plain, array = array, array.astype(wants.dtype)
+        if count is not None:  # files and lists may have widened it
+            plain, array = array, array.astype(count.dtype)
             if (plain.dtype.kind == "f") != (array.dtype.kind == "f") or np.any(plain != array):
-                raise ValueError(f"{wants.dtype} cannot hold {value}")
+                raise ValueError(f"{count.dtype} cannot hold {value}")
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise TypeError(f"{place}: got {_type_of(value)}, wants an array: {error}") from error
     return array
