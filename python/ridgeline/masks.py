@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import _core
+from ._environment import in_default_environment
 from ._files import checked_path, file_names, safetensors_of
 from ._numbering import shape_of
 
@@ -49,6 +50,7 @@ def _count(words: Words) -> int:
     return int(np.unpackbits(words.view(np.uint8)).sum(dtype=np.int64))  # NumPy 1
 
 
+@in_default_environment
 def _sparsity(size: int, count: int) -> float:
     return (size - count) / size if size else 0.0
 

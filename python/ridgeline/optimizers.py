@@ -1009,7 +1009,9 @@ class Optimizer:
         >>> w.round(3), report.penalty
         (array([0.8, 0. ]), 1.05)
         """
-        scale = 1.0 / _number("loss_scale", loss_scale, 5e-324, math.inf, "a finite number above 0")
+        scale = _core.reciprocal(
+            _number("loss_scale", loss_scale, 5e-324, math.inf, "a finite number above 0")
+        )
         numbers = self._group_numbers(lr)
         if grads is None:
             grads = self._own_gradients()
@@ -1051,7 +1053,7 @@ class Optimizer:
                 return StepReport(None, 1.0, False, None, 0.0, False, self._count)
             self._set(_micro=0)
             grads = None
-            scale = 1.0 / self._every
+            scale = _core.reciprocal(self._every)
         try:
             known, skip = self._norm_of_ranks(grads, scale, policy)
             if skip:
