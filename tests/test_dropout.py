@@ -41,7 +41,11 @@ P = 0.3
 INF, NAN = np.inf, np.nan
 SHAPE = (6, 5, 8, 9)  # as images
 SHARED = (29, 3, 58, 59)  # enough elements to be shared out
-OFFSETS = [0, 1, 63, 64, 100, *(2**k - 200 for k in (32, 34, 36)), 2**60 + 5]
+OFFSETS = [
+    *(0, 1, 63, 64, 100),
+    *(2**k - 200 for k in (32, 34, 36, 61, 62)),
+    *(2**60 + 5, 2**61, 2**62, 2**63 - 10_000),
+]
 Z = NormalDist().inv_cdf(1 - 0.5e-6)  # two-sided, once in a million
 
 TINY = [2.0**-33, 2.0**-32, 1e-9, 1e-300]
@@ -225,7 +229,7 @@ def test_gaussian(name, dtype):
         assert_ulp(
             got, op.oracle(wide, p=p) if False else formula(name, wide, std, dtype), dtype, 6, scale
         )
-        for offset in (1, 17, 2**34 - 100):
+        for offset in (1, 17, 2**34 - 100, 2**61, 2**62 - 100, 2**63 - 10_000):
             assert_same(
                 op.call(x, p=p, offset=offset), expected_gaussian(name, x, p, offset=offset)
             )

@@ -40,8 +40,13 @@ KEY = rl.Key(42)
 SEEDS = [0, 1, 42, 2**32 - 1, 2**32, 2**63 + 12345, 2**64 - 1]
 INTS = [np.dtype(f"{sign}{size}") for sign in "iu" for size in (1, 2, 4, 8)]
 SHARED = 300_001  # elements: enough to be shared out
-#: where a word of a counter wraps: 2^32 elements, or so many counters of 4, 2 or 16 of them
-OFFSETS = [0, 1, 15, 16, 17, 63, 64, 1000, *(2**k - 70 for k in (32, 33, 34, 36)), 2**60 + 5]
+#: where a word of a counter wraps: 2^32 elements, or so many counters of 4, 2 or 16 of them; where
+#: an index times the size of an item does; the last index
+OFFSETS = [
+    *(0, 1, 15, 16, 17, 63, 64, 1000),
+    *(2**k - 70 for k in (32, 33, 34, 36)),
+    *(2**60 + 5, 2**61, 2**61 + 64, 2**62 - 70, 2**62, 2**63 - 201),
+]
 
 #: |relative error| of a normal number in units of eps. ln: 2, and the root halves it; the root,
 #: 1/2; sine or cosine, 2; their product, 1/2.

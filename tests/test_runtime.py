@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from every_function import calls, fresh, inputs
 from helpers import DTYPES, bits, every_setting, sample, target
 
 import ridgeline as rl
@@ -541,6 +542,7 @@ def control_register():
 MODES = {
     "flush to zero": 0x8000,
     "flush to zero, denormals are zero": 0x8040,
+    "round down": 0x2000,
     "round up": 0x4000,
     "round to zero": 0x6000,
 }
@@ -639,6 +641,26 @@ def everything_in_mode(n, dtype, mode):
     assert len(patches) > 7
     with unittest.mock.patch.multiple(_core, **patches):
         return bits(everything(n, dtype))
+
+
+@x86
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(("n", "dtype"), [*((800, d) for d in DTYPES), (300_000, DTYPES[0])])
+def test_no_function_depends_on_modes(mode, n, dtype):
+    """All of what a call does, not the compiled part alone."""
+    x = inputs(n, dtype, strided=n < 1000)
+    every = calls(dtype)
+    different = []
+    for name, call in every.items():
+        expected = bits(call(fresh(x)))
+        again = fresh(x)
+        with mxcsr(MODES[mode]):
+            set_to = control_register()
+            found = call(again)
+            assert control_register() == set_to, name
+        if bits(found) != expected:
+            different.append(name)
+    assert not different, f"{len(different)} of {len(every)}"
 
 
 @x86

@@ -9,9 +9,11 @@ import textwrap
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import pytest
+from every_function import calls, fresh, inputs
 from helpers import DTYPES, bits, sample, to_torch
 
 import ridgeline as rl
@@ -38,6 +40,88 @@ def work(seed: int) -> list:
         rl.LHalf(0.01).prox_(params, 0.5)
         results += [params, grads]
     return bits(results)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("team", [1, 2])
+def test_small_stacks(dtype, team):
+    """Of the calling thread: no tile is on it."""
+    x = inputs(800 if team == 1 else 300_000, dtype, strided=True)
+    every = calls(dtype)
+    expected = {name: bits(call(fresh(x))) for name, call in every.items()}
+    found = {}
+
+    def run():
+        with rl.threads(team):
+            for name, call in every.items():
+                found[name] = bits(call(fresh(x)))
+
+    before = threading.stack_size(128 * 1024)
+    try:
+        thread = threading.Thread(target=run)
+        thread.start()
+    finally:
+        threading.stack_size(before)
+    thread.join()
+    assert found == expected
+
+
+SMALL_STACKS = """
+import sys
+sys.path.insert(0, {tests!r})
+import numpy as np
+import ridgeline as rl
+from every_function import calls, fresh, inputs
+from helpers import DTYPES, bits
+for dtype in DTYPES:
+    x = inputs(300_000, dtype, strided=True)
+    for name, call in calls(dtype).items():
+        with rl.threads(1):
+            expected = bits(call(fresh(x)))
+        assert bits(call(fresh(x))) == expected, name
+print(rl.get_num_threads())
+"""
+
+
+def test_small_stacks_of_teams():
+    done = subprocess.run(
+        [sys.executable, "-c", SMALL_STACKS.format(tests=str(Path(__file__).parent))],
+        capture_output=True,
+        text=True,
+        timeout=600,
+        env={**os.environ, "OMP_STACKSIZE": "64k", "OMP_NUM_THREADS": "3"},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "3\n"
+
+
+@pytest.mark.parametrize("n", ["257", "99999"])
+def test_teams_have_a_largest_size(n):
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "import numpy as np, ridgeline as rl, threading\n"
+            "def run():\n"
+            "    print(rl.get_num_threads(), rl.global_norm(np.ones(2**18)))\n"
+            "run()\n"
+            "rl.set_num_threads(4096)\n"
+            "run()\n"
+            "with rl.threads(4096): run()\n"
+            "threading.stack_size(128 * 1024)\n"
+            "thread = threading.Thread(target=run)\n"
+            "thread.start()\n"
+            "thread.join()\n",
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "OMP_NUM_THREADS": n},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == ["256 512.0"] * 4
 
 
 @contextmanager

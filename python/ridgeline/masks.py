@@ -25,6 +25,7 @@ import numpy.typing as npt
 
 from . import _core
 from ._arrays import numpy_view, torch_if
+from ._environment import in_default_environment
 from ._files import file_names, reading, save_arrays
 from ._numbering import shape_of
 
@@ -52,6 +53,7 @@ def _count(words: Words) -> int:
     return int(np.unpackbits(words.view(np.uint8)).sum(dtype=np.int64))  # NumPy 1
 
 
+@in_default_environment
 def _sparsity(size: int, count: int) -> float:
     return (size - count) / size if size else 0.0
 

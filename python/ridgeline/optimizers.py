@@ -1285,7 +1285,9 @@ class Optimizer:
         >>> w.round(3), report.penalty
         (array([0.8, 0. ]), 1.05)
         """
-        scale = 1.0 / _number("loss_scale", loss_scale, 5e-324, math.inf, "a finite number above 0")
+        scale = _core.reciprocal(
+            _number("loss_scale", loss_scale, 5e-324, math.inf, "a finite number above 0")
+        )
         numbers = self._group_numbers(lr)
         if grads is None:
             grads = self._own_gradients()

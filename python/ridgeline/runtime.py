@@ -99,17 +99,17 @@ def set_num_threads(n: int) -> None:
 
     Until this is called, OpenMP's own setting holds: ``OMP_NUM_THREADS``, or what ``threadpoolctl``
     last set. Small arrays are worked on by one thread whatever the setting. Results do not depend
-    on it.
+    on it. No call uses more than 256 threads: larger settings, those of OpenMP too, count as 256.
 
     Parameters
     ----------
     n : int
-        1 or more.
+        1 to 4096.
 
     Raises
     ------
     TypeError, ValueError
-        If `n` is no integer, or less than 1.
+        If `n` is no integer, less than 1 or more than 4096.
 
     Examples
     --------
@@ -129,12 +129,12 @@ class threads(ContextDecorator):
     Parameters
     ----------
     n : int
-        1 or more.
+        1 to 4096; more than 256 count as 256.
 
     Raises
     ------
     TypeError, ValueError
-        If `n` is no integer, or less than 1.
+        If `n` is no integer, less than 1 or more than 4096.
 
     Examples
     --------

@@ -1,5 +1,7 @@
 #include <pybind11/stl.h>
 
+#include <optional>
+
 #include "bindings.hpp"
 #include "ridgeline/runtime.hpp"
 #include "tensor_view.hpp"
@@ -11,7 +13,7 @@ int thread_count(py::handle n) {
   const std::int64_t count = integer("n", n);
   if (count < 1 || count > 4096) {
     throw py::value_error("n: got " + std::to_string(count) +
-                          ", wants a number of threads, 1 or more");
+                          ", wants a number of threads, 1 to 4096");
   }
   return static_cast<int>(count);
 }
@@ -23,6 +25,16 @@ const char* compiler() {
   return "gcc " __VERSION__;
 #endif
 }
+
+/// FloatEnvironment as a context manager.
+class EnvironmentContext {
+ public:
+  void enter() { environment_.emplace(); }
+  void exit() { environment_.reset(); }
+
+ private:
+  std::optional<FloatEnvironment> environment_;
+};
 
 }  // namespace
 
@@ -41,6 +53,14 @@ void bind_runtime(py::module_& m) {
   m.def(
       "restore_thread_limit", [](int n) { exchange_thread_limit(n); }, py::arg("n"));
   m.def("nothing", [] {});
+  m.def("reciprocal", [](double x) {
+    const FloatEnvironment environment;
+    return 1 / x;
+  });
+  py::class_<EnvironmentContext>(m, "FloatEnvironment")
+      .def(py::init<>())
+      .def("__enter__", &EnvironmentContext::enter)
+      .def("__exit__", [](EnvironmentContext& context, const py::args&) { context.exit(); });
   m.attr("has_openmp") = has_openmp();
   m.attr("compiler") = compiler();
 }

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "ridgeline/array.hpp"
+#include "ridgeline/runtime.hpp"
 
 namespace ridgeline::python {
 
@@ -188,9 +189,10 @@ class WithoutGil {
   PyThreadState* state_;
 };
 
-/// f() without the GIL if there are many elements.
+/// f() in the default floating-point environment, without the GIL if there are many elements.
 template <class F>
 auto without_gil(std::int64_t elements, F&& f) {
+  const FloatEnvironment environment;
   if (elements < gil_threshold) return f();
   const WithoutGil released;
   return f();

@@ -1,6 +1,7 @@
 // No memory: every call either ends or throws std::bad_alloc with nothing written, and nothing is
 // allocated inside a parallel region, where nobody could catch it.
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <cstdlib>
 #include <cstring>
@@ -26,9 +27,11 @@ namespace {
 std::atomic<std::int64_t> left{-1};  ///< allocations before one fails; below 0: none does
 std::atomic<bool> failed{false};
 std::atomic<int> inside{0};  ///< allocations in regions
+std::atomic<std::int64_t> made{0};
 
 void* allocate(std::size_t bytes, std::size_t alignment) {
   inside += ridgeline::in_region() ? 1 : 0;
+  ++made;
   if (left >= 0 && left-- == 0) {
     failed = true;
     throw std::bad_alloc();
@@ -324,4 +327,43 @@ TEST_CASE("a failing allocation is std::bad_alloc with nothing written, wherever
     REQUIRE(nth < 1000);
   }
   CHECK(inside == 0);
+}
+
+TEST_CASE("slices of one matrix are not compared in pairs") {
+  // Every comparison of two strided arrays allocates.
+  constexpr std::int64_t n = 64;
+  std::vector<float> memory(n * n * n);
+  const auto slices = [&](auto shape, auto strides, auto start) {
+    std::vector<Array> arrays;
+    for (std::int64_t k = 0; k < n * n; ++k) {
+      const auto extents = shape(k);
+      const auto steps = strides(k);
+      arrays.emplace_back(memory.data() + start(k), DType::float32, extents, steps);
+    }
+    return arrays;
+  };
+  using One = std::array<std::int64_t, 1>;
+  using Two = std::array<std::int64_t, 2>;
+  const std::vector<Array> lists[] = {
+      // the columns of (64, 4096)
+      slices([](auto) { return One{n}; }, [](auto) { return One{4 * n * n}; },
+             [](std::int64_t k) { return k; }),
+      // tiles of (512, 512)
+      slices(
+          [](auto) {
+            return Two{8, 8};
+          },
+          [](auto) {
+            return Two{4 * 512, 4};
+          },
+          [](std::int64_t k) { return k / 64 * 8 * 512 + k % 64 * 8; }),
+      // [i, :, j] and [:, i, j] of (64, 64, 64)
+      slices([](auto) { return One{n}; }, [](auto) { return One{4 * n}; },
+             [](std::int64_t k) { return k / n * n * n + k % n; }),
+  };
+  for (const std::vector<Array>& list : lists) {
+    const std::int64_t before = made;
+    check_parameters(list);
+    CHECK(made - before < 20 * n * n);
+  }
 }

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "doctest/doctest.h"
+#include "ops/checks.hpp"
 #include "ops/strided.hpp"
 #include "random.hpp"
 
@@ -307,4 +308,53 @@ TEST_CASE("overlap of windows in one matrix is exact") {
     REQUIRE(overlap(window[1], window[0]) == expected);
   }
   CHECK(yes > 1000);
+}
+
+TEST_CASE("lists of slices of one matrix: whether any two overlap is exact") {
+  Random random(10);
+  int yes = 0;
+  int no = 0;
+  for (int round = 0; round < 20000; ++round) {
+    // A block (a, b, c) of float64, some of whose slices are columns, tiles and interleaved rows.
+    constexpr std::int64_t extents[] = {4, 6, 8};
+    constexpr std::int64_t strides[] = {6 * 8 * 8, 8 * 8, 8};
+    std::vector<Array> arrays;
+    std::set<std::byte*> taken;
+    bool expected = false;
+    const std::int64_t count = random.integer(9, 24);
+    for (std::int64_t k = 0; k < count; ++k) {
+      std::int64_t shape[3];
+      std::int64_t steps[3];
+      std::byte* data = memory;
+      for (int axis = 0; axis < 3; ++axis) {
+        const std::int64_t first = random.integer(0, extents[axis] - 1);
+        const std::int64_t step = random.integer(1, 3);
+        const std::int64_t most = (extents[axis] - first + step - 1) / step;
+        shape[axis] = random.integer(0, 3) == 0 ? most : 1;
+        steps[axis] = step * strides[axis];
+        data += first * strides[axis];
+        if (random.integer(0, 3) == 0) {
+          data += (shape[axis] - 1) * steps[axis];
+          steps[axis] = -steps[axis];
+        }
+      }
+      const DType dtype = random.integer(0, 3) == 0 ? DType::float32 : DType::float64;
+      if (dtype == DType::float32) data += 4 * random.integer(0, 1);
+      arrays.emplace_back(data, dtype, shape, steps);
+      for (std::byte* element : elements_of(arrays.back())) {
+        for (std::size_t b = 0; b < item_size(dtype); ++b)
+          expected = !taken.insert(element + b).second || expected;
+      }
+    }
+    bool found = false;
+    try {
+      check_disjoint("arrays", arrays);
+    } catch (const ArgumentError&) {
+      found = true;
+    }
+    REQUIRE(found == expected);
+    ++(expected ? yes : no);
+  }
+  CHECK(yes > 1000);
+  CHECK(no > 1000);
 }

@@ -1,6 +1,7 @@
 // Targets and threads.
 #pragma once
 
+#include <cstdint>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -16,7 +17,7 @@ std::string target();
 /// Makes `name` the target of all later calls. Throws std::invalid_argument naming the choices.
 void use_target(std::string_view name);
 
-/// The number of threads that later calls on this thread may use.
+/// The number of threads that later calls on this thread may use: at most 256, whatever is set.
 int num_threads();
 
 /// Sets it for the whole process; 0 returns to OpenMP's own setting (OMP_NUM_THREADS,
@@ -37,6 +38,20 @@ class ThreadLimit {
 
 /// Swaps the limit of this thread, 0 for none, and returns the one before.
 int exchange_thread_limit(int n);
+
+/// The default floating-point environment of this thread while it lives: denormals are kept,
+/// rounding is to nearest even. A library that switched denormals off (-ffast-math does when
+/// loaded) would change bits otherwise.
+class FloatEnvironment {
+ public:
+  FloatEnvironment();
+  ~FloatEnvironment();
+  FloatEnvironment(const FloatEnvironment&) = delete;
+  FloatEnvironment& operator=(const FloatEnvironment&) = delete;
+
+ private:
+  std::uint64_t saved_;
+};
 
 /// Whether this binary was built with OpenMP.
 bool has_openmp();

@@ -156,7 +156,8 @@ void normal(Key key, std::uint64_t first, std::size_t n, double mean, double std
   using U = lane_word<F>;
   using V = Vec<F, map_lanes<T>>;
   constexpr std::size_t group = 32;
-  constexpr std::size_t chunk = chunk_words * sizeof(Word) / sizeof(F);
+  constexpr std::size_t words_each = sizeof(F) / sizeof(Word);  // an index may be up to 2^63
+  constexpr std::size_t chunk = chunk_words / words_each;
   const V m(static_cast<F>(mean));
   const V s(static_cast<F>(std));
   const RoundKeys keys(key);
@@ -165,13 +166,14 @@ void normal(Key key, std::uint64_t first, std::size_t n, double mean, double std
   for (std::size_t done = 0; done < n;) {
     const std::size_t at = (first + done) % group;
     const std::uint64_t begin = first + done - at;
-    const std::size_t skip = begin * sizeof(F) / sizeof(Word) % tile_words;
-    const std::size_t skipped = skip * sizeof(Word) / sizeof(F);
+    const std::uint64_t word = begin * words_each;
+    const std::size_t skip = word % tile_words;
+    const std::size_t skipped = skip / words_each;
     const std::size_t room = chunk - skipped - at;
     const std::size_t count = n - done < room ? n - done : room;
     const std::size_t end = skipped + at + count;
-    fill_words(words, begin * sizeof(F) / sizeof(Word) / tile_words,
-               (end * sizeof(F) + tile_bytes - 1) / tile_bytes, keys, Stream::normal);
+    fill_words(words, word / tile_words, (end * sizeof(F) + tile_bytes - 1) / tile_bytes, keys,
+               Stream::normal);
     for (std::size_t g = skipped; g < end; g += group)
       box_muller(z + g, reinterpret_cast<const U*>(words) + g);
     map_into(

@@ -71,19 +71,128 @@ struct Placed {
   std::size_t index;  ///< in written, then in read
 };
 
+/// What check_disjoint is about.
+struct Lists {
+  const char* written_name;
+  Arrays written;
+  const char* read_name;
+  Arrays read;
+  bool aliasing;
+
+  const Array& at(std::size_t i) const {
+    return i < written.size() ? written[i] : read[i - written.size()];
+  }
+  void check(std::size_t a, std::size_t b) const;
+};
+
+void Lists::check(std::size_t a, std::size_t b) const {
+  const std::size_t low = std::min(a, b);
+  const std::size_t high = std::max(a, b);
+  if (low >= written.size()) return;
+  const Array& first = at(low);
+  const Array& second = at(high);
+  const bool own_input = aliasing && high == low + written.size();
+  if (own_input && first.data == second.data && first.dims == second.dims) return;
+  if (!overlap(first, second)) return;
+  const bool both_written = high < written.size();
+  const bool same =
+      first.data == second.data && first.dims == second.dims && first.size == second.size;
+  throw ArgumentError(
+      ArgumentError::Kind::value, written_name,
+      static_cast<std::ptrdiff_t>(both_written ? high : low),
+      std::string(same ? "got the same memory as {}" : "got memory that overlaps {}") +
+          ", wants arrays that do not overlap",
+      both_written ? written_name : read_name,
+      static_cast<std::ptrdiff_t>(both_written ? low : high - written.size()));
+}
+
+/// By the start of their extents.
+constexpr auto starts_before = [](const auto& a, const auto& b) {
+  return a.extent.first < b.extent.first;
+};
+
+/// Calls f(stretch) for the stretches of sorted extents that hang together: none of them reaches
+/// into another one.
+template <class T, class F>
+void for_each_cluster(std::span<T> sorted, F f) {
+  for (std::size_t begin = 0; begin < sorted.size();) {
+    std::uintptr_t last = sorted[begin].extent.last;
+    std::size_t end = begin + 1;
+    for (; end < sorted.size() && sorted[end].extent.first < last; ++end)
+      last = std::max(last, sorted[end].extent.last);
+    if (end - begin > 1) f(sorted.subspan(begin, end - begin));
+    begin = end;
+  }
+}
+
+/// All pairs that may meet: against each array only those that start before its end.
+template <class T>
+void check_pairs(const Lists& lists, std::span<const T> sorted) {
+  for (std::size_t i = 0; i < sorted.size(); ++i) {
+    for (std::size_t j = i + 1; j < sorted.size() && sorted[j].extent.first < sorted[i].extent.last;
+         ++j) {
+      lists.check(sorted[i].index, sorted[j].index);
+    }
+  }
+}
+
+/// An array without some of its slowest axes.
+struct Folded {
+  Extent extent;
+  std::size_t index;
+  std::span<const Dim> dims;  ///< that are left, in the order of memory
+};
+
+/// Columns and other slices of one matrix lie between each other, all of them in one stretch of
+/// memory. Where they have the slowest axis in common, two of them can meet only if they do without
+/// it, in addresses modulo its stride: those are far apart.
+void check_cluster(const Lists& lists, std::span<Folded> sorted) {
+  constexpr std::size_t few = 8;
+  std::int64_t stride = 0;
+  for (const Folded& array : sorted) {
+    if (!array.dims.empty()) stride = std::max(stride, array.dims[0].stride);
+  }
+  const std::uintptr_t origin = sorted[0].extent.first;
+  const auto period = static_cast<std::uintptr_t>(stride);
+  bool folds = sorted.size() > few && stride > 0;
+  std::vector<Folded> inner;
+  inner.reserve(folds ? sorted.size() : 0);
+  for (std::size_t i = 0; folds && i < sorted.size(); ++i) {
+    Folded next = sorted[i];
+    std::uintptr_t length = next.extent.last - next.extent.first;
+    if (!next.dims.empty() && next.dims[0].stride == stride) {
+      length -= static_cast<std::uintptr_t>(next.dims[0].extent - 1) * period;
+      next.dims = next.dims.subspan(1);
+    }
+    const std::uintptr_t first = (next.extent.first - origin) % period;
+    folds = first + length <= period;
+    next.extent = {first, first + length};
+    inner.push_back(next);
+  }
+  if (folds) {
+    std::ranges::sort(inner, starts_before);
+    for_each_cluster(std::span<Folded>(inner),
+                     [&](std::span<Folded> part) { check_cluster(lists, part); });
+    return;
+  }
+  std::vector<Placed> placed;
+  for (const Folded& array : sorted)
+    placed.push_back({extent_of(lists.at(array.index)), array.index});
+  std::ranges::sort(placed, starts_before);
+  check_pairs(lists, std::span<const Placed>(placed));
+}
+
 }  // namespace
 
 void check_disjoint(const char* written_name, Arrays written, const char* read_name, Arrays read,
                     bool aliasing) {
+  const Lists lists{written_name, written, read_name, read, aliasing};
   const std::size_t count = written.size() + read.size();
-  const auto array_at = [&](std::size_t i) -> const Array& {
-    return i < written.size() ? written[i] : read[i - written.size()];
-  };
   SmallBuffer<Placed, 16> placed(count);
   std::size_t held = 0;
   bool sorted = true;
   for (std::size_t i = 0; i < count; ++i) {
-    const Array& array = array_at(i);
+    const Array& array = lists.at(i);
     if (array.size == 0) continue;
     if (i < written.size() && overlaps_itself(array)) {
       bad_value(written_name,
@@ -95,33 +204,18 @@ void check_disjoint(const char* written_name, Arrays written, const char* read_n
     sorted = sorted && (held == 0 || placed[held - 1].extent.first <= placed[held].extent.first);
     ++held;
   }
-  if (!sorted) {
-    std::sort(placed.data(), placed.data() + held,
-              [](const Placed& a, const Placed& b) { return a.extent.first < b.extent.first; });
-  }
-  // Against each array only those that start before its end can reach into it.
-  for (std::size_t i = 0; i < held; ++i) {
-    for (std::size_t j = i + 1; j < held && placed[j].extent.first < placed[i].extent.last; ++j) {
-      const std::size_t low = std::min(placed[i].index, placed[j].index);
-      const std::size_t high = std::max(placed[i].index, placed[j].index);
-      if (low >= written.size()) continue;
-      const Array& first = array_at(low);
-      const Array& second = array_at(high);
-      const bool own_input = aliasing && high == low + written.size();
-      if (own_input && first.data == second.data && first.dims == second.dims) continue;
-      if (!overlap(first, second)) continue;
-      const bool both_written = high < written.size();
-      const bool same =
-          first.data == second.data && first.dims == second.dims && first.size == second.size;
-      throw ArgumentError(
-          ArgumentError::Kind::value, written_name,
-          static_cast<std::ptrdiff_t>(both_written ? high : low),
-          std::string(same ? "got the same memory as {}" : "got memory that overlaps {}") +
-              ", wants arrays that do not overlap",
-          both_written ? written_name : read_name,
-          static_cast<std::ptrdiff_t>(both_written ? low : high - written.size()));
+  if (!sorted) std::sort(placed.data(), placed.data() + held, starts_before);
+  for_each_cluster(std::span<Placed>(placed.data(), held), [&](std::span<Placed> cluster) {
+    if (cluster.size() <= 2) return check_pairs(lists, std::span<const Placed>(cluster));
+    std::vector<Array> ordered;
+    std::vector<Folded> folded;
+    ordered.reserve(cluster.size());
+    for (const Placed& one : cluster) {
+      ordered.push_back(in_memory_order(lists.at(one.index)));
+      folded.push_back({one.extent, one.index, ordered.back().dims});
     }
-  }
+    check_cluster(lists, folded);
+  });
 }
 
 }  // namespace ridgeline

@@ -41,18 +41,20 @@ Choices::Choices(const std::uint64_t* stored, const Numbering& numbering)
 Draw Choices::next_window(std::int64_t first, std::int64_t n) {
   used_ = 1 - used_;
   Window& window = window_[used_];
-  constexpr auto tile = static_cast<std::int64_t>(choice_tile);
-  window.first = first - first % tile;
-  const std::int64_t tiles = (first - window.first + n + tile - 1) / tile;
-  window.last = window.first + tiles * tile;
-  return {key_, static_cast<std::uint64_t>(window.first / tile), static_cast<std::size_t>(tiles),
-          threshold_, window.bits};
+  const auto begin = static_cast<std::uint64_t>(first);
+  const std::uint64_t end = begin + static_cast<std::uint64_t>(n);
+  window.first = begin - begin % choice_tile;
+  const std::uint64_t tiles = (end - window.first + choice_tile - 1) / choice_tile;
+  window.last = window.first + tiles * choice_tile;
+  return {key_, window.first / choice_tile, tiles, threshold_, window.bits};
 }
 
 Kept Choices::indices(std::int64_t first, std::int64_t n) {
   if (stored_ != nullptr) return {stored_, static_cast<std::size_t>(first)};
-  if (!window_[used_].holds(first, n)) table_->choose(next_window(first, n));
-  return {window_[used_].bits, static_cast<std::size_t>(first - window_[used_].first)};
+  const auto begin = static_cast<std::uint64_t>(first);
+  if (!window_[used_].holds(begin, static_cast<std::uint64_t>(n)))
+    table_->choose(next_window(first, n));
+  return {window_[used_].bits, begin - window_[used_].first};
 }
 
 Draw Choices::ahead(std::int64_t begin, std::int64_t n) {

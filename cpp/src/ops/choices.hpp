@@ -54,10 +54,10 @@ class Choices {
 
   /// The bits of the indices [first, last).
   struct Window {
-    std::int64_t first = 0;
-    std::int64_t last = 0;
+    std::uint64_t first = 0;  ///< unsigned: the window of the highest indices ends at 2^63
+    std::uint64_t last = 0;
     std::uint64_t bits[window_tiles * choice_tile / 64 + 1];
-    bool holds(std::int64_t from, std::int64_t n) const {
+    bool holds(std::uint64_t from, std::uint64_t n) const {
       return from >= first && from + n <= last;
     }
   };

@@ -80,6 +80,7 @@ void read_norms(Arrays arrays, double ord, int threads, Use use) {
 }  // namespace
 
 double global_norm(Arrays arrays, double ord, int threads) {
+  const FloatEnvironment environment;
   check_ord(ord);
   double total = 0;
   read_norms(arrays, ord, threads, [&](const Norms& norms) { total = norms.total(); });
@@ -87,6 +88,7 @@ double global_norm(Arrays arrays, double ord, int threads) {
 }
 
 std::ptrdiff_t first_nonfinite(Arrays arrays, int threads) {
+  const FloatEnvironment environment;
   std::ptrdiff_t first = -1;
   read_norms(arrays, std::numeric_limits<double>::infinity(), threads,
              [&](const Norms& norms) { first = norms.first_nonfinite(); });
@@ -94,6 +96,7 @@ std::ptrdiff_t first_nonfinite(Arrays arrays, int threads) {
 }
 
 void clip_by_value(Arrays grads, double low, double high, int threads) {
+  const FloatEnvironment environment;
   if (std::isnan(low)) bad_value("low", "got nan, wants a number");
   if (std::isnan(high)) bad_value("high", "got nan, wants a number");
   if (low > high) bad_value("limit", "got low = " + text(low) + " above high = " + text(high));
@@ -106,12 +109,14 @@ void clip_by_value(Arrays grads, double low, double high, int threads) {
 }
 
 void check_clip(Arrays grads, double max_norm, double ord) {
+  const FloatEnvironment environment;
   check_non_negative("max_norm", max_norm, true);
   check_ord(ord);
   check_disjoint("grads", grads);
 }
 
 void clip_by_norm(Arrays grads, double max_norm, double ord, std::span<double> out, int threads) {
+  const FloatEnvironment environment;
   check_results("norms", out, grads);
   check_clip(grads, max_norm, ord);
   clip(grads, ord, threads, [&](const Norms& norms, bool first) {
@@ -123,6 +128,7 @@ void clip_by_norm(Arrays grads, double max_norm, double ord, std::span<double> o
 
 double clip_by_global_norm(Arrays grads, double max_norm, double ord, NonFinite on_nonfinite,
                            int threads) {
+  const FloatEnvironment environment;
   check_clip(grads, max_norm, ord);
   double result = 0;
   std::ptrdiff_t first_bad = -1;
@@ -148,6 +154,7 @@ double clip_by_global_norm(Arrays grads, double max_norm, double ord, NonFinite 
 }
 
 void clip_by_rms(Arrays grads, double max_rms, std::span<double> out, int threads) {
+  const FloatEnvironment environment;
   check_results("rms", out, grads);
   check_non_negative("max_rms", max_rms, true);
   check_disjoint("grads", grads);
@@ -163,6 +170,7 @@ void clip_by_rms(Arrays grads, double max_rms, std::span<double> out, int thread
 }
 
 void scale(Arrays arrays, double factor, int threads) {
+  const FloatEnvironment environment;
   check_disjoint("arrays", arrays);
   const ClippingTable& table = *tables().clipping;
   map_each(arrays, threads, [&](const Array& array, const Run& run) {
@@ -172,6 +180,7 @@ void scale(Arrays arrays, double factor, int threads) {
 }
 
 void set_zero(Arrays arrays, int threads) {
+  const FloatEnvironment environment;
   check_disjoint("arrays", arrays);
   map_each(arrays, threads, fill_zero);
 }
@@ -283,6 +292,7 @@ bool is_few(std::int64_t count, const Array& array) {
 }  // namespace
 
 void zero_largest(Arrays grads, std::int64_t count, int threads) {
+  const FloatEnvironment environment;
   if (count < 0) bad_value("count", "got " + std::to_string(count) + ", wants 0 or more");
   bool any_few = false;
   for (std::size_t k = 0; k < grads.size(); ++k) {

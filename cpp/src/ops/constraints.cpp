@@ -11,6 +11,7 @@ namespace ridgeline {
 
 // The projection on a box is the clamp of the clipping family.
 void project(const Box& box, Arrays params, int threads) {
+  const FloatEnvironment environment;
   check_box(box);
   check_disjoint("params", params);
   const ClippingTable& table = *tables().clipping;

@@ -185,6 +185,7 @@ double alpha_slope(double p) { return 1 / std::sqrt((selu_limit * selu_limit * p
 
 void dropout_scaled(const Array& x, const Array& out, double p, Key key, double scale,
                     const Numbering& numbering, int threads) {
+  const FloatEnvironment environment;
   check_probability(p);
   check({{"x", &x}}, out);
   if (p == 0 && scale == 1) return copy(x, out, threads);
@@ -194,11 +195,13 @@ void dropout_scaled(const Array& x, const Array& out, double p, Key key, double 
 
 void dropout(const Array& x, const Array& out, double p, Key key, const Numbering& numbering,
              int threads) {
+  const FloatEnvironment environment;
   dropout_scaled(x, out, p, key, 1 / (1 - p), numbering, threads);
 }
 
 void dropout_add(const Array& x, const Array& residual, const Array& out, double p, Key key,
                  const Numbering& numbering, int threads) {
+  const FloatEnvironment environment;
   check_probability(p);
   check({{"x", &x}, {"residual", &residual}}, out);
   // All dropped is what the kernel makes of no kept bits.
@@ -221,6 +224,7 @@ void dropout_add(const Array& x, const Array& residual, const Array& out, double
 
 void alpha_dropout(const Array& x, const Array& out, double p, Key key, const Numbering& numbering,
                    int threads) {
+  const FloatEnvironment environment;
   check_probability(p);
   check({{"x", &x}}, out);
   if (p == 0) return copy(x, out, threads);
@@ -238,12 +242,14 @@ void alpha_dropout(const Array& x, const Array& out, double p, Key key, const Nu
 
 void alpha_dropout_backward(const Array& dy, const Array& out, double p, Key key,
                             const Numbering& numbering, int threads) {
+  const FloatEnvironment environment;
   check_probability(p);
   dropout_scaled(dy, out, p, key, p == 1 ? 0 : alpha_slope(p), numbering, threads);
 }
 
 void gaussian_dropout(const Array& x, const Array& out, double p, Key key,
                       const Numbering& numbering, int threads) {
+  const FloatEnvironment environment;
   check_probability(p);
   if (p == 1)
     bad_value("p", "got 1, wants a probability below 1: the variance p / (1 - p) is infinite");
@@ -253,12 +259,14 @@ void gaussian_dropout(const Array& x, const Array& out, double p, Key key,
 
 void gaussian_noise(const Array& x, const Array& out, double std, Key key,
                     const Numbering& numbering, int threads) {
+  const FloatEnvironment environment;
   check_non_negative("std", std, false);
   with_noise(x, out, key, 0, std, numbering, threads, kernels_for(x.dtype).add);
 }
 
 void zoneout(const Array& fresh, const Array& old, const Array& out, double p, Key key,
              const Numbering& numbering, int threads) {
+  const FloatEnvironment environment;
   check_probability(p);
   check({{"new", &fresh}, {"old", &old}}, out);
   if (p == 0) return copy(fresh, out, threads);
@@ -274,6 +282,7 @@ void zoneout(const Array& fresh, const Array& old, const Array& out, double p, K
 
 void zoneout_backward(const Array& dy, const Array& d_fresh, const Array& d_old, double p, Key key,
                       const Numbering& numbering, int threads) {
+  const FloatEnvironment environment;
   check_probability(p);
   check_alike("d_new", {&d_fresh, 1}, "dy", {&dy, 1});
   check_alike("d_old", {&d_old, 1}, "dy", {&dy, 1});
@@ -372,6 +381,7 @@ std::int64_t count_ones(std::span<const std::uint64_t> bits) {
 void drop_block(const Array& x, const Array& out, std::int64_t samples, std::int64_t channels,
                 std::span<const std::int64_t> size, std::span<const std::int64_t> block, double p,
                 Key key, BlockEdges edges, bool per_channel, int threads) {
+  const FloatEnvironment environment;
   check_probability(p);
   check({{"x", &x}}, out);
   for (const std::int64_t k : block) {

@@ -919,7 +919,10 @@ void Step::store_halves(const Entry& e, DType dtype, std::int64_t begin, std::si
 
 }  // namespace
 
-void check_parameters(Arrays params) { check_disjoint("params", params); }
+void check_parameters(Arrays params) {
+  const FloatEnvironment environment;
+  check_disjoint("params", params);
+}
 
 StepReport optimizer_step(const StepOptions& options, std::span<const OptimizerGroup> groups,
                           std::span<OptimizerParameter> state, Arrays params, Arrays grads) {
@@ -936,6 +939,7 @@ StepReport optimizer_step(const StepOptions& options, std::span<const OptimizerG
 }
 
 void accumulate(Arrays grads, Arrays sums, bool first, double scale, int threads) {
+  const FloatEnvironment environment;
   check_disjoint("sums", sums, "grads", grads);
   const OptimizersTable& table = *tables().optimizers;
   const WorkList work(grads);
@@ -953,6 +957,7 @@ void accumulate(Arrays grads, Arrays sums, bool first, double scale, int threads
 }
 
 void encode_states(const Array& x, bool squares, std::uint8_t* codes, float* scales, int threads) {
+  const FloatEnvironment environment;
   const OptimizersTable& table = *tables().optimizers;
   const WorkList work({&x, 1});
   parallel(work.elements(), threads, [&](Team team) {
@@ -966,6 +971,7 @@ void encode_states(const Array& x, bool squares, std::uint8_t* codes, float* sca
 
 void decode_states(const std::uint8_t* codes, const float* scales, bool squares, const Array& x,
                    int threads) {
+  const FloatEnvironment environment;
   const OptimizersTable& table = *tables().optimizers;
   const WorkList work({&x, 1});
   parallel(work.elements(), threads, [&](Team team) {

@@ -154,6 +154,7 @@ void run_stages(const Stages& stages, const Run& run, const Array& target, const
 }  // namespace
 
 void check_weights(Arrays weights, int threads) {
+  const FloatEnvironment environment;
   const PenaltiesTable& table = *tables().penalties;
   const WorkList work(weights);
   SmallBuffer<double, 64> totals(work.blocks());

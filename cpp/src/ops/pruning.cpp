@@ -241,6 +241,7 @@ void set_range(std::uint64_t* words, std::int64_t at, std::int64_t n) {
 void prune_n_of_m(const Array& x, std::int64_t outer, std::int64_t length, std::int64_t inner,
                   int keep, int m, Ranking ranking, const std::uint64_t* among,
                   std::uint64_t* words, int threads) {
+  const FloatEnvironment environment;
   check_groups(keep, m);
   const PruningKernels& kernels = kernels_for(x.dtype);
   if (m == 4 && keep > 0 && keep < 4 && inner == 1 && length % 4 == 0) {
@@ -281,6 +282,7 @@ void prune_random_n_of_m(std::int64_t outer, std::int64_t length, std::int64_t i
 void block_powers(const Array& x, std::span<const std::int64_t> shape,
                   std::span<const std::int64_t> block, double ord, const std::uint64_t* among,
                   const double* largest, std::span<double> scores, int threads) {
+  const FloatEnvironment environment;
   check_ord(ord);
   std::ranges::fill(scores, 0);
   if (x.size == 0) return;
@@ -354,7 +356,7 @@ void block_powers(const Array& x, std::span<const std::int64_t> shape,
   const auto bytes = x.size * static_cast<std::int64_t>(item_size(x.dtype));
   const std::int64_t parts =
       std::clamp<std::int64_t>(bytes / 100 / (8 * groups), 1, std::min<std::int64_t>(16, rows));
-  if (parts == 1) return add_rows(0, rows, scores.data());
+  if (parts == 1) return parallel(0, 1, [&](Team) { add_rows(0, rows, scores.data()); });
   std::vector<double> sums(static_cast<std::size_t>(parts * groups), 0.0);
   parallel(x.size, threads, [&](Team team) {
     share(team, parts, [&](std::int64_t part) {
@@ -403,6 +405,7 @@ void for_each_stretch(std::span<const std::int64_t> shape, std::span<const std::
 
 void spread_blocks(std::span<const std::int64_t> shape, std::span<const std::int64_t> block,
                    const std::uint64_t* blocks, std::uint64_t* words, int threads) {
+  const FloatEnvironment environment;
   std::fill_n(words, mask_words(product(shape)), 0);
   std::int64_t count = 1;
   for (std::size_t i = 0; i < shape.size(); ++i)
@@ -425,6 +428,7 @@ void spread_blocks(std::span<const std::int64_t> shape, std::span<const std::int
 
 void gather_blocks(std::span<const std::int64_t> shape, std::span<const std::int64_t> block,
                    const std::uint64_t* words, std::uint64_t* blocks, int threads) {
+  const FloatEnvironment environment;
   const std::int64_t all = mask_words(product(shape));
   for_each_stretch(
       shape, block, threads, [&](std::int64_t b, std::int64_t first, std::int64_t n, bool single) {
@@ -441,6 +445,7 @@ void gather_blocks(std::span<const std::int64_t> shape, std::span<const std::int
 }
 
 void apply_masks(Arrays params, std::span<const std::uint64_t* const> words, int threads) {
+  const FloatEnvironment environment;
   check_disjoint("params", params);
   const WorkList work(params);
   parallel(work.cost(), threads, [&](Team team) {
@@ -477,6 +482,7 @@ void masked(const Array& x, const std::uint64_t* words, const Array& out, int th
 }
 
 void random_shrink(Arrays params, double strength, Key key, int threads) {
+  const FloatEnvironment environment;
   if (!(strength >= 0 && strength <= 1))
     bad_value("strength", "got " + text(strength) + ", wants a number in [0, 1]");
   check_disjoint("params", params);
@@ -530,17 +536,20 @@ void map_arrays(const char* (&&names)[N], const Array* (&&inputs)[N], const Arra
 }  // namespace
 
 void saliency(const Array& w, const Array& g, const Array& out, bool squared, int threads) {
+  const FloatEnvironment environment;
   const auto kernel = kernels_for(w.dtype).saliency;
   map_arrays({"w", "g"}, {&w, &g}, out, threads,
              [&](void** at, std::size_t n) { kernel(at[0], at[1], at[2], n, squared); });
 }
 
 void magnitudes(const Array& x, const Array& out, int threads) {
+  const FloatEnvironment environment;
   const auto kernel = kernels_for(x.dtype).magnitudes;
   map_arrays({"x"}, {&x}, out, threads, [&](void** at, std::size_t n) { kernel(at[0], at[1], n); });
 }
 
 void wanda(const Array& w, const Array& input_norms, const Array& out, int threads) {
+  const FloatEnvironment environment;
   const std::int64_t length = input_norms.size;
   const auto kernel = kernels_for(w.dtype).weighted;
   check_alike("out", {&out, 1}, "w", {&w, 1});
@@ -589,6 +598,7 @@ void wanda(const Array& w, const Array& input_norms, const Array& out, int threa
 }
 
 void movement(Arrays scores, Arrays w, Arrays g, double rate, int threads) {
+  const FloatEnvironment environment;
   if (!std::isfinite(rate)) bad_value("lr", "got " + text(rate) + ", wants a finite number");
   check_alike("w", w, "scores", scores);
   check_alike("g", g, "scores", scores);

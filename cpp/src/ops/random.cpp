@@ -71,6 +71,7 @@ Numbering::Numbering(std::int64_t first_, std::span<const std::int64_t> shape,
 }
 
 void random_uniform(const Array& out, Key key, const Numbering& numbering, int threads) {
+  const FloatEnvironment environment;
   const auto kernel = tables().random->kernels[static_cast<std::size_t>(out.dtype)].uniform;
   fill(out, numbering, threads, uniform_work,
        [&](std::uint64_t index, std::size_t n, void* at) { kernel(key, index, n, at); });
@@ -78,6 +79,7 @@ void random_uniform(const Array& out, Key key, const Numbering& numbering, int t
 
 void random_normal(const Array& out, Key key, double mean, double std, const Numbering& numbering,
                    int threads) {
+  const FloatEnvironment environment;
   if (!std::isfinite(mean)) bad_value("mean", "got " + text(mean) + ", wants a finite number");
   check_non_negative("std", std, false);
   const auto kernel = tables().random->kernels[static_cast<std::size_t>(out.dtype)].normal;
@@ -87,6 +89,7 @@ void random_normal(const Array& out, Key key, double mean, double std, const Num
 
 void random_integers(void* out, std::int64_t size, std::size_t item, Key key, std::uint64_t low,
                      std::uint64_t span, const Numbering& numbering, int threads) {
+  const FloatEnvironment environment;
   const RandomTable& table = *tables().random;
   const IntegersKernel kernel = table.integers[item == 1 ? 0 : item == 2 ? 1 : item == 4 ? 2 : 3];
   const Array shared(out, DType::float64, size);  // for the sizes of the runs alone
@@ -104,6 +107,7 @@ void random_integers(void* out, std::int64_t size, std::size_t item, Key key, st
 
 void random_keep(std::span<std::uint64_t> bits, std::int64_t size, double p, Key key,
                  const Numbering& numbering, int threads) {
+  const FloatEnvironment environment;
   check_probability(p);
   if (static_cast<std::int64_t>(bits.size()) < (size + 63) / 64) {
     bad_value("bits", "got room for " + std::to_string(bits.size() * 64) + " bits, wants " +

@@ -621,12 +621,14 @@ Selection part_of(const Selection& all, std::size_t k) {
 }  // namespace
 
 void prune_lowest(Arrays arrays, const Selection& selection, std::int64_t count, int threads) {
+  const FloatEnvironment environment;
   search(ArraySource(arrays, selection, needs_double(arrays, selection)), selection, count,
          threads);
 }
 
 void prune_each_lowest(Arrays arrays, const Selection& selection,
                        std::span<const std::int64_t> counts, int threads) {
+  const FloatEnvironment environment;
   // All memory before the first mask is written: large arrays are searched by all threads, one
   // after the other, others by one thread each.
   struct Kind {
@@ -670,6 +672,7 @@ void prune_each_lowest(Arrays arrays, const Selection& selection,
 
 void prune_random(Arrays arrays, const Selection& selection, Key key, std::int64_t first,
                   std::int64_t count, int threads) {
+  const FloatEnvironment environment;
   search(RandomSource(arrays, selection, key, first), selection, count, threads);
 }
 
@@ -725,24 +728,29 @@ void at_key(const Source& source, std::int64_t key, std::int64_t ties, int threa
 }  // namespace
 
 void random_keys(std::span<std::int64_t> keys, Key key, std::int64_t first) {
+  const FloatEnvironment environment;
   tables().pruning->random.keys(key, static_cast<std::uint64_t>(first), keys.size(), keys.data());
 }
 
 void rank_histogram(Arrays arrays, const Selection& selection, std::int64_t low, int shift,
                     std::int64_t& below, std::span<std::int64_t> bins, int threads) {
+  const FloatEnvironment environment;
   histogram(ArraySource(arrays, selection, true), low, shift, below, bins, threads);
 }
 void prune_at_key(Arrays arrays, const Selection& selection, std::int64_t key, std::int64_t ties,
                   int threads) {
+  const FloatEnvironment environment;
   at_key(ArraySource(arrays, selection, true), key, ties, threads);
 }
 void random_histogram(Arrays arrays, const Selection& selection, Key key, std::int64_t first,
                       std::int64_t low, int shift, std::int64_t& below,
                       std::span<std::int64_t> bins, int threads) {
+  const FloatEnvironment environment;
   histogram(RandomSource(arrays, selection, key, first), low, shift, below, bins, threads);
 }
 void prune_random_at_key(Arrays arrays, const Selection& selection, Key key, std::int64_t first,
                          std::int64_t at, std::int64_t ties, int threads) {
+  const FloatEnvironment environment;
   at_key(RandomSource(arrays, selection, key, first), at, ties, threads);
 }
 

@@ -125,7 +125,7 @@ std::vector<Dim> merged(std::span<const Dim> dims) {
   std::vector<Dim> result;
   for (const Dim& dim : dims) {
     if (dim.extent == 1) continue;
-    if (!result.empty() && result.back().stride == dim.extent * dim.stride) {
+    if (!result.empty() && result.back().stride == moved<std::int64_t>(0, dim.extent, dim.stride)) {
       result.back() = {result.back().extent * dim.extent, dim.stride};
     } else {
       result.push_back(dim);

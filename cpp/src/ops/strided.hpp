@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <type_traits>
 
 #include "ridgeline/array.hpp"
 
@@ -10,6 +11,17 @@ namespace ridgeline {
 /// Merges neighbouring axes that continue each other and drops those of extent 1. Slowest axis
 /// first.
 std::vector<Dim> merged(std::span<const Dim> dims);
+
+/// A place `count` strides further. Past the last element of all, a number may leave its range.
+template <class Place>
+Place moved(Place place, std::int64_t count, std::int64_t stride) {
+  const std::uint64_t by = static_cast<std::uint64_t>(count) * static_cast<std::uint64_t>(stride);
+  if constexpr (std::is_pointer_v<Place>) {
+    return place + static_cast<std::int64_t>(by);
+  } else {
+    return static_cast<Place>(static_cast<std::uint64_t>(place) + by);
+  }
+}
 
 /// Calls f(place, stride, n, done) for the stretches along the last axis that make up elements
 /// [begin, begin + count) of an array whose first element is at `place`, where `done` elements came
@@ -22,16 +34,17 @@ void walk(Place place, std::span<const Dim> dims, std::int64_t begin, std::int64
   for (std::size_t axis = dims.size(); axis-- > 0;) {
     index[axis] = begin % dims[axis].extent;
     begin /= dims[axis].extent;
-    place += index[axis] * dims[axis].stride;
+    place = moved(place, index[axis], dims[axis].stride);
   }
   for (std::int64_t done = 0; done < count;) {
     const std::int64_t n = std::min(count - done, dims[last].extent - index[last]);
     f(place, dims[last].stride, n, done);
     done += n;
     index[last] += n;
-    place += n * dims[last].stride;
+    place = moved(place, n, dims[last].stride);
     for (std::size_t axis = last; axis > 0 && index[axis] == dims[axis].extent; --axis) {
-      place += dims[axis - 1].stride - dims[axis].extent * dims[axis].stride;
+      place = moved(place, -dims[axis].extent, dims[axis].stride);
+      place = moved(place, 1, dims[axis - 1].stride);
       index[axis] = 0;
       ++index[axis - 1];
     }

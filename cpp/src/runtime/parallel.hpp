@@ -5,21 +5,9 @@
 #include <cstdint>
 #include <type_traits>
 
+#include "ridgeline/runtime.hpp"
+
 namespace ridgeline {
-
-/// The default floating-point environment of this thread while it lives: denormals are kept,
-/// rounding is to nearest even. A library that switched denormals off (-ffast-math does when
-/// loaded) would change bits otherwise.
-class FloatEnvironment {
- public:
-  FloatEnvironment();
-  ~FloatEnvironment();
-  FloatEnvironment(const FloatEnvironment&) = delete;
-  FloatEnvironment& operator=(const FloatEnvironment&) = delete;
-
- private:
-  std::uint64_t saved_;
-};
 
 /// A thread's place in its team.
 class Team {

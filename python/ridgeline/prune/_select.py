@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import _core
+from .._environment import in_default_environment
 from ..masks import Mask, MaskSet, _aligned, _count, _no_mask
 from ..masks import _made as _set_made
 from ..random import Key
@@ -569,6 +570,7 @@ class _Pruning:
             return result
         return [fraction_of(name, value)] * len(self.arrays)
 
+    @in_default_environment
     def masks(self, sparsity: Any) -> Any:
         """Return the masks."""
         words = _blank(self.sizes)
@@ -811,6 +813,7 @@ class _Pruning:
 
     # --- rows ---
 
+    @in_default_environment
     def masks_of_rows(self, sparsity: Any) -> Any:
         """Return masks for which each row is ranked on its own."""
         if sparsity is None:

@@ -14,6 +14,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from .. import _core
+from .._environment import in_default_environment
 from ._tree import excluded, fixed, leaves, like
 from .schedules import fraction_of
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["erk", "uniform"]
 
 
+@in_default_environment
 def uniform(params: Tree, sparsity: float, exclude: Exclude = None) -> Any:
     """Give every array the same sparsity, and those excluded 0.
 
@@ -62,6 +64,7 @@ def uniform(params: Tree, sparsity: float, exclude: Exclude = None) -> Any:
     )
 
 
+@in_default_environment
 def erk(params: Tree, sparsity: float, exclude: Exclude = None, power: float = 1.0) -> Any:
     r"""Give large arrays more of a total sparsity: Erdős-Rényi-kernel (Evci et al. 2020).
 

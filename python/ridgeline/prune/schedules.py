@@ -17,6 +17,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from .. import _core
+from .._environment import in_default_environment
 from .._numbering import integer_of
 
 __all__ = ["ConstantSchedule", "CubicSchedule", "LinearSchedule", "OneShotSchedule"]
@@ -70,6 +71,7 @@ class _Ramp(_Checked):
         """Return which part of the way is left at some progress in [0, 1)."""
         raise NotImplementedError
 
+    @in_default_environment
     def __call__(self, step: int) -> float:
         """Return the sparsity at a step."""
         at = _integer("step", step)

@@ -22,6 +22,7 @@ import numpy as np
 
 from .. import _core
 from .._arrays import is_jax, numpy_view
+from .._environment import in_default_environment
 from .._typing import Tree
 from ._tree import arrays_in, fixed, is_array, lasting, like, located
 
@@ -148,6 +149,7 @@ def taylor(w: TreeT, g: Tree, *, squared: bool = False, out: Any = None) -> Tree
     return cast("TreeT", _mapped(saliency, out, w=w, g=g))
 
 
+@in_default_environment
 def snip(w: TreeT, g: Tree, *, normalize: bool = False, out: Any = None) -> TreeT:
     r"""Score connections by their sensitivity at initialization: SNIP (Lee, Ajanthan & Torr 2019).
 
@@ -374,6 +376,7 @@ def lamp(w: TreeT, out: Any = None) -> TreeT:
     return cast("TreeT", _mapped(_lamp, out, w=w))
 
 
+@in_default_environment
 def _lamp(w: Any, out: Any) -> Any:
     result = _core.prune_magnitudes(w, out)  # of the library and dtype of w
     size = numpy_view(result)

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
+from .._environment import in_default_environment
 from .._numbering import integer_of, shape_of
 from ..masks import Mask, MaskSet, _aligned, _apply_all, _leaves_of, _mapped, _sparsity
 from ..random import Key
@@ -895,6 +896,7 @@ class RigL(_Moving):
         last = integer_of("end", end)
         super().__init__(params, sparsity, key, fraction, every, last, exclude, budget, states)
 
+    @in_default_environment
     def _fraction_at(self, step: int) -> float:
         assert self._end is not None
         return self._fraction / 2 * (1 + math.cos(math.pi * step / self._end))

@@ -1,0 +1,26 @@
+"""Arithmetic of Python and NumPy in the default floating-point environment, as that of the core."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+from . import _core
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def in_default_environment(function: Callable[P, R]) -> Callable[P, R]:
+    """Make a function round to nearest and keep subnormal numbers, whatever the thread is set to.
+
+    torch.set_flush_denormal and libraries built with -ffast-math change the settings of a thread.
+    """
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        with _core.FloatEnvironment():
+            return function(*args, **kwargs)
+
+    return call
