@@ -20,7 +20,10 @@ def in_default_environment(function: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
-        with _core.FloatEnvironment():
+        environment = _core.FloatEnvironment()
+        try:
             return function(*args, **kwargs)
+        finally:
+            environment.leave()
 
     return call

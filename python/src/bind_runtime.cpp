@@ -26,11 +26,11 @@ const char* compiler() {
 #endif
 }
 
-/// FloatEnvironment as a context manager.
-class EnvironmentContext {
+/// A FloatEnvironment from construction until `leave`, on the same thread.
+class EnvironmentUntil {
  public:
-  void enter() { environment_.emplace(); }
-  void exit() { environment_.reset(); }
+  EnvironmentUntil() : environment_(std::in_place) {}
+  void leave() { environment_.reset(); }
 
  private:
   std::optional<FloatEnvironment> environment_;
@@ -57,10 +57,9 @@ void bind_runtime(py::module_& m) {
     const FloatEnvironment environment;
     return 1 / x;
   });
-  py::class_<EnvironmentContext>(m, "FloatEnvironment")
+  py::class_<EnvironmentUntil>(m, "FloatEnvironment")
       .def(py::init<>())
-      .def("__enter__", &EnvironmentContext::enter)
-      .def("__exit__", [](EnvironmentContext& context, const py::args&) { context.exit(); });
+      .def("leave", &EnvironmentUntil::leave);
   m.attr("has_openmp") = has_openmp();
   m.attr("compiler") = compiler();
 }
