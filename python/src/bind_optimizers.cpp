@@ -2,10 +2,11 @@
 
 #include <pybind11/stl.h>
 
+#include <pthread.h>
 #include <sys/mman.h>
-#include <unistd.h>
 
 #include <array>
+#include <atomic>
 #include <chrono>
 #include <limits>
 #include <list>
@@ -79,6 +80,10 @@ class Memory {
   void* start_ = nullptr;
   void* data_ = nullptr;
 };
+
+/// How often the process and its ancestors were forked.
+std::atomic<int> forks{0};
+[[maybe_unused]] const int fork_handler = pthread_atfork(nullptr, nullptr, [] { ++forks; });
 
 /// Parameters and what an optimizer keeps for them between steps.
 class Optimizer {
@@ -393,7 +398,7 @@ class Optimizer {
         if (!call->reads) throw std::runtime_error("the optimizer is at work in another thread");
       }
       call_ = owner.calls_.insert(place, {self, reads, open});
-      process_ = owner.process_;
+      forks_ = owner.forks_;
       try {
         wait();
       } catch (...) {
@@ -406,13 +411,13 @@ class Optimizer {
     Turn& operator=(const Turn&) = delete;
 
     void end() {
-      if (process_ == owner_.process_ && process_ == getpid()) owner_.calls_.erase(call_);
-      process_ = -1;
+      if (forks_ == owner_.forks_ && forks_ == forks) owner_.calls_.erase(call_);
+      forks_ = -1;
     }
 
    private:
     bool must_wait() const {
-      if (process_ != getpid()) return false;
+      if (forks_ != forks) return false;
       for (auto other = owner_.calls_.begin(); other != call_; ++other) {
         if (other->thread != call_->thread && !(other->reads && call_->reads)) return true;
       }
@@ -432,7 +437,7 @@ class Optimizer {
 
     Optimizer& owner_;
     std::list<Call>::iterator call_;
-    pid_t process_ = -1;
+    int forks_ = -1;
   };
 
  private:
@@ -442,9 +447,9 @@ class Optimizer {
 
   /// The threads that were at work when this process was forked are not in it.
   void forget_calls_before_a_fork() {
-    if (process_ == getpid()) return;
+    if (forks_ == forks) return;
     calls_.clear();
-    process_ = getpid();
+    forks_ = forks;
   }
 
   [[noreturn]] void raise(const ArgumentError& error, const auto& place_of) const {
@@ -487,7 +492,7 @@ class Optimizer {
   StepOptions options_;
   std::unique_ptr<Tensors> params_;
   std::list<Call> calls_;
-  pid_t process_ = getpid();
+  int forks_ = forks;
   std::vector<OptimizerParameter> parameters_;
   std::int64_t count_ = 0;
   std::int64_t micro_step_ = 0;
