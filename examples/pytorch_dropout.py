@@ -2,7 +2,8 @@
 
 The backward pass is the forward call with the same key, so there is nothing to keep but a number.
 Checked by `torch.autograd.gradcheck`; what autograd saves is counted, and a checkpoint, which
-computes a layer once more in the backward pass, drops the same without saving a generator's state.
+computes a layer once more in the backward pass, drops the same: the key comes from outside the
+layer, so no generator's state has to be saved.
 """
 
 import torch

@@ -951,6 +951,46 @@ def test_torch_that_requires_grad():
     assert parameter.requires_grad
 
 
+@pytest.mark.parametrize("reentrant", [False, True])
+@pytest.mark.parametrize("source", ["an argument", "torch's generator", "counted calls"])
+def test_torch_checkpoints(source, reentrant):
+    """A recomputed layer has the gradient of the choice it made, if its key is that of the first
+    call; docs/dropout.md says which are."""
+    torch = pytest.importorskip("torch")
+    from torch.utils.checkpoint import checkpoint
+
+    keys = []
+
+    class Dropout(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x, key):
+            ctx.key = key
+            keys.append(key)
+            return rl.dropout(x.detach(), 0.5, key)
+
+        @staticmethod
+        def backward(ctx, dy):
+            return rl.dropout(dy, 0.5, ctx.key), None
+
+    weight = torch.full((1000,), 3.0, requires_grad=True)
+
+    def layer(x, key=None):
+        if source == "torch's generator":
+            key = rl.Key(torch.randint(2**63 - 1, ()).item())
+        elif source == "counted calls":
+            key = KEY.fold_in(len(keys))
+        return Dropout.apply(x * weight, key).square()
+
+    x = torch.ones(1000, requires_grad=True)
+    extra = (KEY,) if source == "an argument" else ()
+    y = checkpoint(layer, x, *extra, use_reentrant=reentrant)
+    torch.rand(7)  # others draw between the passes
+    y.sum().backward()
+    assert len(keys) == 2
+    right = 2 * y.detach() / 3  # the derivative of y = (2 x w)^2 is 2 y / w, and 0 of y = 0
+    assert (keys[0] == keys[1]) == torch.equal(weight.grad, right) == (source != "counted calls")
+
+
 @pytest.mark.parametrize(
     "name", ["dropout", "dropout_add", "alpha_dropout", "gaussian_noise", "drop_path", "drop_block"]
 )

@@ -745,3 +745,21 @@ def test_small_states_of_a_rule_that_has_none(state_dtype, options):
             assert bits(w) == bits(expected)
 
         every_setting(same, threads=(1,))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("prox", ["plain", "preconditioned"])
+@pytest.mark.parametrize(
+    "penalty",
+    [rl.L1(0.0), rl.LogSum(0.0, 0.3), rl.MCP(0.0, 3.0), rl.LogSum(0.0, 0.3) + rl.L2(0.0)],
+    ids=str,
+)
+def test_a_penalty_without_strength_is_none(penalty, prox, dtype):
+    rng = np.random.default_rng(0)
+    start, g = (rng.standard_normal(500).astype(dtype) for _ in range(2))
+    w, expected, still = start.copy(), start.copy(), start.copy()
+    rl.Adam(w, lr=0.1, penalty=penalty, prox=prox).step(g)
+    rl.Adam(expected, lr=0.1).step(g)
+    rl.SGD(still, lr=0.0, penalty=rl.LogSum(0.5, 0.3), prox=prox).step(g)
+    assert bits(w) == bits(expected)
+    assert bits(still) == bits(start)

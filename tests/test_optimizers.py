@@ -199,8 +199,12 @@ TORCH = {
     "NAdam decay": (
         "NAdam",
         {"momentum_decay": 0.1, "weight_decay": 0.1, "decoupled_weight_decay": True},
-        {},
+        {"weight_decay": 0.1, "decay": "decoupled"},
     ),
+    "NAdam coupled": ("NAdam", {"weight_decay": 0.1}, {}),
+    "SGD decay": ("SGD", {"momentum": 0.9, "weight_decay": 0.1}, {}),
+    "Adam decay": ("Adam", {"weight_decay": 0.1}, {}),
+    "RMSprop decay": ("RMSprop", {"weight_decay": 0.1}, {}),
     "RMSprop": ("RMSprop", {}, {}),
     "RMSprop momentum": ("RMSprop", {"momentum": 0.7, "alpha": 0.9}, {}),
     "RMSprop centered": ("RMSprop", {"centered": True}, {}),
@@ -485,8 +489,12 @@ def agree(variant, dtype, steps=4, shapes=((40, 30), (), (0,), (257,)), ulp=6, l
                 old = old_states[name][path].astype(np.float64)
                 assert_ulp(found[name][path], new, compute, ulp, np.abs(old) + largest)
             if "ema" in found:
-                close(found["ema"][path], its[0].ema[i], [it.ema[i] for it in its[1:]],
-                      compute, ulp, before[i].astype(np.float64), moved)  # fmt: skip
+                expected, others = its[0].ema[i], [it.ema[i] for it in its[1:]]
+                if is_half(dtype):  # the average is of what was stored
+                    mean = old_states["ema"][path].astype(np.float64)
+                    expected = mean + (1 - options["ema"]) * (params[i].astype(np.float64) - mean)
+                    others = []
+                close(found["ema"][path], expected, others, compute, ulp, old, moved)
     return params, opt
 
 
@@ -676,6 +684,13 @@ def test_adaptive_lasso(dtype):
 
 OPTIONS = {
     "decay": {"weight_decay": 0.3},
+    "coupled decay": {"weight_decay": 0.3, "decay": "coupled"},
+    "decoupled decay": {"weight_decay": 0.3, "decay": "decoupled"},
+    "penalty before the clip": {
+        "penalty": rl.ElasticNet(0.3, 0.2),
+        "clip": rl.GlobalNorm(0.5),
+        "clip_after_penalty": True,
+    },
     "global norm": {"clip": rl.GlobalNorm(0.5)},
     "global norm inf": {"clip": rl.GlobalNorm(0.5, ord=np.inf)},
     "global norm 1": {"clip": rl.GlobalNorm(3.0, 1)},
@@ -739,6 +754,8 @@ def experiments(draw):
     options = {
         "convention": draw(st.sampled_from(conventions)),
         "weight_decay": draw(st.sampled_from([0.0, 0.0, 0.1, 0.7])),
+        "decay": draw(st.sampled_from([None, None, "coupled", "decoupled"])),
+        "clip_after_penalty": draw(st.sampled_from([None, True, False])),
         "clip": draw(
             st.sampled_from(
                 [
@@ -1129,7 +1146,7 @@ def test_frozen_parameters_as_in_torch():
         for p, t in zip(params, theirs, strict=True):
             np.testing.assert_allclose(p, from_torch(t), rtol=1e-12)
     assert opt.state_dict()["steps"].tolist() == [5, 4, 4]
-    assert opt.steps == 7
+    assert opt.steps == 6  # one step had no gradient at all
 
 
 @every_optimizer
@@ -1447,7 +1464,7 @@ def test_each_gradient_of_a_sum_has_its_own_loss_scale():
 
 def test_an_error_leaves_the_sum_as_it_was():
     w = np.zeros(2)
-    opt = rl.SGD(w, lr=1.0, accumulation_steps=2, penalty=rl.MCP(0.0, gamma=2.0), prox="plain")
+    opt = rl.SGD(w, lr=1.0, accumulation_steps=2, penalty=rl.MCP(0.5, gamma=2.0), prox="plain")
     opt.step(np.ones(2))
     before = bits([w, opt.state_dict()])
     for bad in (lambda: opt.step(np.ones(3)), lambda: opt.step(np.ones(2), lr=5.0)):
@@ -1470,6 +1487,8 @@ def test_average_of_weights(dtype):
         before = w.astype(np.float64)
         opt.step(g)
         exact = before - 0.5 * g.astype(np.float64)
+        if is_half(dtype):  # the average is of what was stored
+            exact = w.astype(np.float64)
         mean = mean + 0.25 * (exact - mean)
         assert_ulp(opt.ema, mean, wide, 8, np.abs(mean) + 2)
     with pytest.raises(AttributeError, match="ema"):
@@ -1503,8 +1522,11 @@ def test_max_update_rms():
     rms = math.sqrt(28 / 4)
     assert w == pytest.approx([-1 / rms, -1 / rms, -1 / rms, -5 / rms])
     with_decay = np.full(2, 8.0)
-    rl.SGD(with_decay, lr=0.5, weight_decay=1.0, max_update_rms=2.0).step(np.array([4.0, 4.0]))
+    options = {"lr": 0.5, "weight_decay": 1.0, "max_update_rms": 2.0}
+    rl.SGD(with_decay, decay="decoupled", **options).step(np.array([4.0, 4.0]))
     assert with_decay.tolist() == [3.0, 3.0]
+    rl.SGD(with_decay, **options).step(np.array([4.0, 4.0]))  # 4 + 3 is above 2
+    assert with_decay.tolist() == [2.0, 2.0]
     two = [np.zeros(1), np.zeros(1)]
     rl.SGD(two, lr=1.0, max_update_rms=1.0).step([np.array([8.0]), np.array([0.5])])
     assert [p.item() for p in two] == [-1.0, -0.5]
@@ -1765,8 +1787,7 @@ def test_gradients_that_torch_keeps():
     torch = pytest.importorskip("torch")
     one, two, three = (torch.nn.Parameter(torch.ones(3)) for _ in range(3))
     opt = rl.SGD([one, {"a": two}, three], lr=0.5)
-    with pytest.raises(ValueError, match=r"^grads: got None"):
-        opt.step()
+    assert not opt.step().updated
     (one.sum() + 2 * two.sum()).backward()
     opt.step()
     assert one.tolist() == [0.5] * 3
@@ -1881,12 +1902,6 @@ def test_gradients_that_do_not_fit():
     for bad, error, match in [
         (change(first=np.ones((3, 2))), ValueError, r"grads\['w'\]\[0\]: got .*wants"),
         (change(first=np.ones(6)), ValueError, r"grads\['w'\]\[0\]: got .*wants"),
-        (
-            change(first=np.ones((2, 3), np.float32)),
-            TypeError,
-            r"grads\['w'\]\[0\]: got dtype float32, wants",
-        ),
-        (change(second=np.ones(4)), TypeError, r"grads\['w'\]\[1\]: got dtype float64, wants"),
         (change(second=np.ones(4, np.int64)), TypeError, r"grads\['w'\]\[1\]"),
         (change(b=np.ones(1)), ValueError, r"grads\['b'\]: got .*wants"),
         (change(b=1.0), TypeError, r"grads\['b'\]"),
@@ -2195,8 +2210,8 @@ def test_gradients_of_torch_parameters():
         assert torch.equal(w.detach(), before - 0.5)
         assert torch.equal(frozen.detach(), torch.ones(2))
         w.grad = None
-        with pytest.raises(ValueError, match=r"^grads: got None, and no parameter has a \.grad"):
-            opt.step()
+        assert not opt.step().updated
+        assert opt.steps == 1
 
 
 # ---- parameters that change under the optimizer

@@ -105,6 +105,7 @@ void check_lengths(const Plan& plan, OptimizerKind kind, Convention convention) 
 void prepare_plan(Plan& plan, const StepOptions& options, const PenaltiesTable& table) {
   const OptimizerGroup& group = *plan.group;
   for (const Penalty& p : group.penalties) {
+    if (is_nothing(p)) continue;
     if (p.kind == PenaltyKind::l2) {
       plan.l2 += p.strength;
     } else if (p.kind == PenaltyKind::l1 || p.kind == PenaltyKind::elastic_net) {
@@ -333,7 +334,8 @@ class Step final : public NormSource {
   void tile(const Entry& e, std::size_t array, std::int64_t begin, std::size_t n, void* w,
             const void* g, const StepCoefficients& c, Pass pass, Tiles& tiles, double* total);
   void prepare_gradient(const Entry& e, std::size_t array, std::int64_t begin, std::size_t n,
-                        const void* g, const void* w, StepCoefficients& c, Tiles& tiles);
+                        const void* g, const void* w, StepCoefficients& c, Pass pass,
+                        Tiles& tiles);
   DType dtype(std::size_t array) const override { return compute_dtype(params_[array].dtype); }
   void read(std::size_t array, std::int64_t begin, std::size_t n, void* out) override;
   bool by_norm() const {
@@ -697,7 +699,8 @@ void Step::tiled_run(const Entry& e, const Run& run, const StepCoefficients& c, 
 
 /// The gradient in the compute type, as the kernels take it, who then multiply by c.scale.
 void Step::prepare_gradient(const Entry& e, std::size_t array, std::int64_t begin, std::size_t n,
-                            const void* g, const void* w, StepCoefficients& c, Tiles& tiles) {
+                            const void* g, const void* w, StepCoefficients& c, Pass pass,
+                            Tiles& tiles) {
   const OptimizersTable& table = *tables_.optimizers;
   const DType compute = dtype(array);
   const int wide = compute == DType::float64 ? 1 : 0;
@@ -730,7 +733,7 @@ void Step::prepare_gradient(const Entry& e, std::size_t array, std::int64_t begi
     }
     if (e.plan->by_gradient)
       add_gradients(e, compute, params_[array].dtype, begin, n, tiles.g, w, tiles);
-  } else if (general_gradient(*e.plan)) {
+  } else if (pass != Pass::gradient && general_gradient(*e.plan)) {
     prepare(compute, tiles.g, c.scale, c.low, c.high);
     c.scale = 1;
     c.low = -infinite;
@@ -768,7 +771,7 @@ void Step::tile(const Entry& e, std::size_t array, std::int64_t begin, std::size
     }
   }
   if (composed_ || grads_[array].dtype != compute || general_gradient(*e.plan)) {
-    prepare_gradient(e, array, begin, n, g, x.w, c, tiles);
+    prepare_gradient(e, array, begin, n, g, x.w, c, pass, tiles);
     x.g = tiles.g;
   }
   if (pass == Pass::gradient) return;

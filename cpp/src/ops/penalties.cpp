@@ -43,6 +43,7 @@ void check_penalties(Penalties penalties, Arrays params) {
 ProximalTerms proximal_terms(Penalties penalties) {
   ProximalTerms terms;
   for (const Penalty& p : penalties) {
+    if (is_nothing(p)) continue;
     if (p.kind == PenaltyKind::l2) {
       terms.ridge += p.strength;
     } else if (terms.other == nullptr) {

@@ -8,6 +8,11 @@ namespace ridgeline {
 
 void check_penalties(Penalties penalties, Arrays params);
 
+/// Whether a penalty has no strength: its proximal operator is the identity, bit for bit.
+inline bool is_nothing(const Penalty& p) {
+  return p.strength == 0 && (p.kind != PenaltyKind::elastic_net || p.shape == 0);
+}
+
 /// A sum whose proximal operator has a closed form: ridge/2 w^2 and at most one other penalty. The
 /// prox of t (f + r/2 x^2) at x is the prox of t' f at x / (1 + t r), t' = t / (1 + t r) (Parikh
 /// and Boyd 2014, section 2.2): ridge terms go first, and shorten the step of the other.
