@@ -657,6 +657,13 @@ def test_scalars_and_empty(dtype):
     assert rl.dropout_mask((2, 0), P, KEY).to_array().shape == (2, 0)
 
 
+def test_drop_path_with_numpy_1(monkeypatch):
+    x = np.ones((50, 3), np.float32)
+    expected = rl.drop_path(x, P, KEY, scale="actual")
+    monkeypatch.delattr(np, "bitwise_count", raising=False)
+    assert bits(rl.drop_path(x, P, KEY, scale="actual")) == bits(expected)
+
+
 def test_read_only_inputs_are_fine():
     x = sample(SHAPE, np.float32)
     expected = rl.dropout(x, P, KEY)

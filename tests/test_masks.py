@@ -975,8 +975,8 @@ def test_apply_errors_come_first():
         with unchanged(ok, b), pytest.raises(error, match=f"^{message}"):
             masks.apply_(bad)
     same = np.ones(4)
-    twice = MaskSet.from_array([bools(4, p=0)] * 2)
-    with unchanged(same), pytest.raises(ValueError, match="params"):
+    twice = MaskSet.from_array([bools(4, p=0), bools(4, p=1)])
+    with unchanged(same), pytest.raises(ValueError, match=r"^params\[1\]: got the same memory as"):
         twice.apply_([same, same])
     with unchanged(same), pytest.raises(ValueError, match=r"^params: got an array, wants a seq"):
         twice.apply_(np.ones((2, 4)))

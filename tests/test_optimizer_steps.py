@@ -142,16 +142,18 @@ def test_long_steps_of_a_momentum_are_an_error():
     opt.momentum = 0.9
     opt.step(np.ones(2))
     with pytest.raises(ValueError, match=r"^dampening: got 1.5 with a prox, wants at most 1"):
-        rl.SGD(
-            w, lr=0.1, momentum=0.9, dampening=1.5, penalty=rl.L1(0.1), prox="plain"
-        ).step(np.ones(2))
+        rl.SGD(w, lr=0.1, momentum=0.9, dampening=1.5, penalty=rl.L1(0.1), prox="plain").step(
+            np.ones(2)
+        )
 
 
 # ---- weight decay
 
 
-@pytest.mark.parametrize("kind", ["SGD", "momentum", "Adam", "AMSGrad", "AdamW", "NAdam",
-                                  "RMSprop", "RMSprop both", "Adagrad"])
+@pytest.mark.parametrize(
+    "kind",
+    ["SGD", "momentum", "Adam", "AMSGrad", "AdamW", "NAdam", "RMSprop", "RMSprop both", "Adagrad"],
+)
 def test_weight_decay_means_what_it_means_in_torch(kind):
     torch = pytest.importorskip("torch")
     make, own = KINDS[kind]
@@ -399,8 +401,9 @@ def test_clip_factors_beyond_float32():
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("convention", ["torch", "keras", "optax"])
-@pytest.mark.parametrize("kind", ["Adam", "AMSGrad", "AdamW", "NAdam", "RMSprop", "RMSprop both",
-                                  "Adagrad"])
+@pytest.mark.parametrize(
+    "kind", ["Adam", "AMSGrad", "AdamW", "NAdam", "RMSprop", "RMSprop both", "Adagrad"]
+)
 @pytest.mark.parametrize("prox", [None, "plain", "preconditioned"])
 def test_no_eps_and_no_gradient_is_no_step(kind, convention, dtype, prox):
     start = np.array([1.0, -2.0, 0.5], dtype)
@@ -537,8 +540,9 @@ def test_a_lost_part_never_moves_its_weight(dtype):
     assert np.count_nonzero(low) > 150000
 
 
-@pytest.mark.parametrize("options", [{}, {"stochastic_rounding": True}, {"kahan": True},
-                                     {"master_weights": True}])
+@pytest.mark.parametrize(
+    "options", [{}, {"stochastic_rounding": True}, {"kahan": True}, {"master_weights": True}]
+)
 @pytest.mark.parametrize("dtype", [BF16, np.dtype(np.float16)])
 def test_averages_are_of_what_is_stored(options, dtype):
     rng = np.random.default_rng(0)
@@ -614,8 +618,9 @@ def test_gradients_of_another_dtype_in_torch():
 def test_a_step_without_gradients_is_none(clip, every):
     w = {"a": np.ones(2), "b": np.ones(3)}
     seen = []
-    opt = rl.Adam(w, lr=lambda step: seen.append(step) or 0.1, clip=clip, ema=0.5,
-                  accumulation_steps=every)
+    opt = rl.Adam(
+        w, lr=lambda step: seen.append(step) or 0.1, clip=clip, ema=0.5, accumulation_steps=every
+    )
     for _ in range(every):
         report = opt.step({"a": None, "b": None})
     assert not report.updated
@@ -732,8 +737,9 @@ def test_an_interrupt_comes_before_or_after_a_step(every):
 
 
 @pytest.mark.parametrize("state_dtype", ["bfloat16", "8bit"])
-@pytest.mark.parametrize("options", [{}, {"penalty": rl.L1(0.1), "prox": "plain"},
-                                     {"weight_decay": 0.1}, {"ema": 0.5}])
+@pytest.mark.parametrize(
+    "options", [{}, {"penalty": rl.L1(0.1), "prox": "plain"}, {"weight_decay": 0.1}, {"ema": 0.5}]
+)
 def test_small_states_of_a_rule_that_has_none(state_dtype, options):
     for n in (1, 4, 1000):
         expected = np.ones(n, np.float32)

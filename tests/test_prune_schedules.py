@@ -268,12 +268,35 @@ def test_exclude():
         True,
         False,
     ]
-    for wrong in ("blo", "block/2", "tem", 0, ["stem", "x"], ""):
+    assert left_out("block.1") == left_out("block/1") == left_out("*k?1") == left_out("b*[1-9]")
+    assert left_out("*") == [True] * 4
+    assert left_out("b*") == left_out("block") == left_out(["block.*", "b*"])
+    for wrong in ("blo", "block/2", "tem", 0, ["stem", "x"], "", "*x", ["*", "x*"], "B*"):
         with pytest.raises(ValueError, match=r"^exclude: got .*, wants one of 'stem', 'block/0'"):
             left_out(wrong)
     for wrong in (1.5, True, [None], [True], b"stem", [b"stem"]):
         with pytest.raises(TypeError, match=r"^exclude: got .*, wants names"):
             left_out(wrong)
+
+
+def test_excluded_names_of_torch():
+    names = ["conv1.weight", "conv1.bias", "layer1.0.weight", "layer1.0.bias", "norm[0]", "norm0"]
+    params = {name: np.zeros(4) for name in names}
+
+    def left_out(exclude):
+        result = budget.uniform(params, 0.5, exclude=exclude)
+        return [name for name in names if result[name] == 0]
+
+    assert left_out("*.bias") == ["conv1.bias", "layer1.0.bias"]
+    assert left_out("conv1") == ["conv1.weight", "conv1.bias"]
+    assert left_out("layer1/0") == left_out("layer1.0") == left_out("layer1") == names[2:4]
+    assert left_out(["*.0.*", "conv1.bias"]) == names[1:4]
+    assert left_out("norm[0]") == ["norm[0]"]  # a name before it is a pattern
+    assert left_out("norm[01]") == ["norm0"]
+    many = {f"layer.{i}.weight": np.zeros(1) for i in range(10_000)}
+    assert set(budget.uniform(many, 0.5, exclude=list(many)).values()) == {0.0}
+    with pytest.raises(ValueError, match=r"^exclude: got '\*\.gain', wants one of "):
+        left_out(["*.bias", "*.gain"])
 
 
 def test_erk_of_a_small_network():

@@ -720,7 +720,7 @@ def spoiled(change):
         (
             spoiled(lambda s: s["words"].__setitem__(0, np.ones(2))),
             TypeError,
-            r"state\['words'\]\[0\]: got dtype float64, wants uint64",
+            r"state\['words'\]\[0\]: got dtype float64, wants uint64 or int64",
         ),
         (
             spoiled(lambda s: s["words"].__setitem__(0, np.ones(3, np.uint64))),
@@ -812,6 +812,106 @@ def test_torch_moves_connections():
         report = sparse.step(grads=[p.grad for p in layer.parameters()])
         assert int((layer.weight != 0).sum()) <= 60
         assert report.pruned == 540
+
+
+def test_parameters_that_are_replaced():
+    """Of a module the parameters are looked up at each step."""
+    torch = pytest.importorskip("torch")
+    model = torch.nn.Sequential(torch.nn.Linear(8, 6), torch.nn.Linear(6, 4))
+    makes = [
+        lambda: Pruner(model, OneShotSchedule(0.5, 0), exclude="*.bias"),
+        lambda: SET(model, 0.5, KEY, every=1, exclude="*.bias"),
+        lambda: RigL(model, 0.5, KEY, end=9, every=2, exclude="*.bias"),
+    ]
+    for make in makes:
+        pruner = make()
+        step = pruner.step if not isinstance(pruner, RigL) else lambda p=pruner: p.step(grads=None)
+        step()
+        fresh = {name: torch.ones_like(p) for name, p in model.state_dict().items()}
+        model.load_state_dict(fresh, assign=True)
+        step()
+        model[1].weight = torch.nn.Parameter(torch.ones(4, 6))
+        for write in (step, pruner.apply_):
+            if isinstance(pruner, RigL) and write is step:
+                write = pruner.apply_
+            write()
+            for name, p in model.named_parameters():
+                kept = np.asarray(pruner.masks[name])
+                assert not p.detach().numpy()[~kept].any()
+                assert p.detach().numpy()[kept].any()
+    model[1].weight = torch.nn.Parameter(torch.ones(3, 6))
+    with pytest.raises(ValueError, match=r"^params\['1\.weight'\]: got shape"):
+        pruner.apply_()
+    del model[1]
+    with pytest.raises(ValueError, match=r"^params: got no key '1\.weight'"):
+        pruner.apply_()
+
+
+def objects(params):
+    """All that prunes while training, and what it is made of."""
+    m = copied(params)
+    yield Pruner(params, CUBIC, states=[m], structure=rl.prune.Channels(0), exclude=["b"])
+    yield Pruner(params, ConstantSchedule(0.5), method="random", key=KEY, scope="global")
+    yield Pruner(params, OneShotSchedule(0.5, 0), structure=rl.prune.NM(2, 4))
+    yield Pruner(params, LinearSchedule(0.5, 0, 9), method=rl.prune.magnitude)
+    yield SET(params, 0.5, KEY, states=[m])
+    yield RigL(params, 0.5, KEY, end=9, exclude="b")
+
+
+def test_pickles_and_copies():
+    params = {"a": sample((8, 4), np.float32, 1), "b": sample((4, 4), np.float32, 2)}
+    for made in objects(params):
+        step = {"grads": None} if isinstance(made, RigL) else {}
+        made.step(**step)
+        for again in (pickle.loads(pickle.dumps(made)), copy.deepcopy(made)):
+            assert again.masks == made.masks
+            assert repr(again) == repr(made)
+            assert again._params["a"] is not params["a"]
+            report = again.step(**step)
+            assert report.step == 1
+            assert made.step_count == 1
+            assert_zero(again.masks["a"], again._params["a"])
+            other = copy.deepcopy(made)
+            assert other.step(**step) == report
+            assert other.masks == again.masks
+    for value in (
+        *(rl.prune.NM(2, 4), rl.prune.Block((2, 2), 1), rl.prune.rows(), rl.prune.columns(1)),
+        PruneReport(0, 0.5, True, 3),
+        rl.prune.report(rl.prune.magnitude(params, 0.5)),
+        KEY,
+    ):
+        for again in (pickle.loads(pickle.dumps(value)), copy.deepcopy(value)):
+            assert again == value
+
+
+@pytest.mark.parametrize("kind", ["Pruner", "SET", "RigL"])
+def test_files_of_torch(kind, tmp_path):
+    """What torch.save writes of a state, torch.load reads as it is by default."""
+    torch = pytest.importorskip("torch")
+    layer = torch.nn.Linear(70, 3)
+    makes = {
+        "Pruner": lambda x: Pruner(x, ConstantSchedule(0.5), method="random", key=KEY),
+        "SET": lambda x: SET(x, 0.5, KEY),
+        "RigL": lambda x: RigL(x, 0.5, KEY, end=9),
+    }
+    arrays = [p.detach().numpy().copy() for p in layer.parameters()]
+    made, plain = makes[kind](layer.parameters()), makes[kind](arrays)
+    for each in (made, plain):
+        each.step(**({"grads": None} if kind == "RigL" else {}))
+    state = made.state_dict()
+    assert all(type(words) is torch.Tensor for words in state["words"])
+    assert all(type(words) is np.ndarray for words in plain.state_dict()["words"])
+    torch.save(state, tmp_path / "state.pt")
+    loaded = torch.load(tmp_path / "state.pt", weights_only=True)
+    for x in (list(layer.parameters()), arrays):
+        for source in (loaded, plain.state_dict()):
+            again = makes[kind](x)
+            again.load_state_dict(source)
+            assert again.masks == made.masks
+            assert again.step_count == 1
+    again.load_state_dict(loaded)
+    loaded["words"][0].zero_()  # arrays are copied
+    assert again.masks == made.masks
 
 
 # --- bad arguments --------------------------------------------------------------------------------

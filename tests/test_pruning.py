@@ -463,6 +463,24 @@ def test_what_was_meant():
             call()
 
 
+@dtypes
+def test_many_elements_at_the_threshold(dtype):
+    """Weights that are pruned already, quantized ones, and two values only."""
+    rng = np.random.default_rng(5)
+    n = 300_000
+    dense = rng.standard_normal(n)
+    kept = rng.random(n) < 0.1
+    two = np.where(rng.random(n) < 0.5, 1.0, -2.0)
+    for x in (np.where(kept, dense, 0.0), np.round(dense * 4) / 4, two):
+        x = x.astype(dtype)
+        ties = np.mean(x == x[np.argmax(~kept)])
+        for s in (ties - 1e-4, ties, ties + 1e-4, 0.5, 0.9):
+            agree("magnitude", x, s, setting=[1, 3])
+            agree("by_score", x, s)
+    zeros = np.where(kept, dense, 0.0).astype(dtype)
+    agree("magnitude", [zeros, dense.astype(dtype)], 0.45, scope="global", setting=[1, 3])
+
+
 # ---- memory
 
 
@@ -478,7 +496,7 @@ def test_memory_layouts(layout, dtype):
     ]:  # fmt: skip
         for alive in (None, half):
             agree("magnitude", view, s, structure=structure, mask=alive, expected_of=x)
-    agree("by_score", [view, x, view], 0.7, scope="global", expected_of=[x, x, x], setting=[1, 3])
+    agree("by_score", [view, x], 0.7, scope="global", expected_of=[x, x], setting=[1, 3])
     assert intact()
 
 
@@ -520,6 +538,71 @@ def test_torch_tensors(dtype):
     mask = prune.magnitude(t, 0.3)
     mask.apply_(t)
     assert bits(from_torch(t)) == bits(np.where(mask.to_array(), x, np.zeros((), dtype)))
+
+
+def test_tied_weights():
+    """One memory in two places is one array, where all are ranked together."""
+    a, b, c = (sample(n, np.float32, n) for n in (40, 30, 20))
+    for x, y in ((a, a), (a, a[:])):
+        for s in (0.2, 0.5, 0.9):
+            got = prune.magnitude({"in": x, "b": b, "out": y}, s, scope="global")
+            wants = ref.magnitude([a, b], s, scope="global")
+            masks_equal(got, {"in": wants[0], "b": wants[1], "out": wants[0]})
+            params = {"in": x.copy(), "b": b.copy()}
+            params["out"] = params["in"]
+            got.apply_(params)
+            assert bits(params["out"]) == bits(np.where(wants[0], a, np.float32(0)))
+            got = prune.random([x, b, y], s, KEY, scope="global")
+            wants = ref.random([a, b], s, 42, scope="global")
+            masks_equal(got, [wants[0], wants[1], wants[0]])
+    assert prune.magnitude([a, b, a], 0.5, scope="global", exclude=2)[0].sparsity == 0
+    half = [rl.Mask.from_array(sample(n, np.float64, 3) > 0) for n in (40, 30, 40)]
+    other = [half[0], half[1], ~half[0]]
+    assert prune.magnitude([a, b, a], 0, scope="global", mask=rl.MaskSet.of(other))[2].count == 0
+    with unchanged(a), pytest.raises(ValueError, match=r"^params\[1\]: got the same memory as "):
+        rl.MaskSet.of([half[0], ~half[0]]).apply_([a, a])
+    flipped = a[::-1]  # no tie
+    masks_equal(
+        prune.magnitude([a, flipped], 0.5, scope="global"),
+        ref.magnitude([a, flipped], 0.5, scope="global"),
+    )
+    masks_equal(prune.magnitude([a, c, a], [0.5, 0.1, 0.2]), [
+        ref.magnitude(x, s) for x, s in ((a, 0.5), (c, 0.1), (a, 0.2))
+    ])  # fmt: skip
+
+
+def test_tied_torch_weights():
+    torch = pytest.importorskip("torch")
+    one, two = torch.nn.Linear(6, 5, bias=False), torch.nn.Linear(6, 5, bias=False)
+    two.weight = one.weight
+    both = torch.nn.ModuleList([one, two])
+    alone = prune.magnitude(one, 0.5, scope="global")["weight"]
+    for state in (both.state_dict(), [one.weight, two.weight], both):
+        masks = prune.magnitude(state, 0.5, scope="global")
+        assert [mask for _, mask in masks.flat()] == [alone] * len(masks)
+        masks.apply_(state)
+    assert int((one.weight == 0).sum()) == 15
+    assert len(prune.magnitude(both, 0.5, scope="global")) == 1
+
+
+def test_a_module_is_its_named_parameters():
+    torch = pytest.importorskip("torch")
+    model = torch.nn.Sequential(torch.nn.Linear(30, 20), torch.nn.ReLU(), torch.nn.Linear(20, 5))
+    named = dict(model.named_parameters())
+    for call in (
+        lambda x: prune.magnitude(x, 0.8, exclude="*.bias"),
+        lambda x: prune.random(x, 0.8, KEY, exclude=["0.bias", "2"]),
+        lambda x: prune.by_score(x, 0.8, scope="global"),
+    ):
+        assert call(model) == call(named)
+    assert prune.budget.erk(model, 0.8, exclude="2") == prune.budget.erk(named, 0.8, exclude="2")
+    masks = prune.magnitude(model, 0.8)
+    applied = masks.apply(model)
+    masks.apply_(model)
+    for name, p in model.named_parameters():
+        assert torch.equal(applied[name], p)
+        assert int((p == 0).sum()) == masks[name].size - masks[name].count > 0
+    assert prune.magnitude(torch.nn.Sequential(), 0.5) == rl.MaskSet.of({})
 
 
 def test_torch_modules():
@@ -627,6 +710,34 @@ def test_structures_shared_out(structure, dtype):
     alive = rng.random(shape) < 0.6
     agree("magnitude", x, s, structure=structure, mask=alive, setting=[3])
     agree("random", x, s, KEY, structure=structure, mask=alive, setting=[3])
+
+
+def test_signed_scores_of_units():
+    """Negative scores count against positive ones: the norm alone ranks them the other way."""
+    scores = np.array([[-9.0, 1.0], [2.0, -1.0], [4.0, 4.0], [-1.0, -1.0]])
+    for structure, order in [
+        (prune.Channels(0, ord=1), [0, 3, 1, 2]),
+        (prune.Channels(0, ord=2), [0, 3, 1, 2]),
+        (prune.Block((1, 2), ord=INF), [0, 3, 1, 2]),
+    ]:
+        for gone in range(5):
+            kept = prune.by_score(scores, gone / 4, structure=structure).to_array().any(axis=1)
+            assert np.flatnonzero(~kept).tolist() == sorted(order[:gone])
+        both = prune.by_score([scores, -scores], 0.5, scope="global", structure=structure)
+        assert (~both[0].to_array().any(axis=1)).tolist() == [True, False, False, True]
+    mask = rl.Mask.from_array(scores != -9)  # the one that weighs down is gone already
+    kept = prune.by_score(scores, 0.25, structure=prune.rows(1), mask=mask).to_array()
+    assert kept.any(axis=1).tolist() == [True, True, True, False]
+    for special in (NAN, INF):
+        scores[0, 1] = special
+        kept = prune.by_score(scores, 0.75, structure=prune.rows(1)).to_array()
+        assert kept.any(axis=1).tolist() == [True, False, False, False]
+    x = sample((30, 40), np.float64, 3)
+    for order in (0.5, 1, 1.5, 2, 3, 7.25, INF):
+        for structure in (("block", (4, 4), order), ("channels", 0, order), ("channels", 1, order)):
+            for dtype in DTYPES:
+                agree("by_score", x.astype(dtype), 0.4, structure=structure)
+                agree("by_score", np.abs(x).astype(dtype), 0.4, structure=structure)
 
 
 def test_norms_of_any_order():
@@ -1467,6 +1578,11 @@ x = [w[: n // 2], w[n // 2 : -5], w[-5:]] if kind == "list" else w
 calls = [lambda x, s: rl.prune.magnitude(x, s, scope="global")]
 if kind == "random":
     calls = [lambda x, s: rl.prune.random(x, s, rl.Key(1), scope="global")]
+if kind == "groups":
+    calls = [lambda x, s: rl.prune.random(x, None, rl.Key(1), structure=rl.prune.NM(2, 4))]
+if kind == "units":
+    signed = w.reshape(-1, 1024)
+    calls = [lambda x, s: rl.prune.by_score(signed, s, structure=rl.prune.rows(1))]
 
 def status(name):
     with open("/proc/self/status") as file:
@@ -1491,7 +1607,8 @@ for call in calls:
     ("dtype", "kind", "threads"),
     [
         ("float32", "normal", 1), ("float32", "list", 2), ("float32", "zeros", 2),
-        ("float32", "random", 2), ("bfloat16", "normal", 2),
+        ("float32", "random", 2), ("bfloat16", "normal", 2), ("float32", "groups", 2),
+        ("float32", "units", 2),
     ],
 )  # fmt: skip
 def test_memory(dtype, kind, threads):

@@ -34,3 +34,21 @@ def numpy_view(array: Any) -> npt.NDArray[Any]:
         view = tensor.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
         return cast("npt.NDArray[Any]", view)
     return np.asarray(array) if is_jax(array) else np.from_dlpack(array)
+
+
+def parameters_of(tree: Any) -> Any:
+    """Return the parameters of a PyTorch module by their names; anything else as it is."""
+    torch: Any = sys.modules.get("torch")
+    if torch is not None and isinstance(tree, torch.nn.Module):
+        return dict(tree.named_parameters())
+    return tree
+
+
+def memory_of(array: Any) -> object:
+    """Return what is equal for arrays that are the same elements of memory, of some elements."""
+    if isinstance(array, np.ndarray) and array.size:
+        address = array.__array_interface__["data"][0]
+        return address, array.shape, array.strides, array.dtype.str
+    if torch_if(array) and array.numel():
+        return array.data_ptr(), tuple(array.shape), array.stride(), array.dtype
+    return id(array)

@@ -32,7 +32,7 @@ import numpy as np
 
 from . import _core
 from ._numbering import Index, part_of, shape_of
-from .masks import Mask
+from .masks import Mask, _count
 from .random import Key, integers, keep_words
 
 if TYPE_CHECKING:
@@ -624,7 +624,7 @@ def drop_path(
         return _core.dropout(x, p, key, offset, axes, None, None, out)
     factor = 1.0
     if scale == "actual":
-        kept = int(np.bitwise_count(keep_words(own[:1], p, key, offset, None)).sum())
+        kept = _count(keep_words(own[:1], p, key, offset, None))
         factor = own[0] / kept if kept else 0.0
     return _core.dropout_scaled(x, p, key, factor, offset, axes, None, None, out)
 

@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import _core
-from ._arrays import numpy_view, torch_if
+from ._arrays import numpy_view, parameters_of, torch_if
 from ._environment import in_default_environment
 from ._files import file_names, reading, save_arrays
 from ._numbering import shape_of
@@ -757,16 +757,19 @@ class MaskSet:
 
         Parameters
         ----------
-        params : list, tuple, dict or iterable of arrays
+        params : list, tuple, dict or iterable of arrays, or torch.nn.Module
             Written. Of the set's structure and the masks' shapes; the order of a dict's keys does
-            not matter. A set that mirrors a list fits ``model.parameters()``.
+            not matter. A set that mirrors a list fits ``model.parameters()``. A module is taken for
+            the dict of its ``named_parameters()``. Tied weights, the same array in two places, need
+            the same mask in both.
 
         Raises
         ------
         TypeError
             If something is no array of a supported dtype in CPU memory.
         ValueError
-            If the structure or a shape is another, or an array is read-only or appears twice.
+            If the structure or a shape is another, or an array is read-only or appears twice with
+            different masks.
 
         Examples
         --------
@@ -781,7 +784,7 @@ class MaskSet:
         Traceback (most recent call last):
         ValueError: params: got a sequence of 1, wants a sequence of 2, as the masks
         """
-        _apply_all([("params", self, params)])
+        _apply_all([("params", self, params)], tied=True)
 
     def save(self, file: str | PathLike[str]) -> None:
         """Write the masks to a file, with their names and the structure.
@@ -1033,13 +1036,19 @@ def _aligned(masks: Mask | MaskSet, params: object, name: str = "params") -> Any
                 raise ValueError(f"{place}: got a key {key!r}, wants those of the masks")
         return {key: align(child, node[key], (*path, key)) for key, child in children.items()}
 
-    return align(masks, _core.reusable_tree(params), ())
+    return align(masks, _core.reusable_tree(parameters_of(params)), ())
 
 
 def _apply_all(
-    arguments: Sequence[tuple[str, Mask | MaskSet, object]], holes: bool = False
+    arguments: Sequence[tuple[str, Mask | MaskSet, object]],
+    *,
+    holes: bool = False,
+    tied: bool = False,
 ) -> None:
-    """Apply masks to the trees of some arguments in one call; with `holes`, None is passed over."""
+    """Apply masks to the trees of some arguments in one call.
+
+    With `holes`, None is passed over; with `tied`, an array that comes again with an equal mask.
+    """
     names, trees, words, shapes = [], [], [], []
     for name, masks, tree in arguments:
         own = (masks,) if isinstance(masks, Mask) else masks._masks
@@ -1047,7 +1056,7 @@ def _apply_all(
         trees.append(_aligned(masks, tree, name))
         words.append([mask._words for mask in own])
         shapes.append([mask._shape for mask in own])
-    _core.apply_masks(names, trees, words, shapes, holes)
+    _core.apply_masks(names, trees, words, shapes, holes, tied)
 
 
 def _leaves_of(masks: Mask | MaskSet, tree: Any) -> list[tuple[Keys, Any]]:

@@ -3,7 +3,9 @@
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <memory>
+#include <unordered_map>
 
 #include "bind_random.hpp"
 #include "bindings.hpp"
@@ -79,6 +81,13 @@ std::int64_t blocks_of(std::span<const std::int64_t> shape, std::span<const std:
   for (std::size_t i = 0; i < shape.size(); ++i)
     count *= (shape[i] + block[i] - 1) / block[i];
   return count;
+}
+
+/// Whether two arrays are the same memory, and their masks are equal.
+bool same(const Array& a, const std::uint64_t* a_bits, const Array& b,
+          const std::uint64_t* b_bits) {
+  return a.data == b.data && a.size == b.size && a.dtype == b.dtype && a.dims == b.dims &&
+         std::equal(a_bits, a_bits + mask_words(a.size), b_bits);
 }
 
 std::int64_t product_of(py::handle shape) {
@@ -257,12 +266,13 @@ void bind_pruning(py::module_& m) {
     a.written();
   });
   m.def("apply_masks", [](py::list names, py::list trees, py::list words, py::list shapes,
-                          bool holes) {
+                          bool holes, bool tied) {
     std::vector<std::unique_ptr<Tensors>> parts;
     std::vector<std::pair<const Tensors*, std::size_t>> places;
     std::vector<Array> arrays;
     std::vector<const std::uint64_t*> bits;
     std::vector<Buffers<const std::uint64_t>> buffers;
+    std::unordered_map<const void*, std::size_t> seen;
     std::int64_t elements = 0;
     for (std::size_t i = 0; i < names.size(); ++i) {
       const char* name = PyUnicode_AsUTF8(py::handle(names[i]).ptr());
@@ -284,6 +294,10 @@ void bind_pruning(py::module_& m) {
       });
       for (std::size_t k = 0; k < part.size(); ++k) {
         if (part.hole(k)) continue;
+        const auto [at, first] = seen.try_emplace(part.arrays()[k].data, arrays.size());
+        if (tied && !first &&
+            same(arrays[at->second], bits[at->second], part.arrays()[k], buffer.all()[k]))
+          continue;
         places.emplace_back(&part, k);
         arrays.push_back(part.arrays()[k]);
         bits.push_back(buffer.all()[k]);

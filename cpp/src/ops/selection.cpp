@@ -3,10 +3,11 @@
 // A sample gives a window of keys that holds the k-th one almost surely. One pass over the arrays
 // writes the bits of all elements above the window and gathers the few inside. Those are counted in
 // 2,048 bins, the right bin is counted again, until a bin is one key; bits of the gathered elements
-// are then filled in. If there is no room for them (many equal keys, 16-bit types), or the k-th key
-// was not in the window after all, the passes that count go over the arrays, each dividing the
-// window by 2,048: at most 1 + 3 + 1 readings for 32-bit keys, 1 + 6 + 1 for 64-bit keys, whatever
-// the data.
+// are then filled in. If there is no room for them, a key at an end of the window that many
+// elements share is counted alone: it is the one, or there is room without it. If there still is
+// not (16-bit types), or the k-th key was not in the window after all, the passes that count go
+// over the arrays, each dividing the window by 2,048: at most 2 + 1 + 3 + 1 readings for 32-bit
+// keys, 2 + 1 + 6 + 1 for 64-bit keys, whatever the data.
 #include <algorithm>
 #include <bit>
 #include <cmath>
@@ -344,9 +345,29 @@ class Search {
     part.turn = 0;
     sample(team, part);
     team.barrier();
-    const auto [window, share] = choose_window(team, part);
+    auto [window, share, lowest, highest] = choose_window(team, part);
     Found found{};
-    const bool gathering = make_room(team, part, share);
+    const auto scan = [&](Counter& counter) {
+      work_.forward(team, [&](const Run& run) {
+        source_.histogram(run, counter.window, counter.shift, counter.below, counter.bins);
+      });
+    };
+    const auto finish = [&] {
+      work_.forward(team, [&](const Run& run) { source_.at_key(run, found.key, found.ties); });
+    };
+    bool gathering = make_room(team, part, share);
+    // A sample is cut at keys that many elements share. Such a key alone is counted fast; without
+    // it there may be room for the others.
+    for (const bool low : {true, false}) {
+      const double part_of_key = low ? lowest : highest;
+      if (gathering || window.low >= window.high - 1 || 4 * part_of_key < share) continue;
+      const Window one =
+          low ? Window{window.low, window.low + 1} : Window{window.high - 1, window.high};
+      if (narrow(team, part, one, count_, scan, found)) return finish();
+      (low ? window.low : window.high) += low ? 1 : -1;
+      share -= part_of_key;
+      gathering = make_room(team, part, share);
+    }
     if (gathering) {
       split(team, part, window);
       team.barrier();
@@ -358,15 +379,10 @@ class Search {
       };
       if (all && narrow(team, part, window, count_, pass, found)) return fill_in(part, found);
     }
-    const auto pass = [&](Counter& counter) {
-      work_.forward(team, [&](const Run& run) {
-        source_.histogram(run, counter.window, counter.shift, counter.below, counter.bins);
-      });
-    };
     // Where the sample misled, the search starts from everything.
-    if (gathering || !narrow(team, part, window, count_, pass, found))
-      narrow(team, part, source_.everything(), count_, pass, found);
-    work_.forward(team, [&](const Run& run) { source_.at_key(run, found.key, found.ties); });
+    if (gathering || !narrow(team, part, window, count_, scan, found))
+      narrow(team, part, source_.everything(), count_, scan, found);
+    finish();
   }
 
  private:
@@ -453,8 +469,15 @@ class Search {
            (selection_.among[k][place / 64] >> place % 64 & 1) != 0;
   }
 
-  /// A window that holds the key almost surely, and the share of elements in it.
-  std::pair<Window, double> choose_window(Team team, Part& part) {
+  /// A window that holds the key almost surely, the share of elements in it, and the shares of
+  /// those whose key is the lowest or the highest of it.
+  struct Choice {
+    Window window;
+    double share;
+    double lowest = 0;
+    double highest = 0;
+  };
+  Choice choose_window(Team team, Part& part) {
     Window window = source_.everything();
     const double p = static_cast<double>(count_) / static_cast<double>(total_);
     if constexpr (requires { &Source::keys_at; }) {
@@ -471,18 +494,22 @@ class Search {
       };
       std::int64_t below = 0;
       std::int64_t up_to = sampled;
-      Found found{};
+      Found at_low{};
+      Found at_high{};
       if (low > 0) {
-        narrow(team, part, window, low, pass, found);
-        below = found.less;
-        window.low = found.key - 1;
+        narrow(team, part, window, low, pass, at_low);
+        below = at_low.less;
+        window.low = at_low.key - 1;
       }
       if (high <= sampled) {
-        narrow(team, part, window, high, pass, found);
-        up_to = found.less + found.equal;
-        window.high = found.key;
+        narrow(team, part, window, high, pass, at_high);
+        up_to = at_high.less + at_high.equal;
+        window.high = at_high.key;
       }
-      return {window, static_cast<double>(up_to - below) / std::max(n, 1.0)};
+      const auto share = [&](std::int64_t count) {
+        return static_cast<double>(count) / std::max(n, 1.0);
+      };
+      return {window, share(up_to - below), share(at_low.equal), share(at_high.equal)};
     } else {
       const double margin = 6 * std::sqrt(p * (1 - p) / static_cast<double>(total_));
       const auto key = [](double share) {

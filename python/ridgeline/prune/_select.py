@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import _core
+from .._arrays import memory_of
 from .._environment import in_default_environment
 from ..masks import Mask, MaskSet, _aligned, _count, _no_mask
 from ..masks import _made as _set_made
@@ -62,21 +63,23 @@ def magnitude(
 
     Parameters
     ----------
-    params : array or tree of arrays
-        Only read.
+    params : array or tree of arrays, or torch.nn.Module
+        Only read. A module is taken for the dict of its ``named_parameters()``.
     sparsity : float, or container of float like params
         The fraction that goes, in [0, 1]. A container, as from `budget`, has one for each array,
         for ``scope="tensor"``. With `NM` it may be left out.
     scope : {"tensor", "global"}
-        ``"tensor"``: so many of each array. ``"global"``: of all arrays together.
+        ``"tensor"``: so many of each array. ``"global"``: of all arrays together; tied weights,
+        the same memory in several places, are counted once and get the same mask in each.
     structure : NM, Block or Channels, optional
         What goes as a whole; n is then the number of blocks or slices, which are ranked by their
         norm.
     mask : Mask or MaskSet, optional
         What it prunes stays pruned, and is 0 in norms. A block or slice is gone if all of it is.
     exclude : str, int, iterable of them, or callable, optional
-        Arrays that stay as they are and are not counted: names or indices (``"/"`` between those of
-        nested containers), or a function of name and array.
+        Arrays that stay as they are and are not counted: names, patterns such as ``"*.bias"``, or
+        indices (``"/"`` or ``"."`` between those of nested containers), or a function of name and
+        array. Each name must be there, each pattern fit one.
     normalize : {"none", "l2", "rms"}
         For ``scope="global"``: what an array's scores are divided by before they are compared:
         their 2-norm, or their root mean square. A norm of 0, infinity or NaN divides nothing.
@@ -108,8 +111,8 @@ def magnitude(
     A sample brackets the threshold, one pass over the arrays writes the bits and gathers what lies
     in the bracket. Memory beside the masks is below 6 % of the weights, but for `Block` and
     `Channels`, which hold 8 bytes for each block or slice. Where a sample misleads, or
-    many elements are equal, passes that count divide the bracket: at most 5 readings of the
-    arrays, 8 for float64.
+    many elements are equal, passes that count divide the bracket: at most 7 readings of the
+    arrays, 10 for float64.
 
     Examples
     --------
@@ -158,7 +161,8 @@ def by_score(
     """Keep all but the elements of lowest score: exactly so many.
 
     As `magnitude`, but for scores with a sign: the lowest go. Blocks and slices are ranked by the
-    norm of their scores.
+    norm of their scores, in which negative ones count against positive ones: with ``ord=1`` by
+    their sum, else by the signed root of the sum of sign(s) |s|^ord.
 
     Parameters
     ----------
@@ -311,6 +315,16 @@ def check_key(key: object, wants: str = "a ridgeline.Key") -> None:
         raise TypeError(f"key: got {type(key).__name__}, wants {wants}{hint}")
 
 
+def _signed(up: Any, down: Any, ord: float) -> Any:
+    """Return the signed ord-th root of up**ord - down**ord."""
+    if ord == 1:
+        return up - down
+    large, small = np.maximum(up, down), np.minimum(up, down)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        left = (1 - (small / large) ** ord) ** (1 / ord)
+    return np.where(large > 0, np.copysign(large * left, up - down), large)
+
+
 @dataclass
 class _Scores:
     """Arrays that are ranked by value or magnitude."""
@@ -323,6 +337,24 @@ class _Scores:
 
     def norms(self, array: SupportsDLPack, block: Sequence[int], ord: float, among: Words | None,
               blocks: int) -> Any:  # fmt: skip
+        """Return the norm of each block; of scores with a sign, `_signed`."""
+        if self.magnitude:
+            return self._norms(array, block, ord, among, blocks)
+        size = math.prod(cast("Any", array).shape)
+        part = _blank([size])[0]
+        # From the key of -0 and 0 on.
+        _core.prune_at_key(self.name, [array], [part], [among], [1.0], False, -1, 0)
+        if _count(part) == (size if among is None else _count(among)):
+            return self._norms(array, block, ord, among, blocks)
+        up = self._norms(array, block, ord, part, blocks)
+        part ^= np.uint64(2**64 - 1) if among is None else among
+        if size % 64:
+            part[-1] &= np.uint64(2 ** (size % 64) - 1)
+        down = self._norms(array, block, ord, part, blocks)
+        return _signed(up, down, ord)
+
+    def _norms(self, array: SupportsDLPack, block: Sequence[int], ord: float, among: Words | None,
+               blocks: int) -> Any:  # fmt: skip
         """Return the norm of each block."""
         norms = np.empty(blocks)
         _core.prune_block_powers(self.name, array, list(block), ord, among, None, norms)
@@ -343,28 +375,25 @@ class _Scores:
                 np.copyto(norms, largest * scaled ** (1 / ord), where=far & finite)
         return norms
 
-    def select(self, chosen: _Chosen, which: list[int], count: int | list[int], own: bool) -> None:
+    def select(self, chosen: _Chosen, which: list[int], count: int | list[int]) -> None:
         """Prune so many of some arrays together, or of each."""
-        arrays = [chosen.units[i] for i in which]
-        # The norms of blocks are float64 arrays of our own, and not negative.
-        signed = self.magnitude or not own
         _core.prune_select(
-            self.name, arrays, count, [chosen.words[i] for i in which],
-            [chosen.among[i] for i in which], [chosen.divisors[i] for i in which], signed,
+            self.name, [chosen.units[i] for i in which], count, [chosen.words[i] for i in which],
+            [chosen.among[i] for i in which], [chosen.divisors[i] for i in which], self.magnitude,
         )  # fmt: skip
 
-    def histogram(self, chosen: _Chosen, own: bool, low: int, shift: int, bins: Any) -> int:
+    def histogram(self, chosen: _Chosen, low: int, shift: int, bins: Any) -> int:
         """Count keys up to low, and those above in bins."""
         return _core.prune_histogram(
-            self.name, chosen.units, chosen.among, chosen.divisors, self.magnitude or not own,
-            low, shift, bins,
+            self.name, chosen.units, chosen.among, chosen.divisors, self.magnitude, low, shift,
+            bins,
         )  # fmt: skip
 
-    def at_key(self, chosen: _Chosen, own: bool, key: int, ties: int) -> None:
+    def at_key(self, chosen: _Chosen, key: int, ties: int) -> None:
         """Keep what is above a key, and some of what equals it."""
         _core.prune_at_key(
-            self.name, chosen.units, chosen.words, chosen.among, chosen.divisors,
-            self.magnitude or not own, key, ties,
+            self.name, chosen.units, chosen.words, chosen.among, chosen.divisors, self.magnitude,
+            key, ties,
         )  # fmt: skip
 
 
@@ -389,7 +418,7 @@ class _Random:
         """Return an array of so many units; it is not read."""
         return np.broadcast_to(np.float32(0), (blocks,))
 
-    def select(self, chosen: _Chosen, which: list[int], count: int | list[int], own: bool) -> None:
+    def select(self, chosen: _Chosen, which: list[int], count: int | list[int]) -> None:
         """Prune so many of consecutive arrays together, or of each."""
         if isinstance(count, int):
             parts = [(which, count)]
@@ -401,14 +430,14 @@ class _Random:
                 [chosen.words[i] for i in part], [chosen.among[i] for i in part],
             )  # fmt: skip
 
-    def histogram(self, chosen: _Chosen, own: bool, low: int, shift: int, bins: Any) -> int:
+    def histogram(self, chosen: _Chosen, low: int, shift: int, bins: Any) -> int:
         """Count keys up to low, and those above in bins."""
         first = self.first[0] if self.first else 0
         return _core.prune_random_histogram(
             chosen.units, self.key, first, chosen.among, max(low, -1), shift, bins
         )
 
-    def at_key(self, chosen: _Chosen, own: bool, key: int, ties: int) -> None:
+    def at_key(self, chosen: _Chosen, key: int, ties: int) -> None:
         """Keep what is above a key, and some of what equals it."""
         first = self.first[0] if self.first else 0
         _core.prune_random_at_key(
@@ -489,6 +518,10 @@ class _Pruning:
         if exclude is not None:
             self.out = excluded(exclude, leaves(ranked.name, self.tree))
         self.given = self._masks_like(mask)
+        # The place of the array itself, or of the one before it that is the same memory.
+        self.own = list(range(len(self.arrays)))
+        if self.whole:
+            self._tie()
         self.bounds = [
             self._fractions(name, value)
             for name, value in (("min_sparsity", min_sparsity), ("max_sparsity", max_sparsity))
@@ -502,6 +535,16 @@ class _Pruning:
             raise ValueError(f"scope: got 'global', wants 'tensor' with {structure}")
         elif comm is not None and self.bounded:
             raise ValueError("comm: got one, wants none with min_sparsity or max_sparsity")
+
+    def _tie(self) -> None:
+        """Take tied weights once: pruned as one array, excluded if one of them is."""
+        first: dict[object, int] = {}
+        for i, array in enumerate(self.arrays):
+            own = self.own[i] = first.setdefault(memory_of(array), i)
+            self.out[own] = self.out[own] or self.out[i]
+            given = self.given[i]
+            if own != i and given is not None:
+                self.given[own] = cast("Mask", self.given[own]) & given
 
     @cached_property
     def places(self) -> list[str]:
@@ -574,9 +617,10 @@ class _Pruning:
     def masks(self, sparsity: Any) -> Any:
         """Return the masks."""
         words = _blank(self.sizes)
-        pruned = [i for i, out in enumerate(self.out) if not out]
-        for i, out in enumerate(self.out):
-            if out:
+        once = [i for i, own in enumerate(self.own) if i == own]
+        pruned = [i for i in once if not self.out[i]]
+        for i in once:
+            if self.out[i]:
                 given = self.given[i]
                 words[i][:] = _full(self.sizes[i]) if given is None else given._words
         if isinstance(self.structure, NM):
@@ -585,7 +629,7 @@ class _Pruning:
             if sparsity is None:
                 raise TypeError("sparsity: got None, wants a fraction in [0, 1]")
             self._lowest(sparsity, pruned, words)
-        return self._made(words)
+        return self._made([words[own] for own in self.own])
 
     def _made(self, words: list[Words]) -> Any:
         found = list(map(Mask._of, self.shapes, words))
@@ -706,15 +750,15 @@ class _Pruning:
                 self._going(*each)
                 for each in zip(fractions, chosen.sizes, chosen.alive, strict=True)
             ]
-            self.ranked.select(chosen, everything, counts, not blocks)
+            self.ranked.select(chosen, everything, counts)
         elif self.comm is not None:
-            self._over_ranks(self.comm, fractions[0], chosen, not blocks)
+            self._over_ranks(self.comm, fractions[0], chosen)
         else:
             count = self._going(fractions[0], sum(chosen.sizes), sum(chosen.alive))
             if self.bounded:
-                self._within_bounds(count, pruned, chosen, not blocks)
+                self._within_bounds(count, pruned, chosen)
             else:
-                self.ranked.select(chosen, everything, count, not blocks)
+                self.ranked.select(chosen, everything, count)
         if blocks:
             for i, own, block in zip(pruned, chosen.words, chosen.blocks, strict=True):
                 _core.prune_spread(list(self.shapes[i]), list(block or ()), own, words[i])
@@ -722,7 +766,7 @@ class _Pruning:
                 if given is not None:
                     words[i] &= given._words
 
-    def _within_bounds(self, count: int, pruned: list[int], chosen: _Chosen, own: bool) -> None:
+    def _within_bounds(self, count: int, pruned: list[int], chosen: _Chosen) -> None:
         """Rank all arrays together, but each within its bounds.
 
         Those whose share falls outside get the bound, beginning with the side that is off by more;
@@ -750,7 +794,7 @@ class _Pruning:
         share: dict[int, int] = {}
         free = list(range(len(pruned)))
         while free:
-            self._select_some(chosen, free, count - sum(share.values()), own)
+            self._select_some(chosen, free, count - sum(share.values()))
             counts = {i: chosen.alive[i] - _count(chosen.words[i])
                       for i in free}  # fmt: skip
             under = [i for i in free if counts[i] < low[i]]
@@ -765,12 +809,12 @@ class _Pruning:
                 share.update(counts)
             free = [i for i in free if i not in share]
         everything = list(range(len(pruned)))
-        self.ranked.select(chosen, everything, [share[i] for i in everything], own)
+        self.ranked.select(chosen, everything, [share[i] for i in everything])
 
-    def _select_some(self, chosen: _Chosen, which: list[int], count: int, own: bool) -> None:
+    def _select_some(self, chosen: _Chosen, which: list[int], count: int) -> None:
         """Prune so many of some arrays together; the numbers of random units stay theirs."""
         if isinstance(self.ranked, _Scores) or which == list(range(which[0], which[-1] + 1)):
-            self.ranked.select(chosen, which, count, own)
+            self.ranked.select(chosen, which, count)
             return
         # Those in between take part as arrays of which nothing is left.
         nothing = [np.zeros_like(words) for words in chosen.words]
@@ -782,22 +826,22 @@ class _Pruning:
             [chosen.words[i] if i in which else nothing[i].copy() for i in range(len(nothing))],
             chosen.blocks,
         )  # fmt: skip
-        self.ranked.select(some, list(span), count, own)
+        self.ranked.select(some, list(span), count)
 
-    def _over_ranks(self, comm: Communicator, fraction: float, chosen: _Chosen, own: bool) -> None:
+    def _over_ranks(self, comm: Communicator, fraction: float, chosen: _Chosen) -> None:
         """Rank the arrays of all ranks together: the bins of all are added, until one is a key."""
         _, size = _gathered(comm, sum(chosen.sizes))
         _, alive = _gathered(comm, sum(chosen.alive))
         count = self._going(fraction, size, alive)
         if count <= 0 or count >= alive:
             self.ranked.select(
-                chosen, list(range(len(chosen.units))), 0 if count <= 0 else sum(chosen.alive), own
+                chosen, list(range(len(chosen.units))), 0 if count <= 0 else sum(chosen.alive)
             )
             return
         low, shift = (-1, 21) if isinstance(self.ranked, _Random) else (_LOWEST, 53)
         while True:
             bins = np.zeros(_BINS, np.int64)
-            below = self.ranked.histogram(chosen, own, low, shift, bins)
+            below = self.ranked.histogram(chosen, low, shift, bins)
             parts = np.array(comm.allgather([below, *bins.tolist()]))
             total = parts.sum(axis=0)
             less = int(total[0]) + np.concatenate([[0], np.cumsum(total[1:])])
@@ -809,7 +853,7 @@ class _Pruning:
         mine = int(bins[bin_])
         before, equal = _gathered(comm, mine)
         ties = equal - (count - int(less[bin_]))  # those of this key that stay
-        self.ranked.at_key(chosen, own, low + 1, min(max(ties - before, 0), mine))
+        self.ranked.at_key(chosen, low + 1, min(max(ties - before, 0), mine))
 
     # --- rows ---
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import fnmatch
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeAlias
 
 import numpy as np
+
+from .._arrays import parameters_of
 
 # A name or index, several of them, or a function of a name and an array.
 Exclude: TypeAlias = "str | int | Iterable[str | int] | Callable[[str, Any], bool] | None"
@@ -91,6 +95,7 @@ def fixed(name: str, tree: Any) -> Any:
     >>> fixed("w", iter([1, 2]))
     [1, 2]
     """
+    tree = parameters_of(tree)
     if is_array(tree) or isinstance(tree, str | bytes) or not isinstance(tree, Iterable):
         return tree
     if isinstance(tree, Mapping):
@@ -107,7 +112,7 @@ def fixed(name: str, tree: Any) -> Any:
 
 def lasting(name: str, tree: Any) -> Any:
     """Return the container itself, or one that can be read again and again."""
-    return fixed(name, tree) if _read_once(tree) else tree
+    return fixed(name, tree) if _read_once(parameters_of(tree)) else tree
 
 
 def _read_once(tree: Any) -> bool:
@@ -144,11 +149,14 @@ def _built(node: Any, rest: Iterator[Any]) -> Any:
 def excluded(exclude: Exclude, named: list[tuple[str, Any]]) -> list[bool]:
     """Return of each named array whether it is excluded, by its own name or that of a container.
 
+    ``"/"`` and ``"."`` are the same in names. One with ``*``, ``?`` or ``[`` is a pattern, as of
+    files, if it is no name.
+
     Examples
     --------
     >>> import numpy as np
     >>> named = [("block/0", np.zeros(1)), ("block/1", np.zeros((1, 1))), ("head", np.zeros(1))]
-    >>> excluded("block", named), excluded(["block/1", "head"], named)
+    >>> excluded("block", named), excluded(["block.1", "h*"], named)
     ([True, True, False], [False, True, True])
     >>> excluded(lambda name, array: array.ndim < 2, named)
     [True, False, True]
@@ -162,14 +170,25 @@ def excluded(exclude: Exclude, named: list[tuple[str, Any]]) -> list[bool]:
             f"exclude: got {type(exclude).__name__}, wants names, indices or a function"
         )
     entries = [exclude] if isinstance(exclude, str | int) else list(exclude)
+    names = [name.replace("/", ".") for name, _ in named]
+    within: dict[str, list[int]] = {}  # the arrays of each name, and of each container
+    for i, name in enumerate(names):
+        ends = [at for at, letter in enumerate(name) if letter == "."]
+        for end in (*ends, len(name)):
+            within.setdefault(name[:end], []).append(i)
     result = [False] * len(named)
     for entry in entries:
         if isinstance(entry, bool) or not isinstance(entry, str | int):
             raise TypeError(f"exclude: got {type(entry).__name__}, wants names or indices")
-        hits = [name == str(entry) or name.startswith(f"{entry}/") for name, _ in named]
-        if not any(hits):
-            names = ", ".join(repr(name) for name, _ in named[:8])
+        text = str(entry).replace("/", ".")
+        hits = within.get(text, [])
+        if not hits and any(letter in text for letter in "*?["):
+            fits = re.compile(fnmatch.translate(text)).match
+            hits = [i for i, name in enumerate(names) if fits(name)]
+        if not hits:
+            known = ", ".join(repr(name) for name, _ in named[:8])
             more = ", ..." if len(named) > 8 else ""
-            raise ValueError(f"exclude: got {entry!r}, wants one of {names}{more}")
-        result = [a or b for a, b in zip(result, hits, strict=True)]
+            raise ValueError(f"exclude: got {entry!r}, wants one of {known}{more}")
+        for i in hits:
+            result[i] = True
     return result

@@ -36,8 +36,9 @@ def uniform(params: Tree, sparsity: float, exclude: Exclude = None) -> Any:
     sparsity : float
         In [0, 1].
     exclude : str, int, iterable of them, or callable, optional
-        Arrays that stay dense: their names or indices, with "/" between those of nested containers
-        ("block/0"; "block" for all in it), or a function of name and array.
+        Arrays that stay dense: their names, patterns such as "*.bias" or indices, with "/" or "."
+        between those of nested containers ("block/0"; "block" for all in it), or a function of name
+        and array.
 
     Returns
     -------

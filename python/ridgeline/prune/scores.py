@@ -7,8 +7,11 @@ Scores are arrays like the weights, to be passed to ``by_score``, which prunes t
 Every function takes one array, or a list, tuple, dict (nested) or iterable of them and returns the
 same containers: NumPy arrays, PyTorch CPU tensors or JAX arrays; float32, float64, bfloat16 or
 float16; of any strides. Elements of the half types and of float32 are computed in float32, those of
-float64 in float64, and rounded once to the dtype of the weights. NaN gives NaN, which ranks
-highest. Results are not part of an autograd graph.
+float64 in float64, and rounded once to the dtype of the weights; but the scores of float16 weights
+are float32, in which products neither overflow nor vanish (not those of `gradient`, which are
+exact). With `out` they have its dtype, that of the weights: beyond 65504 float16 is infinite, and
+such scores rank as equal. NaN gives NaN, which ranks highest. Results are not part of an autograd
+graph.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ from typing import Any, TypeVar, cast
 import numpy as np
 
 from .. import _core
-from .._arrays import is_jax, numpy_view
+from .._arrays import is_jax, numpy_view, torch_if
 from .._environment import in_default_environment
 from .._typing import Tree
 from ._tree import arrays_in, fixed, is_array, lasting, like, located
@@ -69,10 +72,10 @@ def _ordered(node: Any, model: Any) -> list[Any]:
     return [leaf for value, other in pairs for leaf in _ordered(value, other)]
 
 
-def _mapped(function: Callable[..., Any], out: Any, **arguments: Any) -> Any:
+def _mapped(function: Callable[..., Any], out: Any, exact: bool = False, **arguments: Any) -> Any:
     """Call a function of arrays, and of where to write, with the arrays of containers one by one.
 
-    Everything is checked before the first call.
+    Everything is checked before the first call. New results are wide unless they are `exact`.
     """
     trees = {key: fixed(key, value) for key, value in arguments.items()}
     if out is not None:
@@ -87,9 +90,19 @@ def _mapped(function: Callable[..., Any], out: Any, **arguments: Any) -> Any:
     other, tree = rest[0] if rest else (None, None)
     _core.check_outputs(name, first, other, tree, other != "x_norm", out)
     columns = [_ordered(tree, first) for tree in trees.values()]
-    columns.append([None] * len(columns[0]) if out is None else _ordered(out, first))
-    results = [function(*row) for row in zip(*columns, strict=True)]
-    return out if out is not None else like(first, results)
+    if out is None:
+        read = (lambda array: array) if exact else _widened
+        return like(first, [function(*map(read, row), None) for row in zip(*columns, strict=True)])
+    for row in zip(*columns, _ordered(out, first), strict=True):
+        function(*row)
+    return out
+
+
+def _widened(array: Any) -> Any:
+    """Return a float32 copy of a float16 array, or the array."""
+    if str(array.dtype).removeprefix("torch.") != "float16":
+        return array
+    return array.detach().float() if torch_if(array) else array.astype(np.float32)
 
 
 def _check_norms(places: list[tuple[str, str, Any]], norms: list[Any]) -> None:
@@ -116,7 +129,7 @@ def taylor(w: TreeT, g: Tree, *, squared: bool = False, out: Any = None) -> Tree
     g : array or tree of arrays
         Their gradients, of the same structure, shapes and dtypes. Only read.
     squared : bool, default False
-        Whether to square. Of float16, squares below 6e-8 are 0.
+        Whether to square. In `out` of float16, squares below 6e-8 are 0.
     out : array or tree of arrays, optional
         Where to write, like `w`; may be `w` or `g`.
 
@@ -238,7 +251,7 @@ def gradient(g: TreeT, out: Any = None) -> TreeT:
     >>> scores.gradient([np.array([-2.0, 1.0])])
     [array([2., 1.])]
     """
-    return cast("TreeT", _mapped(_core.prune_magnitudes, out, g=g))
+    return cast("TreeT", _mapped(_core.prune_magnitudes, out, exact=True, g=g))
 
 
 def movement_(scores: Tree, w: Tree, g: Tree, lr: float = 1.0) -> None:
@@ -339,7 +352,7 @@ def lamp(w: TreeT, out: Any = None) -> TreeT:
     with each array's weights in ascending order of magnitude, of equal ones the higher index first.
     Within an array they rank as magnitudes do. The largest of each array scores 1, so that with
     ``scope="global"`` none is pruned as a whole while others have more than one weight left.
-    0 scores 0.
+    0 scores 0. An infinity or NaN scores infinity, and is left out of the sums of the others.
 
     Parameters
     ----------
@@ -362,9 +375,8 @@ def lamp(w: TreeT, out: Any = None) -> TreeT:
 
     Notes
     -----
-    Squares and sums are float64, rounded to the dtype of `w` once; float16 has no scores below
-    6e-8, as large arrays need them: give it ``w`` in float32. Sorting takes about 40 bytes of
-    memory per element of the largest array.
+    Squares and sums are float64, rounded once; an `out` of float16 has no scores below 6e-8, as
+    large arrays need them. Sorting takes about 40 bytes of memory per element of the largest array.
 
     Examples
     --------
@@ -381,15 +393,18 @@ def _lamp(w: Any, out: Any) -> Any:
     result = _core.prune_magnitudes(w, out)  # of the library and dtype of w
     size = numpy_view(result)
     flat = size.astype(np.float64).ravel()
+    endless = ~np.isfinite(flat)
+    flat[endless] = 0
     order = flat.size - 1 - np.argsort(flat[::-1], kind="stable")
     top = flat[order[-1]] if flat.size else 0.0
-    if 0 < top < np.inf:
+    if top > 0:
         np.ldexp(flat, 1 - math.frexp(top)[1], out=flat)  # so that squares stay in range
     with np.errstate(all="ignore"):
         share = np.square(flat[order])
         tail = np.cumsum(share[::-1])[::-1]
         np.divide(share, tail, out=share, where=share != 0)
         flat[order] = share
+        flat[endless] = np.inf
         values = flat.reshape(size.shape).astype(size.dtype)
     if is_jax(result):
         return sys.modules["jax.numpy"].asarray(values)

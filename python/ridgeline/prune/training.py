@@ -17,10 +17,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
+from .._arrays import torch_if
 from .._environment import in_default_environment
 from .._numbering import integer_of, shape_of
 from ..masks import Mask, MaskSet, _aligned, _apply_all, _leaves_of, _mapped, _sparsity
@@ -263,7 +265,9 @@ class _Training:
         -------
         dict
             ``version``, ``kind``, ``step``, ``key`` (None without one) and for each mask its
-            ``names``, ``shapes`` and ``words``: copies, of one bit an element.
+            ``names``, ``shapes`` and ``words``: copies, of one bit an element. Words of PyTorch
+            parameters are int64 tensors, so that ``torch.load`` reads what ``torch.save`` wrote;
+            others are uint64 arrays.
 
         Examples
         --------
@@ -287,8 +291,14 @@ class _Training:
             "key": None if key is None else key.seed,
             "names": [name for name, _ in _leaves(self._masks)],
             "shapes": [list(mask.shape) for _, mask in _leaves(self._masks)],
-            "words": [mask._words.copy() for _, mask in _leaves(self._masks)],
+            "words": [self._library(mask._words.copy()) for _, mask in _leaves(self._masks)],
         }
+
+    def _library(self, words: Any) -> Any:
+        """Return words in the library of the parameters."""
+        arrays = _leaves_of(self._masks, _aligned(self._masks, self._params))
+        torch = next((torch_if(array) for _, array in arrays if torch_if(array)), None)
+        return words if torch is None else torch.from_numpy(words.view(np.int64))
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where a run stopped.
@@ -299,7 +309,7 @@ class _Training:
         Parameters
         ----------
         state : dict
-            Of `state_dict`. Arrays are copied.
+            Of `state_dict`, of parameters of any library. Arrays are copied.
 
         Raises
         ------
@@ -352,8 +362,9 @@ class _Training:
             if shape != mask.shape:
                 raise ValueError(f"{place}: got {shape}, wants {mask.shape}")
             place, words = f"state['words'][{i}]", np.asarray(state["words"][i])
-            if words.dtype != np.uint64:
-                raise TypeError(f"{place}: got dtype {words.dtype}, wants uint64")
+            if words.dtype not in (np.uint64, np.int64):
+                raise TypeError(f"{place}: got dtype {words.dtype}, wants uint64 or int64")
+            words = words.view(np.uint64)
             if words.shape != mask._words.shape:
                 raise ValueError(f"{place}: got shape {words.shape}, wants {mask._words.shape}")
             if np.any(words & ~_full(mask.size)):
@@ -386,9 +397,14 @@ class Pruner(_Training):
 
     Parameters
     ----------
-    params : array or tree of arrays
-        Kept by reference and written at every step. If arrays of a list or dict are replaced there,
-        it prunes the new ones. Of an iterator such as ``model.parameters()`` the arrays are kept.
+    params : array or tree of arrays, or torch.nn.Module
+        Kept by reference and written at every step. Of a module the parameters are looked up at
+        each step, by name: those that ``module.weight = Parameter(...)`` or
+        ``load_state_dict(assign=True)`` put there are pruned from then on. If arrays of a list or
+        dict are replaced there, it prunes the new ones. Of an iterator such as
+        ``model.parameters()`` the arrays are kept, and it cannot know that a model has others by
+        now: give the module, or the new ones to `step`. Tied weights are given once, as a module
+        and its ``parameters()`` do.
     schedule : callable
         Such as `CubicSchedule`: ``schedule(step)`` is the sparsity, ``schedule.is_update(step)``
         says whether masks are to be made anew.
@@ -497,14 +513,9 @@ class Pruner(_Training):
         if callable(method):
             self._method = method
         elif method == "magnitude":
-            self._method = lambda params, sparsity, mask: magnitude(
-                params, sparsity, mask=mask, normalize=normalize, **common
-            )
+            self._method = partial(magnitude, normalize=normalize, **common)
         else:
-            assert key is not None
-            self._method = lambda params, sparsity, mask: random(
-                params, sparsity, key, mask=mask, **common
-            )
+            self._method = partial(random, key=key, **common)
         self._start(params, masks, states)
 
     def _key(self) -> Key | None:
@@ -700,7 +711,8 @@ class SET(_Moving):
     Parameters
     ----------
     params : array or tree of arrays
-        Kept by reference and written at every step, as by `Pruner`. The constructor writes nothing:
+        Kept by reference and written at every step, as by `Pruner`, which also says what becomes of
+        parameters that are replaced. The constructor writes nothing:
         `apply_` sets the first weights to 0 where they are pruned, else the first step does.
     sparsity : float, or container of float like params
         The fraction pruned of all elements, which `budget` shares out; or of each array. Which ones
@@ -821,7 +833,8 @@ class RigL(_Moving):
     Parameters
     ----------
     params : array or tree of arrays
-        Kept by reference and written at every step, as by `Pruner`. The constructor writes nothing:
+        Kept by reference and written at every step, as by `Pruner`, which also says what becomes of
+        parameters that are replaced. The constructor writes nothing:
         `apply_` sets the first weights to 0 where they are pruned, else the first step does.
     sparsity : float, or container of float like params
         The fraction pruned of all elements, which `budget` shares out; or of each array. Which ones

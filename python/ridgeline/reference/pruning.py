@@ -155,6 +155,24 @@ def unit_norms(x: Array, number: Integers, count: int, ord: float = 2) -> Float6
         return np.where(fine, scale * norms, largest)
 
 
+def signed_norms(x: Array, number: Integers, count: int, ord: float = 2) -> Float64:
+    """Return the signed ord-th root of the sum of sign(x) |x|^ord over every unit.
+
+    Examples
+    --------
+    >>> signed_norms(np.array([3.0, 5.0, -4.0]), np.array([0, 1, 0]), 1)
+    array([-1.,  5.])
+    """
+    x = float64(x)
+    up = unit_norms(np.where(x < 0, 0.0, x), number, count, ord)
+    down = unit_norms(np.where(x < 0, x, 0.0), number, count, ord)
+    large, small = np.maximum(up, down), np.minimum(up, down)
+    with np.errstate(all="ignore"):
+        left = (1 - (small / large) ** ord) ** (1 / ord)
+        value = np.copysign(large * left, up - down)
+    return up - down if ord == 1 else np.where(large > 0, value, large)
+
+
 def n_of_m(scores: Array, n: int, m: int, axis: int = -1, mask: Bools | None = None) -> Bools:
     """Keep the n highest of every m along an axis; a last group of r < m keeps min(n, r).
 
@@ -279,7 +297,7 @@ def by_score(
     max_sparsity: Fractions = 1.0,
     per_row: bool = False,
 ) -> Any:
-    """Keep all but the round(sparsity * n) units of lowest score; of blocks and slices the norm.
+    """Keep all but the round(sparsity * n) units of lowest score; of blocks `signed_norms`.
 
     ``scope="tensor"``: n of each array; "global": n of all arrays, ranked together, after each
     array's scores are divided by their norm ("l2") or root mean square ("rms"), with bounds on the
@@ -309,7 +327,7 @@ def by_score(
     def scores_of(first: int, x: Array, alive: Bools, number: Integers, count: int) -> Array:
         if structure is None or structure[0] == "nm":
             return x.ravel()
-        return unit_norms(np.where(alive, float64(x), 0.0), number, count, structure[2])
+        return signed_norms(np.where(alive, float64(x), 0.0), number, count, structure[2])
 
     bounds = (min_sparsity, max_sparsity)
     return _prune(
@@ -459,7 +477,8 @@ def wanda(w: Array, x_norm: Array) -> Array:
 def lamp(w: Array) -> Array:
     """Return w_u^2 / sum of w_v^2 over v >= u in ascending order of |w| (Lee et al. 2021).
 
-    Of equal ones the lower index has the higher score. 0 is 0, also where all of the sum is.
+    Of equal ones the lower index has the higher score. 0 is 0, also where all of the sum is. An
+    infinity or NaN is infinite, and in no sum.
 
     Examples
     --------
@@ -467,16 +486,23 @@ def lamp(w: Array) -> Array:
     array([1. , 0.2, 0. ])
     """
     size = np.abs(float64(w).ravel())
+    finite = np.isfinite(size)
+    score = np.full(size.shape, np.inf)
+    score[finite] = _lamp(size[finite])
+    return rounded(score.reshape(w.shape), w.dtype)
+
+
+def _lamp(size: Float64) -> Float64:
     order = np.lexsort((-np.arange(size.size), size))
     top = float(np.max(size, initial=0.0))
-    if 0 < top < np.inf:
+    if top > 0:
         size = np.ldexp(size, 1 - math.frexp(top)[1])  # so that squares stay in range
     square = np.square(size)
     with np.errstate(all="ignore"):
         tail = np.cumsum(square[order][::-1])[::-1]
         score = np.zeros(square.shape)
         score[order] = np.where(square[order] == 0, 0.0, square[order] / tail)
-    return rounded(score.reshape(w.shape), w.dtype)
+    return score
 
 
 # --- budgets --------------------------------------------------------------------------------------
