@@ -92,6 +92,13 @@ def test_master_weights(variant, dtype):
         assert bits(found) == bits(states(twin))
 
 
+def kept_part(high, low):
+    """The second number, one step nearer 0 where it would take the sum to another first one."""
+    total = (high.astype(np.float32) + low.astype(np.float32)).astype(high.dtype)
+    nearer = (low.view(np.uint16) - np.uint16(1)).view(low.dtype)
+    return np.where(total == high, low, nearer)
+
+
 @halves
 @variants
 def test_kahan(variant, dtype):
@@ -109,7 +116,7 @@ def test_kahan(variant, dtype):
             w.astype(np.float64) - p.astype(np.float64)
             for w, p in zip(single, expected, strict=True)
         ]
-        lost = [rounded(r, dtype) for r in rest]
+        lost = [kept_part(p, rounded(r, dtype)) for p, r in zip(expected, rest, strict=True)]
         assert bits(params) == bits(expected)
         found = list(states(opt)["compensation"].values())
         assert all(c.dtype == np.uint16 for c in found)
@@ -394,11 +401,12 @@ def block_samples(n, seed=0):
 
 @pytest.mark.parametrize("n", BLOCK_SIZES)
 def test_codes_of_first_moments(n):
-    """After the first step of SGD with momentum, the buffer is the gradient."""
+    """After the first step of SGD with momentum, the buffer is the gradient, or 0 below 2^-100."""
     g = block_samples(n)
     opt = rl.SGD(np.zeros(n, np.float32), lr=0.1, momentum=0.5, state_dtype="8bit")
     opt.step(g)
     codes, scale = codes_of(opt, "momentum_buffer", "param")
+    g = np.where(np.abs(g) < 2.0**-100, np.float32(0), g)
     wants, scales = ref.quantize(g, signed=True)
     assert scale.shape == scales.shape
     assert bits(scale) == bits(scales)
