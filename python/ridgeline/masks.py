@@ -536,7 +536,9 @@ class MaskSet:
         """
         masks = self._masks
         _core.apply_masks(
-            _aligned(self, params), [mask._words for mask in masks], [mask._shape for mask in masks]
+            _aligned(self, params, writing=True),
+            [mask._words for mask in masks],
+            [mask._shape for mask in masks],
         )
 
     def save(self, file: str | PathLike[str]) -> None:
@@ -726,7 +728,7 @@ def _set_of(tree: object, name: str, what: str, leaf: Callable[[object, str], Ma
             return _made(tuple(build(child, (*path, i)) for i, child in enumerate(node)))
         return leaf(node, _place(name, path))
 
-    plain = _core.reusable_tree(tree)
+    plain = _core.reusable_tree(tree, name)
     if not isinstance(plain, dict | list | tuple):
         raise TypeError(f"{name}: got {_kind(tree)}, wants a list, tuple or dict of {what}")
     return cast("MaskSet", build(plain, ()))
@@ -741,7 +743,9 @@ def _mapped(masks: Mask | MaskSet, leaf: Callable[[Mask], Any]) -> Any:
     return [_mapped(child, leaf) for child in masks._children]
 
 
-def _aligned(masks: Mask | MaskSet, params: object, name: str = "params") -> Any:
+def _aligned(
+    masks: Mask | MaskSet, params: object, name: str = "params", *, writing: bool = False
+) -> Any:
     """Return lists and dicts of the arrays of `params`, in the order of the masks.
 
     Raises an error that names the place if the structure is not that of the masks.
@@ -777,7 +781,7 @@ def _aligned(masks: Mask | MaskSet, params: object, name: str = "params") -> Any
                 raise ValueError(f"{place}: got a key {key!r}, wants those of the masks")
         return {key: align(child, node[key], (*path, key)) for key, child in children.items()}
 
-    return align(masks, _core.reusable_tree(params), ())
+    return align(masks, _core.reusable_tree(params, name, writing), ())
 
 
 def _leaves_of(masks: Mask | MaskSet, tree: Any) -> list[tuple[Keys, Any]]:
