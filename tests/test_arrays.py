@@ -12,6 +12,7 @@ import sys
 import textwrap
 import types
 import weakref
+from array import array as from_array
 from collections.abc import Mapping
 
 import numpy as np
@@ -175,7 +176,6 @@ REFUSED = {
     "numpy scalar": lambda: np.float32(3),
     "numpy double": lambda: np.float64(3),
     "float": lambda: 3.0,
-    "None": lambda: None,
     "text": lambda: "weights",
     "no text": lambda: "",
     "bytes": lambda: b"weights",
@@ -571,10 +571,15 @@ def test_torch_leaf_that_requires_grad(torch, writer):
             assert good.min() == 9
             assert t._version == version
         with torch.no_grad():
-            write([good, t])
-        assert t.ne(9).any()
-        assert good.ne(9).any()
-        assert t._version > version
+            if t.is_leaf:  # a parameter, not a gradient
+                with pytest.raises(rl.RequiresGradError, match=r"^grads\[1\].*p\.grad for p in"):
+                    write([good, t])
+                assert t.min() == good.min() == 9
+            else:
+                write([good, t])
+                assert t.ne(9).any()
+                assert good.ne(9).any()
+                assert t._version > version
         assert t.requires_grad
         detached = make().detach()
         write(detached)
@@ -582,21 +587,220 @@ def test_torch_leaf_that_requires_grad(torch, writer):
 
 
 def test_torch_prox_acts_as_without_grad(torch):
-    for t in (
-        torch.nn.Parameter(torch.full((3,), 9.0)),
-        torch.full((3,), 9.0, requires_grad=True)[1:],
-    ):
-        version = t._version
-        rl.L1(1.0).prox_([t], 1.0)
-        assert t.tolist() == [8.0] * len(t)
-        assert t._version > version
-        assert t.requires_grad
+    t = torch.nn.Parameter(torch.full((3,), 9.0))
+    version = t._version
+    rl.L1(1.0).prox_([t], 1.0)
+    assert t.tolist() == [8.0] * 3
+    assert t._version > version
+    assert t.requires_grad
+    with pytest.raises(rl.RequiresGradError, match=r"^x: .*x\.detach\(\)"):
+        rl.L1(1.0).prox(t, 1.0)
+    result = rl.L1(1.0).prox(t.detach(), 1.0)
+    assert type(result) is torch.Tensor
+    with torch.no_grad():
         result = rl.L1(1.0).prox(t, 1.0)
-        assert not result.requires_grad
-        assert type(result) is torch.Tensor
-        with pytest.raises(rl.RequiresGradError, match=r"^out"):
-            rl.L1(1.0).prox(result, 1.0, out=t)
-        assert t.tolist() == [8.0] * len(t)
+    assert not result.requires_grad
+    with pytest.raises(rl.RequiresGradError, match=r"^out"):
+        rl.L1(1.0).prox(result, 1.0, out=t)
+    assert t.tolist() == [8.0] * 3
+
+
+#: every parameter update that is not a step
+UPDATES = {
+    "prox_": lambda t: rl.L1(1.0).prox_(t, 1.0),
+    "project_": lambda t: rl.Box(0.0, 8.0).project_(t),
+    "apply_": lambda t: rl.Mask.from_array(np.zeros(t.shape, bool)).apply_(t),
+    "masks.apply_": lambda t: rl.MaskSet.from_array([np.zeros(t.shape, bool)]).apply_([t]),
+    "random_shrink_": lambda t: rl.prune.random_shrink_(t, 0.5, rl.Key(0)),
+}
+
+
+@pytest.mark.parametrize("update", UPDATES)
+def test_torch_updates_of_what_is_in_the_graph(torch, update):
+    leaf = torch.full((3,), 9.0, requires_grad=True)
+    for t in (leaf * 1, leaf[:2], leaf.view(3, 1)):
+        with pytest.raises(rl.RequiresGradError, match=r"^params.*is no leaf"):
+            UPDATES[update](t)
+        assert t.eq(9).all()
+        with torch.no_grad():
+            UPDATES[update](t)
+        assert t.ne(9).all()
+        with torch.no_grad():
+            t.fill_(9)
+    with torch.no_grad():
+        view = leaf[1:]
+    UPDATES[update](view)
+    UPDATES[update](leaf)
+    assert leaf.ne(9).all()
+
+
+#: every function that gives a new array of one or two
+MAKERS = {
+    "dropout": lambda x, **o: rl.dropout(x, 0.5, rl.Key(0), **o),
+    "dropout_add": lambda x, **o: rl.dropout_add(x.detach(), x, 0.5, rl.Key(0), **o),
+    "alpha_dropout": lambda x, **o: rl.alpha_dropout(x, 0.5, rl.Key(0), **o),
+    "alpha_dropout_backward": lambda x, **o: rl.alpha_dropout_backward(x, 0.5, rl.Key(0), **o),
+    "feature_alpha_dropout": lambda x, **o: rl.feature_alpha_dropout(x, 0.5, rl.Key(0), **o),
+    "gaussian_dropout": lambda x, **o: rl.gaussian_dropout(x, 0.5, rl.Key(0), **o),
+    "gaussian_noise": lambda x, **o: rl.gaussian_noise(x, 0.5, rl.Key(0), **o),
+    "drop_connect": lambda x, **o: rl.drop_connect(x, 0.5, rl.Key(0), **o),
+    "drop_path": lambda x, **o: rl.drop_path(x, 0.5, rl.Key(0), **o),
+    "drop_path, actual": lambda x, **o: rl.drop_path(x, 0.5, rl.Key(0), scale="actual", **o),
+    "drop_block": lambda x, **o: rl.drop_block(x, 0.5, 1, rl.Key(0), **o),
+    "zoneout, new": lambda x, **o: rl.zoneout(x, x.detach(), 0.5, rl.Key(0), **o),
+    "zoneout, old": lambda x, **o: rl.zoneout(x.detach(), x, 0.5, rl.Key(0), **o),
+    "zoneout_backward": lambda x: rl.zoneout_backward(x, 0.5, rl.Key(0))[0],
+    "token_dropout": lambda x, **o: rl.token_dropout(x, 0.5, rl.Key(0), **o),
+    "prox": lambda x, **o: rl.L1(0.5).prox(x, 0.5, **o),
+    "prox, weights": lambda x, **o: rl.L1(0.5, weights=x).prox(x.detach(), 0.5, **o),
+    "taylor": lambda x, **o: rl.prune.scores.taylor(x, x.detach(), **o),
+    "taylor, gradient": lambda x, **o: rl.prune.scores.taylor(x.detach(), x, **o),
+    "gradient": lambda x, **o: rl.prune.scores.gradient(x, **o),
+    "lamp": lambda x, **o: rl.prune.scores.lamp(x, **o),
+    "wanda": lambda x, **o: rl.prune.scores.wanda(x, np.ones(x.shape[-1], np.float32), **o),
+}
+
+
+@pytest.mark.parametrize("maker", MAKERS)
+def test_torch_new_arrays_would_cut_the_graph(torch, maker):
+    make = MAKERS[maker]
+    x = torch.full((2, 3, 4, 5), 9.0, requires_grad=True)
+    outs = [{}] if maker == "zoneout_backward" else [{}, {"out": torch.full((2, 3, 4, 5), 7.0)}]
+    for options in outs:
+        for t in (x, x * 1, torch.nn.Parameter(x.detach().clone())):
+            with pytest.raises(rl.RequiresGradError, match=r"requires grad.*no_grad.*examples/"):
+                make(t, **options)
+            for out in options.values():
+                assert out.eq(7).all()
+        expected = make(x.detach().clone())
+        for mode in (torch.no_grad, torch.inference_mode):
+            with mode():
+                assert torch.equal(make(x, **options), expected)
+        make(x.detach(), **options)
+
+
+def test_torch_autograd_functions_need_not_detach(torch):
+    class Dropout(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return rl.dropout(x, 0.5, rl.Key(0))
+
+        @staticmethod
+        def backward(ctx, dy):
+            return rl.dropout(dy, 0.5, rl.Key(0))
+
+    h = torch.ones(64, requires_grad=True)
+    (h + Dropout.apply(h)).sum().backward()
+    assert torch.equal(h.grad, 1 + rl.dropout(torch.ones(64), 0.5, rl.Key(0)))
+    # a second derivative would be cut off
+    with pytest.raises(rl.RequiresGradError, match=r"^x: "):
+        torch.autograd.grad((Dropout.apply(h) * h).sum(), h, create_graph=True)
+
+
+def test_torch_that_requires_grad_may_be_read(torch):
+    model = torch.nn.Linear(3, 2)
+    x = model.weight * 1
+    for t in (model.weight, x):
+        rl.global_norm(t)
+        rl.L2(1.0).value(t)
+        rl.prune.magnitude(t, 0.5)
+        rl.prune.by_score(t, 0.5)
+    assert rl.Mask.from_array(x > 0).size == 6
+    assert rl.global_norm(model.parameters()) > 0
+
+
+def test_torch_parameters_for_gradients(torch):
+    """The advice must not lead to weights that are scaled."""
+    model = torch.nn.Linear(3, 2)
+    before = [p.detach().clone() for p in model.parameters()]
+    model(torch.ones(5, 3)).square().sum().backward()
+    for write in (WRITERS[name] for name in GRAD_WRITERS):
+        for mode in (torch.no_grad, torch.enable_grad, torch.inference_mode):
+            with mode(), pytest.raises(rl.RequiresGradError, match=r"^grads\[0\].*a gradient"):
+                write(list(model.parameters()))
+    assert all(map(torch.equal, before, model.parameters()))
+    gradients = [p.grad for p in model.parameters()]
+    assert rl.clip_by_global_norm_(gradients, 1e-3) > 1e-3
+    assert rl.global_norm(gradients) == pytest.approx(1e-3)
+    assert all(map(torch.equal, before, model.parameters()))
+
+
+class Failing:
+    """Makes a class of tensors whose attributes, or some, cannot be asked for."""
+
+    def __new__(cls, torch, what):
+        class Tensor(torch.Tensor):
+            @classmethod
+            def __torch_function__(cls, function, types, args=(), kwargs=None):
+                if what in getattr(function, "__self__", function).__name__:
+                    raise LookupError("mine")
+                return super().__torch_function__(function, types, args, kwargs or {})
+
+        return torch.full((3,), 9.0).as_subclass(Tensor)
+
+
+@pytest.mark.parametrize("what", ["", "requires_grad", "is_inference"])
+@writers
+def test_torch_subclasses_that_fail(torch, writer, what):
+    t, good = Failing(torch, what), np.full(3, 9.0)
+    with torch._C.DisableTorchFunctionSubclass():
+        twin = t.detach().as_subclass(torch.Tensor)
+    with unchanged(good), pytest.raises(LookupError, match="mine"):
+        rl.clip_by_value_([good, t], 0.5) if writer != "prox_" else rl.L1(1.0).prox_([good, t], 1.0)
+    with pytest.raises(LookupError, match="mine"):
+        WRITERS[writer](t)
+    assert twin.tolist() == [9, 9, 9]
+
+
+def test_torch_subclasses_of_an_own_mind(torch):
+    class Quiet(torch.Tensor):
+        __torch_function__ = torch._C._disabled_torch_function_impl
+
+    t = torch.full((3,), 9.0).as_subclass(Quiet)
+    rl.clip_by_value_(t, 0.5)
+    assert t.tolist() == [0.5] * 3
+
+
+TRACED = {
+    "dropout": lambda x: rl.dropout(x, 0.5, rl.Key(0)),
+    "prox": lambda x: rl.L1(0.5).prox(x, 0.5),
+    "lamp": lambda x: rl.prune.scores.lamp(x),
+    "read": lambda x: x * rl.global_norm(x),
+    "write": lambda x: rl.clip_by_value_(x, 0.5) or x,
+    "update": lambda x: rl.Box(0.0, 0.5).project_(x) or x,
+    "uniform": lambda x: rl.random.uniform(3, rl.Key(0), out=x),
+    "bernoulli": lambda x: rl.random.bernoulli(3, rl.Key(0), out=x),
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("function", TRACED)
+def test_torch_traces_are_refused(torch, function):
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    f = TRACED[function]
+    x = torch.full((3,), 9.0)
+    traces = {
+        "jit": lambda: torch.jit.trace(f, x),
+        "make_fx": lambda: make_fx(f)(x),
+        "make_fx, pre-dispatch": lambda: make_fx(f, pre_dispatch=True)(x),
+        "make_fx, fake": lambda: make_fx(f, tracing_mode="fake")(x),
+    }
+    for trace in traces.values():
+        with pytest.raises(TypeError, match=r"^(x|w|g|arrays|grads|params|out): got "):
+            trace()
+        assert x.tolist() == [9, 9, 9]
+    f(x)
+
+
+def test_torch_modes_that_record_nothing(torch):
+    from torch.utils.flop_counter import FlopCounterMode
+
+    x = torch.full((3,), 9.0)
+    with FlopCounterMode(display=False):
+        assert rl.global_norm(x) == rl.global_norm(x.numpy())
+        rl.clip_by_value_(x, 0.5)
+    assert x.tolist() == [0.5] * 3
 
 
 def test_torch_params_may_require_grad(torch):
@@ -611,18 +815,53 @@ def test_torch_inference_tensors(torch):
     with torch.inference_mode():
         t = torch.full((3,), 9.0)
         p = torch.nn.Parameter(torch.full((3,), 9.0))
-        for write in WRITERS.values():
+        for name, write in WRITERS.items():
             t.fill_(9)
             p.fill_(9)
-            write([t, p])
+            write([t, p] if name == "prox_" else t)
             assert t.ne(9).any()
-            assert p.ne(9).any()
+            assert p.eq(9).all() == (name != "prox_")
         t.fill_(9)
     assert t.is_inference()
-    rl.clip_by_value_(t, 0.5)
-    assert t.tolist() == [0.5] * 3
-    rl.L1(1.0).prox_(t, 0.25)
-    assert t.tolist() == [0.25] * 3
+    good = np.full(3, 9.0, np.float32)
+    for name, write in WRITERS.items():
+        place = "params" if name == "prox_" else "grads"
+        with unchanged(good), pytest.raises(ValueError, match=rf"^{place}\[1\]: got an inference"):
+            write([good, t])
+    x = torch.from_numpy(good)
+    for call in (
+        lambda: rl.Box(0.0, 1.0).project_(t),
+        lambda: rl.dropout(x, 0.5, rl.Key(0), out=t),
+        lambda: rl.random.normal(3, rl.Key(0), out=t),
+        lambda: rl.random.bernoulli(3, rl.Key(0), out=t),
+    ):
+        with pytest.raises(ValueError, match="got an inference tensor"):
+            call()
+    assert t.tolist() == [9, 9, 9]
+    assert rl.global_norm(t) == rl.global_norm(good)
+    assert rl.dropout(t, 0.0, rl.Key(0)).tolist() == [9, 9, 9]
+
+
+def test_torch_lazy_parameters(torch):
+    model = torch.nn.Sequential(torch.nn.LazyLinear(2), torch.nn.LazyBatchNorm1d())
+    calls = [
+        rl.global_norm,
+        rl.L1(1.0).value,
+        lambda tree: rl.L1(1.0).prox_(tree, 1.0),
+        lambda tree: rl.Box(0.0, 1.0).project_(tree),
+        lambda tree: rl.prune.magnitude(tree, 0.5),
+        lambda tree: rl.SGD(tree, lr=0.1),
+        lambda tree: rl.dropout(tree[0], 0.5, rl.Key(0)),
+        lambda tree: rl.random.bernoulli((), rl.Key(0), out=tree[0]),
+        *(lambda tree, f=f: f(tree) for f in WRITERS.values()),
+    ]
+    for call in calls:
+        for tree in (list(model.parameters()), list(model.buffers())):
+            # torch's own, where Python looks at the shape first
+            with pytest.raises((TypeError, ValueError, RuntimeError), match=r"Uninit|uninit"):
+                call(tree)
+    model(torch.ones(3, 4))
+    assert rl.global_norm(model.parameters()) > 0
 
 
 @writers
@@ -638,7 +877,7 @@ def test_torch_version_counters(torch, writer):
     rl.L1(1.0).value([base, other])
     rl.L1(1.0).prox(base, 1.0, out=torch.empty(8))
     with pytest.raises(TypeError):
-        WRITERS[writer]([base, None])
+        WRITERS[writer]([base, "x"])
     assert base._version == now
     assert other._version == versions[1]
 
@@ -652,7 +891,7 @@ def test_torch_out_is_seen_by_autograd(torch):
 
 @writers
 def test_torch_autograd_sees_writes(torch, writer):
-    w = torch.full((3,), 9.0, requires_grad=True)
+    w = torch.full((3,), 9.0, requires_grad=True) * 1
     loss = (w * w).sum()
     with torch.no_grad():
         WRITERS[writer](w)
@@ -872,8 +1111,7 @@ def test_torch_containers(torch, kind):
     if kind in ("parameters", "ParameterList"):
         assert rl.L1(1.0).add_gradient_(grads, tree()) == expected
         assert grads[0].abs().min() == 1
-    with torch.no_grad():
-        rl.clip_by_value_(tree(), 0.0)
+    rl.Box(0.0, 0.0).project_(tree())
     assert rl.global_norm(parameters) == 0
 
 
@@ -884,16 +1122,17 @@ def test_pairs_of_names_and_tensors_are_refused(torch):
 
 @pytest.mark.parametrize(
     "nothing",
-    [[], (), {}, [[], {}, ()], iter(()), OwnMapping({})],
-    ids=["list", "tuple", "dict", "nested", "iterator", "mapping"],
+    [[], (), {}, [[], {}, ()], {}.values(), OwnMapping({}), [None], {"a": [None, None]}],
+    ids=["list", "tuple", "dict", "nested", "values", "mapping", "None", "nested None"],
 )
 def test_no_arrays_at_all(nothing):
     assert rl.global_norm(nothing) == 0
-    assert rl.L1(1.0).value(nothing) == 0
+    assert rl.clip_by_global_norm_(nothing, 1.0) == 0
 
 
 def test_no_arrays_to_write():
-    for make in (list, tuple, dict, lambda: iter(())):
+    for make in (list, tuple, dict):
+        assert rl.L1(1.0).value(make()) == 0
         assert rl.clip_by_norm_(make(), 1.0) == []
         assert rl.clip_by_rms_(make(), 1.0) == []
         assert rl.clip_by_global_norm_(make(), 1.0) == 0
@@ -901,6 +1140,311 @@ def test_no_arrays_to_write():
         assert rl.zero_largest_(make()) is None
         assert rl.L1(1.0).prox_(make(), 1.0) is None
         assert rl.L1(1.0).add_gradient_(make(), make()) == 0
+
+
+#: every function of one tree
+OF_TREES = {
+    **WRITERS,
+    "global_norm": rl.global_norm,
+    "value": lambda tree: rl.L2(2.0).value(tree),
+    "params of add_gradient_": lambda tree: rl.L1(0.5).add_gradient_([np.zeros(3)], tree),
+    "grads of add_gradient_": lambda tree: rl.L1(0.5).add_gradient_(tree, [np.zeros(3)]),
+    "weights": lambda tree: rl.L1(0.5, weights=tree),
+    "project_": lambda tree: rl.Box(0.0, 1.0).project_(tree),
+    "masks": lambda tree: rl.MaskSet.from_array([np.zeros(3, bool)]).apply_(tree),
+    "SGD": lambda tree: rl.SGD(tree, lr=0.1),
+    "comm": lambda tree: rl.clip_by_global_norm_(tree, 1.0, comm=Alone()),
+}
+
+
+class Alone:
+    def allgather(self, x):
+        return [x]
+
+
+@pytest.mark.parametrize("function", OF_TREES)
+def test_iterators_with_nothing_left(function):
+    call = OF_TREES[function]
+    for make in (iter, lambda a: (x for x in a), lambda a: map(np.asarray, a), reversed):
+        used = make([np.full(3, 9.0)])
+        list(used)
+        for tree, place in ((used, ""), ([used], "[0]"), ({"a": [np.ones(3), used]}, "['a'][1]")):
+            with pytest.raises((TypeError, ValueError)) as error:
+                call(tree)
+            if function == "add_gradient_":  # walks it twice in this test
+                continue
+            text = f"{place}: got an iterator that has nothing left, wants arrays"
+            assert text in str(error.value) or function == "SGD", error.value
+
+
+def test_a_used_up_generator_clips_nothing_silently():
+    gradients = (x for x in [np.full(3, 9.0)])
+    rl.global_norm(gradients)
+    with pytest.raises(ValueError, match=r"^grads: got an iterator that has nothing left"):
+        rl.clip_by_global_norm_(gradients, 1e-3)
+
+
+# --- None for a gradient that is not there --------------------------------------------------------
+
+GRADIENTS = {
+    "global_norm": rl.global_norm,
+    **{name: write for name, write in WRITERS.items() if name not in ("prox_", "add_gradient_")},
+    "clip_by_global_norm_, raise": lambda g: rl.clip_by_global_norm_(g, 0.5, on_nonfinite="raise"),
+    "clip_by_global_norm_, comm": lambda g: rl.clip_by_global_norm_(g, 0.5, comm=Alone()),
+    "zero": lambda g: rl.clip_by_global_norm_(g, 0.5, comm=Alone(), on_nonfinite="zero"),
+}
+
+
+@pytest.mark.parametrize("kind", ["numpy", "torch"])
+@pytest.mark.parametrize("function", GRADIENTS)
+def test_none_is_passed_over(function, kind):
+    call = GRADIENTS[function]
+    for dtype in ("f4", "f8"):
+        alone, among = ([np.full(3, 9.0, dtype), np.full((2, 2), 4.0, dtype)] for _ in range(2))
+        a, b = among if kind == "numpy" else map(to_torch, among)
+        expected = call(alone)
+        got = call({"x": None, "y": [a, None, (None, b)], "z": [None]})
+        if isinstance(expected, list):
+            assert got == [None, expected[0], None, None, expected[1], None]
+        else:
+            assert got == expected
+        assert bits(among) == bits(alone)
+    assert call([None, None]) in (0, None, [None, None])
+    with pytest.raises(TypeError, match=r"^(arrays|grads): got NoneType"):
+        call(None)
+
+
+def test_none_keeps_the_places_of_errors():
+    good = np.full(3, 9.0)
+    with unchanged(good), pytest.raises(TypeError, match=r"^grads\['b'\]\[2\]: got dtype int64"):
+        rl.clip_by_value_({"a": None, "b": [good, None, np.ones(3, int)]}, 0.5)
+    with unchanged(good), pytest.raises(rl.NonFiniteError) as error:
+        rl.clip_by_global_norm_([None, good, None, np.full(2, np.nan)], 1.0, on_nonfinite="raise")
+    assert error.value.array == "grads[3]"
+    with unchanged(good), pytest.raises(ValueError, match=r"^grads\[2\]: .* as grads\[1\]"):
+        rl.clip_by_value_([None, good, good], 0.5)
+
+
+@pytest.mark.parametrize(
+    "penalty", [rl.L1(0.5), rl.L1(0.5) + rl.L2(1.0), rl.MCP(0.5), rl.LHalf(0.5) + rl.Huber(1.0)]
+)
+def test_none_contributes_no_gradient_and_no_value(penalty):
+    w = {"a": np.array([1.0, -2.0]), "b": [np.ones((2, 2), "f4"), np.full(5, 3.0)]}
+    g = {"a": np.ones(2), "b": [None, np.ones(5)]}
+    other = {"a": np.ones(2), "b": [np.ones(5)]}
+    value = penalty.add_gradient_(other, {"a": w["a"], "b": [w["b"][1]]})
+    with unchanged(w):
+        assert penalty.add_gradient_(g, w) == value > 0
+    assert bits([g["a"], g["b"][1]]) == bits([other["a"], other["b"][0]])
+    assert penalty.add_gradient_([None, None], [np.ones(3), np.ones(2)]) == 0
+    with pytest.raises(TypeError, match=r"^params\[1\]: got NoneType"):
+        penalty.add_gradient_([np.ones(3), np.ones(3)], [np.ones(3), None])
+
+
+def test_none_and_weights():
+    weights = [np.full(2, 5.0), np.full(3, 2.0)]
+    penalty = rl.L1(0.5, weights=weights)
+    g = np.zeros(3)
+    assert penalty.add_gradient_([None, g], [np.ones(2), np.ones(3)]) == 3
+    assert g.tolist() == [1, 1, 1]
+
+
+# --- what gives copies, and what is no array ------------------------------------------------------
+
+
+class Copies(Mapping):
+    """Gives a new array at each look, as an archive does."""
+
+    def __init__(self, values):
+        self.values_ = values
+
+    def __getitem__(self, key):
+        return self.values_[key].copy()
+
+    def __iter__(self):
+        return iter(self.values_)
+
+    def __len__(self):
+        return len(self.values_)
+
+
+class CopiesInOrder:
+    def __init__(self, values):
+        self.values_ = values
+
+    def __iter__(self):
+        return (x.copy() for x in self.values_)
+
+
+class Views(CopiesInOrder):
+    """New objects over the same memory: writing into them is seen."""
+
+    def __iter__(self):
+        return (x[...] for x in self.values_)
+
+
+class Lists(CopiesInOrder):
+    """The same arrays in new lists."""
+
+    def __iter__(self):
+        return ([x] for x in self.values_)
+
+
+@pytest.mark.parametrize(
+    "function", [name for name in OF_TREES if name not in ("weights", "value")]
+)
+def test_writing_into_copies_is_refused(function, tmp_path):
+    x = np.full(3, 9.0)
+    np.savez(tmp_path / "x.npz", x=x)
+    with np.load(tmp_path / "x.npz") as archive:
+        trees = [archive, Copies({"x": x}), CopiesInOrder([x])]
+        trees += [[tree] for tree in trees] + [collections.UserList([trees[1]])]
+        for tree in trees:
+            if function == "global_norm":
+                assert rl.global_norm(tree) == rl.global_norm(x)
+            elif "add_gradient_" not in function and function != "masks":
+                with unchanged(x), pytest.raises(TypeError, match="a copy at each look"):
+                    OF_TREES[function](tree)
+    if "add_gradient_" not in function:
+        for tree in (Views([x]), collections.UserList([x]), collections.deque([x])):
+            OF_TREES[function](tree)
+        if function != "masks":
+            OF_TREES[function](Lists([x]))
+
+
+def test_writing_into_copies_names_the_place():
+    with pytest.raises(TypeError, match=r"^grads\[1\]\['a'\]: got .*Copies, which gives a copy"):
+        rl.clip_by_value_([np.ones(3), {"a": Copies({"x": np.ones(3)})}], 0.5)
+    with pytest.raises(TypeError, match=r"^grads: got .*Copies, which gives a copy"):
+        rl.L1(1.0).add_gradient_(Copies({"x": np.ones(3)}), {"x": np.ones(3)})
+    masks = rl.MaskSet.from_array({"x": np.ones(3, bool)})
+    with pytest.raises(TypeError, match=r"^params: got .*Copies, which gives a copy"):
+        masks.apply_(Copies({"x": np.ones(3)}))
+
+
+def test_dlpack_that_says_that_it_copied():
+    raw = Raw(flags=2)
+    with unchanged(raw.memory), pytest.raises(TypeError, match="a copy at each look"):
+        rl.clip_by_value_(raw, 0.25)
+    assert rl.global_norm(raw) > 0
+
+
+def module(name):
+    return pytest.importorskip(name)
+
+
+STRANGE = {  # what: how it is made, what an error says of it when it is read
+    "csr": (lambda: module("scipy.sparse").csr_matrix(np.eye(3)), r"csr_matrix.*\.toarray\(\)"),
+    "csr array": (lambda: module("scipy.sparse").csr_array(np.eye(3)), r"csr_array.*\.toarray"),
+    "coo": (lambda: module("scipy.sparse").coo_matrix(np.eye(3)), r"coo_matrix.*\.toarray"),
+    "dok": (lambda: module("scipy.sparse").dok_matrix(np.eye(3)), r"dok_matrix.*\.toarray"),
+    "series": (lambda: module("pandas").Series([1.0, 2.0]), r"pandas.*Series.*\.to_numpy\(\)"),
+    "frame": (lambda: module("pandas").DataFrame({"a": [1.0]}), r"pandas.*DataFrame.*\.to_numpy"),
+    "memoryview": (lambda: memoryview(np.ones(3)), r"memoryview.*np\.asarray\(x\)"),
+    "array.array": (lambda: from_array("d", [1.0]), r"array\.array.*np\.asarray\(x\)"),
+    "bytearray": (lambda: bytearray(8), "bytearray"),
+    "a character": (lambda: "a", "got str"),
+    "coo tensor": (lambda: module("torch").eye(3).to_sparse(), r"sparse_coo.*\.to_dense\(\)"),
+    "csr tensor": (lambda: module("torch").eye(3).to_sparse_csr(), r"sparse_csr.*\.to_dense\(\)"),
+    "meta": (lambda: module("torch").ones(3, device="meta"), "meta device"),
+    "nested": (
+        lambda: module("torch").nested.nested_tensor([module("torch").ones(2)]),
+        r"nested.*\.unbind\(\)",
+    ),
+    "quantized": (
+        lambda: module("torch").quantize_per_tensor(
+            module("torch").ones(2), 0.1, 0, module("torch").qint8
+        ),
+        "qint8",
+    ),
+    "module": (lambda: module("torch").nn.Linear(2, 2), r"module.*\.parameters\(\)"),
+    "sequence of modules": (
+        lambda: module("torch").nn.Sequential(module("torch").nn.Linear(2, 2)),
+        r"^[a-z]+(\[1\])?: got .*Sequential, a module.*\.parameters\(\)",
+    ),
+    "dict of modules": (
+        lambda: module("torch").nn.ModuleDict({"a": module("torch").nn.Linear(2, 2)}),
+        r"ModuleDict, a module.*\.parameters\(\)",
+    ),
+    "method": (lambda: module("torch").nn.Linear(2, 2).parameters, r"call it, \.parameters\(\)"),
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("what", STRANGE)
+def test_strange_things_are_named(what):
+    make, text = STRANGE[what]
+    bad, good = make(), np.full(3, 9.0)
+    for call in (
+        rl.global_norm,
+        rl.L1(1.0).value,
+        lambda x: rl.L1(1.0).prox(x, 1.0),
+        lambda x: rl.dropout(x, 0.5, rl.Key(0)),
+        lambda x: rl.global_norm([good, x]),
+    ):
+        with pytest.raises(TypeError, match=text) as error:
+            call(bad)
+        assert str(error.value).startswith(("arrays: got", "arrays[1]: got", "params: ", "x: got"))
+    for name in WRITERS.keys() - {"add_gradient_"}:
+        with unchanged(good), pytest.raises(TypeError, match=r"^(grads|params)\[1\]: got "):
+            WRITERS[name]([good, bad])
+    with unchanged(good), pytest.raises(TypeError, match=r"^grads\[1\]: got |^params\[1\]: got "):
+        rl.L1(1.0).add_gradient_([good, bad], [good.copy(), np.ones(3)])
+
+
+def test_the_ways_out_are_right(torch):
+    eye = np.eye(3)
+    assert rl.global_norm(module("scipy.sparse").csr_matrix(eye).toarray()) == rl.global_norm(eye)
+    assert rl.global_norm(module("pandas").Series([3.0, 4.0]).to_numpy()) == 5
+    x = np.array([3.0, 4.0])
+    rl.clip_by_value_(np.asarray(memoryview(x)), 1.0)
+    assert x.tolist() == [1, 1]
+    t = torch.eye(3)
+    assert rl.global_norm(t.to_sparse().to_dense()) == rl.global_norm(t)
+    parts = torch.nested.nested_tensor([torch.ones(2), torch.ones(3)]).unbind()
+    assert rl.global_norm(parts) == pytest.approx(5**0.5)
+
+
+def test_h5py_data_sets(tmp_path):
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        data = file.create_dataset("x", data=np.full((2, 3), 9.0))
+        for tree in (data, file, [data]):
+            with pytest.raises(TypeError, match=r"got h5py.*then put it back"):
+                rl.Box(0.0, 0.5).project_(tree)
+        with pytest.raises(TypeError, match=r"^x: got h5py.*such as its dataset\[\.\.\.\]"):
+            rl.L1(1.0).prox(data, 1.0)
+        assert rl.global_norm(data[...]) == rl.global_norm(np.full((2, 3), 9.0))
+        assert data[...].min() == 9
+
+
+def test_torch_dtensor(torch, tmp_path):
+    dist = torch.distributed
+    if not dist.is_available():
+        pytest.skip("needs torch.distributed")
+    from torch.distributed.tensor import Shard, distribute_tensor, init_device_mesh
+
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/group", rank=0, world_size=1)
+    try:
+        t = distribute_tensor(torch.full((4,), 9.0), init_device_mesh("cpu", (1,)), [Shard(0)])
+        for call in (rl.global_norm, lambda t: rl.clip_by_value_([t], 0.5)):
+            with pytest.raises(TypeError, match=r"DTensor.*\.to_local\(\)"):
+                call(t)
+        rl.clip_by_value_(t.to_local(), 0.5)
+        assert t.full_tensor().tolist() == [0.5] * 4
+        with pytest.raises(TypeError, match="comm: got a ProcessGroup of torch"):
+            rl.clip_by_global_norm_(np.ones(3), 0.5, comm=dist.group.WORLD)
+    finally:
+        dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("key", [0, 7, None, "a", 1.5])
+def test_keys_that_are_none(key):
+    with pytest.raises(TypeError, match=r"^key: got .*, wants ridgeline\.Key, such as rl\.Key\("):
+        rl.dropout(np.ones(3), 0.5, key)
+    if key == 7:
+        with pytest.raises(TypeError, match=r"rl\.Key\(7\)$"):
+            rl.random.uniform(3, key)
 
 
 def test_old_sequences_are_read_or_refused():
@@ -1043,13 +1587,13 @@ MISMATCHES = {  # grads, params, the start of the message
         {"w": one()},
         {"w": one(), "b": two()},
         ValueError,
-        r"grads: got a dict of 1, ",
+        r"grads: got no key 'b', which params has",
     ),
     "one key more": (
         {"w": one(), "b": two()},
         {"w": one()},
         ValueError,
-        r"grads: got a dict of 2, ",
+        r"grads: got key 'b', which params does not have",
     ),
     "nesting": ([[one(), two()]], [[one()], two()], ValueError, r"grads: got a sequence of 1, "),
     "inner nesting": (
@@ -1092,7 +1636,12 @@ MISMATCHES = {  # grads, params, the start of the message
         r"grads\[0\]: got dtype float16, wants bfloat16 as in params",
     ),
     "no arrays": ([], [one()], ValueError, r"grads: got a sequence of 0, wants a sequence of 1"),
-    "None": ([one(), None], [one(), one()], TypeError, r"grads\[1\]: got NoneType, wants an array"),
+    "None for a list": (
+        [one(), None],
+        [one(), [one()]],
+        ValueError,
+        r"grads\[1\]: got NoneType, wants a sequence of 1 as in params",
+    ),
     "None in params": ([one(), one()], [one(), None], TypeError, r"params\[1\]: got NoneType"),
     "generators": (
         (x for x in [one()]),
@@ -1424,7 +1973,7 @@ def test_outputs_over_inputs(data, a):
 # --- nothing is written, nothing is leaked --------------------------------------------------------
 
 BAD_LAST = {
-    "None": (lambda: None, TypeError),
+    "a number": (lambda: 3.0, TypeError),
     "int64": (lambda: np.ones(3, np.int64), TypeError),
     "read-only": (lambda: (x := np.full(3, 9.0)).setflags(write=False) or x, ValueError),
     "broadcast": (lambda: as_strided(np.full(3, 9.0), (4, 3), (0, 8)), ValueError),

@@ -941,13 +941,15 @@ def test_torch_zoneout_backward_and_patches():
 def test_torch_that_requires_grad():
     torch = pytest.importorskip("torch")
     x = torch.full((100,), 9.0, requires_grad=True)
-    y = rl.dropout(x, 0.5, KEY)  # read only: autograd does not see it
+    with pytest.raises(rl.RequiresGradError, match=r"^x: .*requires grad.*x\.detach\(\)"):
+        rl.dropout(x, 0.5, KEY)
+    y = rl.dropout(x.detach(), 0.5, KEY)
     assert not y.requires_grad
     assert sorted(set(y.tolist())) == [0, 18]
     plain_x = torch.full((100,), 9.0)
-    for inputs, out in [((plain_x,), x), ((x,), x), ((plain_x,), x[:])]:
-        with pytest.raises(rl.RequiresGradError, match=r"^out.*requires grad"):
-            rl.dropout(*inputs, 0.5, KEY, out=out)
+    for source, out, name in [(plain_x, x, "out"), (x, x, "x"), (plain_x, x[:], "out")]:
+        with pytest.raises(rl.RequiresGradError, match=rf"^{name}: .*requires grad"):
+            rl.dropout(source, 0.5, KEY, out=out)
         assert x.detach().min() == 9
     with torch.no_grad():
         assert rl.dropout(x, 0.5, KEY, out=x) is x
@@ -996,6 +998,22 @@ def test_torch_checkpoints(source, reentrant):
     assert len(keys) == 2
     right = 2 * y.detach() / 3  # the derivative of y = (2 x w)^2 is 2 y / w, and 0 of y = 0
     assert (keys[0] == keys[1]) == torch.equal(weight.grad, right) == (source != "counted calls")
+
+
+def test_gradients_flow_through_patches():
+    torch = pytest.importorskip("torch")
+    x = torch.randn(3, 9, 2, requires_grad=True)
+    y, rows = rl.patch_dropout(x, 0.5, KEY)
+    assert y.requires_grad
+    (2 * y).sum().backward()
+    expected = np.zeros(x.shape, np.float32)
+    np.put_along_axis(expected, rows[..., None], 2, axis=1)
+    assert bits(x.grad.numpy()) == bits(expected)
+    jax = pytest.importorskip("jax")
+    j = jax.numpy.asarray(x.detach().numpy())
+    assert bits(np.asarray(jax.grad(lambda j: 2 * rl.patch_dropout(j, 0.5, KEY)[0].sum())(j))) == (
+        bits(expected)
+    )
 
 
 @pytest.mark.parametrize(

@@ -657,9 +657,42 @@ def test_torch_out(maker):
     assert not base.any()
 
 
+@pytest.mark.parametrize(
+    "dtype",
+    ["bool", "uint8", "int16", "int64", "float16", "bfloat16", "float32", "float64", "complex64"],
+)
+def test_bernoulli_into_any_tensor(dtype):
+    torch = pytest.importorskip("torch")
+    expected = rl.random.bernoulli((30, 20), KEY, 0.3)
+    base = torch.full((40, 30), 7, dtype=getattr(torch, dtype))
+    view = base.t()[:, 3:23]
+    version = base._version
+    assert rl.random.bernoulli((30, 20), KEY, 0.3, out=view) is view
+    assert base._version > version
+    assert np.array_equal(view.to(torch.bool).numpy(), expected)
+    assert view.to(torch.complex64).real.sum() == expected.sum()
+    rest = base.clone()
+    rest.t()[:, 3:23] = 7
+    assert (rest == torch.full_like(base, 7)).all()
+
+
+def test_torch_outs_that_cannot_be_written():
+    torch = pytest.importorskip("torch")
+    for make in (rl.random.bernoulli, rl.random.integers, rl.random.uniform):
+        dtype = torch.int64 if make is rl.random.integers else torch.float32
+        for bad in (
+            torch.zeros(3, dtype=dtype, device="meta"),
+            torch.zeros(3, dtype=dtype).to_sparse(),
+            torch.zeros(1, dtype=dtype).expand(3),
+            torch.zeros(3, dtype=dtype).as_strided((3,), (0,)),
+        ):
+            with pytest.raises((TypeError, ValueError), match=r"^out: got "):
+                make(3, KEY, out=bad)
+
+
 def test_torch_out_that_requires_grad():
     torch = pytest.importorskip("torch")
-    for make in (rl.random.uniform, rl.random.normal):
+    for make in (rl.random.uniform, rl.random.normal, rl.random.bernoulli):
         out = torch.full((3,), 9.0, requires_grad=True)
         with pytest.raises(rl.RequiresGradError, match=r"^out"):
             make(3, KEY, out=out)

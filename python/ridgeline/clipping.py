@@ -6,20 +6,27 @@ any target and any memory layout.
 
 ``arrays`` and ``grads`` are one array or a list, tuple, dict (nested) or iterable of them: NumPy
 arrays, PyTorch CPU tensors or anything else with ``__dlpack__``; float32, float64, bfloat16 or
-float16; of any strides.
+float16; of any strides. None in a container, the gradient of a frozen layer, is passed over::
+
+    rl.clip_by_global_norm_([p.grad for p in model.parameters()], 1.0)
+
+Functions that write take gradients, not parameters: a leaf tensor of PyTorch that requires grad is
+refused, under ``torch.no_grad()`` too. `global_norm` only reads, and takes both.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, cast
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
 import numpy as np
 
 from . import _core
 from ._typing import Tree
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 __all__ = [
     "GlobalNorm",
@@ -165,6 +172,38 @@ class Communicator(Protocol):
         """Return the objects of all ranks, in rank order."""
 
 
+def _checked_comm(comm: object) -> Communicator:
+    """Return `comm`, or raise a TypeError if it is no communicator."""
+    if not callable(getattr(comm, "allgather", None)):
+        raise TypeError(
+            f"comm: got {type(comm).__name__}, wants an object with allgather, such as an mpi4py "
+            "communicator"
+        )
+    if any(kind.__name__ == "ProcessGroup" for kind in type(comm).__mro__):
+        raise TypeError(
+            "comm: got a ProcessGroup of torch, whose allgather takes tensors, wants an object "
+            "whose allgather(x) returns the list of the x of all ranks "
+            "(torch.distributed.all_gather_object)"
+        )
+    return cast("Communicator", comm)
+
+
+def _gathered_norms(comm: Communicator, norm: float) -> npt.NDArray[np.float64]:
+    """Return the norms of all ranks, of which this one has `norm`."""
+    gathered: Any = comm.allgather(norm)
+    try:
+        norms = [_core.number("comm.allgather", each) for each in gathered]
+    except TypeError:
+        raise TypeError(
+            f"comm.allgather: got {gathered!r}, wants a list with the number of each rank"
+        ) from None
+    if not norms or any(each < 0 for each in norms):
+        raise ValueError(
+            f"comm.allgather: got {gathered!r}, wants a number of at least 0 for each rank"
+        )
+    return np.array(norms)
+
+
 def global_norm(arrays: Tree, ord: float = 2) -> float:
     r"""Return the norm of all elements of all arrays together.
 
@@ -173,21 +212,23 @@ def global_norm(arrays: Tree, ord: float = 2) -> float:
     Parameters
     ----------
     arrays : array or tree of arrays
-        Only read. An array that appears twice counts twice.
+        Only read: gradients, or parameters, ``rl.global_norm(model.parameters())``. An array that
+        appears twice counts twice; None in a container is passed over.
     ord : float, default 2
         The order p: 1, 2, ``inf`` or any number above 0.
 
     Returns
     -------
     float
-        0 for no arrays. NaN if an element is NaN, else ``inf`` if one is infinite.
+        0 for no arrays, or None in place of each. NaN if an element is NaN, else ``inf`` if one is
+        infinite.
 
     Raises
     ------
     TypeError
         If something is no array of a supported dtype in CPU memory, or `ord` no number.
     ValueError
-        If `ord` is not above 0.
+        If `ord` is not above 0, or an iterator has nothing left.
 
     Examples
     --------
@@ -209,7 +250,7 @@ def clip_by_value_(grads: Tree, limit: float | tuple[float, float]) -> None:
     Parameters
     ----------
     grads : array or tree of arrays
-        Written.
+        Written. None in a container is passed over.
     limit : float or (float, float)
         A limit L >= 0 clamps to [-L, L]; a pair to [low, high].
 
@@ -220,6 +261,9 @@ def clip_by_value_(grads: Tree, limit: float | tuple[float, float]) -> None:
         number nor a pair of them.
     ValueError
         If a limit is NaN or negative, low is above high, an array is read-only, or memory overlaps.
+    RequiresGradError
+        If a parameter is given instead of its gradient, or a gradient requires grad outside
+        ``torch.no_grad()``.
 
     Examples
     --------
@@ -233,7 +277,7 @@ def clip_by_value_(grads: Tree, limit: float | tuple[float, float]) -> None:
     _core.clip_by_value_(grads, limit)
 
 
-def clip_by_norm_(grads: Tree, max_norm: float, ord: float = 2) -> list[float]:
+def clip_by_norm_(grads: Tree, max_norm: float, ord: float = 2) -> list[float | None]:
     r"""Scale down each array whose own norm is above a limit, in place.
 
     .. math:: x \leftarrow x \cdot \frac{c}{\lVert x \rVert_p}
@@ -245,7 +289,7 @@ def clip_by_norm_(grads: Tree, max_norm: float, ord: float = 2) -> list[float]:
     Parameters
     ----------
     grads : array or tree of arrays
-        Written.
+        Written. None in a container is passed over.
     max_norm : float
         The limit c >= 0; ``inf`` clips nothing.
     ord : float, default 2
@@ -253,8 +297,8 @@ def clip_by_norm_(grads: Tree, max_norm: float, ord: float = 2) -> list[float]:
 
     Returns
     -------
-    list of float
-        The norm of each array before, also if there is only one.
+    list of float or None
+        The norm of each array before, also if there is only one. None in place of None.
 
     Raises
     ------
@@ -263,6 +307,9 @@ def clip_by_norm_(grads: Tree, max_norm: float, ord: float = 2) -> list[float]:
     ValueError
         If `max_norm` is NaN or negative, `ord` is not above 0, an array is read-only or appears
         twice, or memory overlaps.
+    RequiresGradError
+        If a parameter is given instead of its gradient, or a gradient requires grad outside
+        ``torch.no_grad()``.
 
     Examples
     --------
@@ -295,7 +342,7 @@ def clip_by_global_norm_(
     Parameters
     ----------
     grads : array or tree of arrays
-        Written.
+        Written. None in a container is passed over.
     max_norm : float
         The limit c >= 0; ``inf`` clips nothing.
     ord : float, default 2
@@ -323,6 +370,9 @@ def clip_by_global_norm_(
     ValueError
         If `max_norm` is NaN or negative, `ord` is not above 0, an array is read-only or appears
         twice, or memory overlaps.
+    RequiresGradError
+        If a parameter is given instead of its gradient, or a gradient requires grad outside
+        ``torch.no_grad()``.
 
     Examples
     --------
@@ -346,9 +396,10 @@ def _clip_by_global_norm_of_ranks(
     grads: Tree, max_norm: float, ord: float, on_nonfinite: NonFinitePolicy, comm: Communicator
 ) -> float:
     """Clip by the norm of the norms of all ranks: every rank computes the same factor."""
+    comm = _checked_comm(comm)
+    grads = _core.reusable_tree(grads, "grads", writing=True)  # it is walked more than once
     _core.check_clip(grads, max_norm, ord, on_nonfinite)
-    norms = np.array(cast("Sequence[float]", comm.allgather(_core.global_norm(grads, ord))))
-    norm = _core.global_norm(norms, ord)
+    norm = _core.global_norm(_gathered_norms(comm, _core.global_norm(grads, ord)), ord)
     if np.isfinite(norm) or on_nonfinite == "propagate":
         if not norm <= max_norm:
             _core.scale_(grads, np.divide(max_norm, norm))
@@ -362,7 +413,7 @@ def _clip_by_global_norm_of_ranks(
     return norm
 
 
-def clip_by_rms_(grads: Tree, max_rms: float) -> list[float]:
+def clip_by_rms_(grads: Tree, max_rms: float) -> list[float | None]:
     r"""Scale down each array whose root mean square is above a limit, in place.
 
     .. math:: x \leftarrow x \cdot \frac{c}{r} \quad\text{if not } r \le c, \qquad
@@ -373,14 +424,14 @@ def clip_by_rms_(grads: Tree, max_rms: float) -> list[float]:
     Parameters
     ----------
     grads : array or tree of arrays
-        Written.
+        Written. None in a container is passed over.
     max_rms : float
         The limit c >= 0; ``inf`` clips nothing.
 
     Returns
     -------
-    list of float
-        The root mean square of each array before; 0 for an empty one.
+    list of float or None
+        The root mean square of each array before; 0 for an empty one. None in place of None.
 
     Raises
     ------
@@ -388,6 +439,9 @@ def clip_by_rms_(grads: Tree, max_rms: float) -> list[float]:
         If something is no array of a supported dtype in CPU memory.
     ValueError
         If `max_rms` is NaN or negative, an array is read-only or appears twice, or memory overlaps.
+    RequiresGradError
+        If a parameter is given instead of its gradient, or a gradient requires grad outside
+        ``torch.no_grad()``.
 
     Examples
     --------
@@ -410,7 +464,7 @@ def zero_largest_(grads: Tree, count: int = 1) -> None:
     Parameters
     ----------
     grads : array or tree of arrays
-        Written. Empty arrays are left alone.
+        Written. Empty arrays, and None in a container, are left alone.
     count : int, default 1
         How many entries of each array.
 
@@ -421,6 +475,9 @@ def zero_largest_(grads: Tree, count: int = 1) -> None:
     ValueError
         If `count` is negative or more than an array holds, an array is read-only or appears twice,
         or memory overlaps.
+    RequiresGradError
+        If a parameter is given instead of its gradient, or a gradient requires grad outside
+        ``torch.no_grad()``.
 
     Examples
     --------

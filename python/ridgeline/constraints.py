@@ -44,8 +44,8 @@ class Constraint:
     def project_(self, params: Tree) -> None:
         """Move every array to the nearest point of the set, in place.
 
-        A parameter update: torch tensors that require grad are written as under
-        ``torch.no_grad()``. NaN stays NaN. Stretches that are in the set are not written.
+        A parameter update: torch parameters are written as under ``torch.no_grad()``. NaN stays
+        NaN. Stretches that are in the set are not written.
 
         Parameters
         ----------
@@ -58,6 +58,9 @@ class Constraint:
             If something is no array of a supported dtype in CPU memory.
         ValueError
             If an array is read-only or appears twice, or memory overlaps.
+        RequiresGradError
+            If a tensor is in the autograd graph without being a leaf, outside
+            ``torch.no_grad()``.
 
         Examples
         --------

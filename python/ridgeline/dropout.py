@@ -20,7 +20,8 @@ the second draw, and none if p is a multiple of 1/256.
 
 Functions take one array: NumPy, PyTorch on the CPU, JAX, or anything with ``__dlpack__``; float32,
 float64, bfloat16 or float16; any strides. They return an array of the same library, or ``out``,
-which may be the input itself.
+which may be the input itself. Results carry no gradient: but for `patch_dropout`, a torch tensor
+that requires grad is refused while grad mode is on.
 """
 
 from __future__ import annotations
@@ -85,10 +86,10 @@ def dropout(
     .. math:: y_i = \begin{cases} x_i / (1 - p) & \text{with probability } 1 - p \\
         0 & \text{else} \end{cases}
 
-    The backward pass is the same call on dy; the result for a torch tensor carries no gradient of
-    its own (docs/dropout.md has the ``autograd.Function``). Dropped elements are exactly 0, NaN and
-    infinity too; ``p=0`` copies every bit, ``p=1`` gives zeros. The factor 1/(1 - p) is rounded to
-    float32, for float64 to float64; half types are rounded once.
+    The backward pass is the same call on dy. The result carries no gradient of its own, so a torch
+    tensor that requires grad is refused; docs/dropout.md has the ``autograd.Function``. Dropped
+    elements are exactly 0, NaN and infinity too; ``p=0`` copies every bit, ``p=1`` gives zeros. The
+    factor 1/(1 - p) is rounded to float32, for float64 to float64; half types are rounded once.
 
     Parameters
     ----------
@@ -124,7 +125,8 @@ def dropout(
         If `p` is not in [0, 1], `offset` is negative, an axis, `shape` or `index` does not fit,
         or `out` has another shape, is read-only or overlaps x.
     RequiresGradError
-        If `out` is a torch tensor that requires grad outside ``torch.no_grad()``.
+        If x or `out` is a torch tensor that requires grad, outside ``torch.no_grad()`` and the
+        ``forward`` of a ``torch.autograd.Function``.
 
     Examples
     --------
@@ -776,7 +778,7 @@ def zoneout_backward(
 
     Raises
     ------
-    TypeError, ValueError
+    TypeError, ValueError, RequiresGradError
         As for `dropout`.
 
     Examples
@@ -842,7 +844,8 @@ def patch_dropout(
 
     All samples keep the same number, ``max(1, int((L - prefix) * (1 - p)))`` of their L - prefix
     patches: those with the smallest of one random integer for each. Nothing is scaled. The gradient
-    of x is that of the result, put back at the indices.
+    of x is that of the result, put back at the indices: x is indexed by its own library, so that
+    gradients flow through the result for a torch tensor or a JAX array.
 
     Parameters
     ----------

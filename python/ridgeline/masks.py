@@ -983,7 +983,7 @@ def _set_of(tree: object, name: str, what: str, leaf: Callable[[object, str], Ma
             return _made(tuple(build(child, (*path, i)) for i, child in enumerate(node)))
         return leaf(node, _place(name, path))
 
-    plain = _core.reusable_tree(tree)
+    plain = _core.reusable_tree(tree, name)
     if not isinstance(plain, dict | list | tuple):
         raise TypeError(f"{name}: got {_kind(tree)}, wants a list, tuple or dict of {what}")
     if isinstance(tree, Iterator) and not plain:
@@ -1000,7 +1000,9 @@ def _mapped(masks: Mask | MaskSet, leaf: Callable[[Mask], Any]) -> Any:
     return [_mapped(child, leaf) for child in masks._children]
 
 
-def _aligned(masks: Mask | MaskSet, params: object, name: str = "params") -> Any:
+def _aligned(
+    masks: Mask | MaskSet, params: object, name: str = "params", *, writing: bool = False
+) -> Any:
     """Return lists and dicts of the arrays of `params`, in the order of the masks.
 
     Raises an error that names the place if the structure is not that of the masks.
@@ -1036,7 +1038,7 @@ def _aligned(masks: Mask | MaskSet, params: object, name: str = "params") -> Any
                 raise ValueError(f"{place}: got a key {key!r}, wants those of the masks")
         return {key: align(child, node[key], (*path, key)) for key, child in children.items()}
 
-    return align(masks, _core.reusable_tree(parameters_of(params)), ())
+    return align(masks, _core.reusable_tree(parameters_of(params), name, writing), ())
 
 
 def _apply_all(
@@ -1053,7 +1055,7 @@ def _apply_all(
     for name, masks, tree in arguments:
         own = (masks,) if isinstance(masks, Mask) else masks._masks
         names.append(name)
-        trees.append(_aligned(masks, tree, name))
+        trees.append(_aligned(masks, tree, name, writing=True))
         words.append([mask._words for mask in own])
         shapes.append([mask._shape for mask in own])
     _core.apply_masks(names, trees, words, shapes, holes, tied)

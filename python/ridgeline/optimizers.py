@@ -606,7 +606,7 @@ class Group:
 # ---- trees of parameters
 
 
-def _named(params: Any) -> Any:
+def _named(params: Any, name: str = "params", *, writing: bool = False) -> Any:
     """Return a tree that can be walked more than once; pairs of names and arrays become a dict."""
     kinds = [kind.__name__ for kind in type(params).__mro__]
     if hasattr(params, "named_parameters") and "ParameterList" not in kinds:
@@ -614,7 +614,7 @@ def _named(params: Any) -> Any:
             f"params: got {_type_of(params)}, wants its parameters: .parameters() or "
             ".named_parameters() of it"
         )
-    tree = _core.reusable_tree(params)
+    tree = _core.reusable_tree(params, name, writing)
 
     def is_pair(node: Any) -> bool:
         return isinstance(node, list | tuple) and len(node) == 2 and isinstance(node[0], str)
@@ -906,7 +906,7 @@ class Optimizer:
         trees = []
         groups: list[Group] = []
         for place, given in enumerate(params if grouped else [{"params": params}]):
-            tree = _named(given["params"])
+            tree = _named(given["params"], writing=True)
             if isinstance(tree, list) and not tree and isinstance(given["params"], Iterator):
                 raise ValueError("params: got an iterator that has nothing left, wants arrays")
             # Our own containers: what becomes of the caller's does not matter.
@@ -1292,9 +1292,9 @@ class Optimizer:
         if grads is None:
             grads = self._own_gradients()
         elif isinstance(self._tree, dict) and not isinstance(grads, dict):
-            grads = _named(grads)
+            grads = _named(grads, "grads")
         if self.comm is not None:
-            grads = _core.reusable_tree(grads)  # they are looked at more than once
+            grads = _core.reusable_tree(grads, "grads")  # they are looked at more than once
         policy = self.on_nonfinite
         if policy is None:
             policy = "skip" if isinstance(self.clip, GlobalNorm | Norm) else "propagate"

@@ -65,6 +65,18 @@ def _above(name: str, value: object, bound: float) -> float:
     return number
 
 
+def _same(a: Any, b: Any) -> bool:
+    """Return whether two trees of arrays have the same structure and values."""
+    if a is b:
+        return True
+    if isinstance(a, dict) and isinstance(b, dict):
+        return a.keys() == b.keys() and all(_same(a[key], b[key]) for key in a)
+    if isinstance(a, list | tuple) and isinstance(b, list | tuple):
+        return len(a) == len(b) and all(map(_same, a, b))
+    alike = type(a) is type(b) and hasattr(a, "shape") and hasattr(a, "dtype")
+    return alike and a.shape == b.shape and a.dtype == b.dtype and bool((a == b).all())
+
+
 class Penalty:
     """What all penalties share: three verbs and ``+``. Not to be created itself.
 
@@ -116,14 +128,16 @@ class Penalty:
         Parameters
         ----------
         grads : array or tree of arrays
-            Written: ``grads += d penalty / d params``.
+            Written: ``grads += d penalty / d params``. None in place of an array, where there is no
+            gradient, leaves that parameter out, in the value too.
         params : array or tree of arrays
             Only read; of the structure, shapes and dtypes of `grads`.
 
         Returns
         -------
         float
-            The value of the penalty at `params`, as from :meth:`value`.
+            The value of the penalty whose gradient was added: at the parameters that have a
+            gradient, as from :meth:`value`.
 
         Raises
         ------
@@ -133,6 +147,9 @@ class Penalty:
         ValueError
             If structures or shapes differ, an array of `grads` is read-only or appears twice, or
             memory overlaps.
+        RequiresGradError
+            If a parameter is given instead of its gradient, or a gradient requires grad outside
+            ``torch.no_grad()``.
 
         Examples
         --------
@@ -151,8 +168,8 @@ class Penalty:
 
         .. math:: x \leftarrow \arg\min_y \tfrac12 \lVert y - x \rVert^2 + t\,\text{penalty}(y)
 
-        A parameter update: torch tensors that require grad are written as under
-        ``torch.no_grad()``.
+        A parameter update: torch parameters are written as under ``torch.no_grad()``. The penalty
+        changes nothing if its strength or the step is 0.
 
         Parameters
         ----------
@@ -169,6 +186,9 @@ class Penalty:
         ValueError
             If `step` is NaN, infinite, negative or too long for the penalty (MCP, SCAD), an array
             is read-only or appears twice, or memory overlaps.
+        RequiresGradError
+            If a tensor is in the autograd graph without being a leaf, outside
+            ``torch.no_grad()``.
 
         Examples
         --------
@@ -196,12 +216,14 @@ class Penalty:
         Returns
         -------
         array
-            `out`, or a new array of the library of `x`. It is not part of an autograd graph.
+            `out`, or a new array of the library of `x`.
 
         Raises
         ------
         TypeError, ValueError
             As :meth:`prox_`.
+        RequiresGradError
+            If x or `out` is a torch tensor that requires grad outside ``torch.no_grad()``.
 
         Examples
         --------
@@ -277,7 +299,7 @@ class L1(Penalty):
         if self.weights is None:
             self._set_terms("l1", self.strength)
         else:
-            self._set(weights=_core.reusable_tree(self.weights))
+            self._set(weights=_core.reusable_tree(self.weights, "weights"))
             _core.check_weights(self.weights)
             self._set_terms("weighted_l1", self.strength, 0.0, self.weights)
 
@@ -285,11 +307,11 @@ class L1(Penalty):
         return (
             isinstance(other, L1)
             and self.strength == other.strength
-            and self.weights is other.weights
+            and _same(self.weights, other.weights)
         )
 
     def __hash__(self) -> int:
-        return hash((L1, self.strength, id(self.weights)))
+        return hash((L1, self.strength))  # weights may change in place
 
     def __repr__(self) -> str:
         return f"L1(strength={self.strength!r}{'' if self.weights is None else ', weights=...'})"

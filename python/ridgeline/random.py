@@ -23,7 +23,6 @@ import numpy as np
 import numpy.typing as npt
 
 from . import _core
-from ._core import RequiresGradError
 from ._numbering import Index, Part, integer_of, part_of, shape_of
 
 if TYPE_CHECKING:
@@ -186,6 +185,7 @@ def _prepare(
         raise TypeError(f"dtype: got {wanted}, wants one of {', '.join(_FLOATS)}")
     if out is None:
         return np.empty(own, wanted), part
+    _core.check_torch_target("out", out)
     if not hasattr(out, "shape") or not hasattr(out, "dtype"):
         raise TypeError(f"out: got {type(out).__name__}, wants an array")
     if tuple(out.shape) != own:
@@ -378,36 +378,37 @@ def keep_words(
 
 
 def _write(out: Array, values: npt.NDArray[Any]) -> None:
-    """Copy values of any dtype into a NumPy array or a torch tensor."""
+    """Copy values into a NumPy array or a torch tensor of any dtype."""
     torch = sys.modules.get("torch")
     tensor = torch is not None and isinstance(out, torch.Tensor)
-    if tensor and out.requires_grad and cast("Any", torch).is_grad_enabled():
-        raise RequiresGradError(
-            "out: got a tensor that requires grad, wants one that does not: autograd would not see "
-            "the change; call under torch.no_grad()"
-        )
-    if isinstance(out, np.ndarray):
-        array = out
-    else:
-        try:
-            array = out.detach().numpy() if tensor else np.from_dlpack(out)
-        except (AttributeError, BufferError, RuntimeError, TypeError) as error:
-            raise TypeError(f"out: got {type(out).__name__} ({error}), wants an array") from None
-    if not array.flags.writeable:
-        raise ValueError("out: got a read-only array, wants one that can be written")
-    if array.size and not _is_nested(array):
-        raise ValueError("out: got an array with elements that share memory, wants one to write")
-    array[...] = values
     if tensor:
-        cast("Any", torch).autograd.graph.increment_version(out)
+        if out.device.type != "cpu":
+            raise TypeError(f"out: got a tensor on {out.device}, wants one in CPU memory")
+        nested = _is_nested(out.shape, out.stride(), 1)
+    else:
+        if not isinstance(out, np.ndarray):
+            try:
+                out = np.from_dlpack(out)
+            except (AttributeError, BufferError, RuntimeError, TypeError) as error:
+                raise TypeError(
+                    f"out: got {type(out).__name__} ({error}), wants an array"
+                ) from None
+        if not out.flags.writeable:
+            raise ValueError("out: got a read-only array, wants one that can be written")
+        nested = _is_nested(out.shape, out.strides, out.itemsize)
+    if values.size and not nested:
+        raise ValueError("out: got an array with elements that share memory, wants one to write")
+    if not tensor:
+        out[...] = values
+        return
+    with cast("Any", torch).no_grad():
+        out.copy_(cast("Any", torch).from_numpy(values))
 
 
-def _is_nested(array: npt.NDArray[Any]) -> bool:
+def _is_nested(shape: Sequence[int], strides: Sequence[int], item: int) -> bool:
     """Return whether each axis steps over all that the faster ones reach."""
-    reach = array.itemsize
-    for stride, extent in sorted(
-        (abs(s), n) for s, n in zip(array.strides, array.shape, strict=True) if n > 1
-    ):
+    reach = item
+    for stride, extent in sorted((abs(s), n) for s, n in zip(strides, shape, strict=True) if n > 1):
         if stride < reach:
             return False
         reach += stride * (extent - 1)

@@ -43,10 +43,11 @@ std::pair<double, double> limits(py::handle limit) {
   return {-bound, bound};
 }
 
-py::list floats(const std::vector<double>& values) {
+/// A number for each array, None for None.
+py::list floats(const std::vector<double>& values, const Tensors& arrays) {
   py::list result(values.size());
   for (std::size_t i = 0; i < values.size(); ++i)
-    result[i] = py::float_(values[i]);
+    result[i] = arrays.hole(i) ? py::object(py::none()) : py::object(py::float_(values[i]));
   return result;
 }
 
@@ -55,30 +56,30 @@ py::list floats(const std::vector<double>& values) {
 void bind_clipping(py::module_& m) {
   m.def("global_norm", [](py::handle arrays, py::handle ord) {
     const double p = number("ord", ord);
-    const Tensors a("arrays", arrays, Access::read);
+    const Tensors a("arrays", arrays, Access::read, nullptr, true);
     return run({&a}, [&] { return global_norm(a.arrays(), p); });
   });
   m.def("clip_by_value_", [](py::handle grads, py::handle limit) {
     const auto [low, high] = limits(limit);
-    const Tensors g("grads", grads, Access::write);
+    const Tensors g("grads", grads, Access::gradient, nullptr, true);
     run({&g}, [&, low = low, high = high] { clip_by_value(g.arrays(), low, high); });
     g.written();
   });
   m.def("clip_by_norm_", [](py::handle grads, py::handle max_norm, py::handle ord) {
     const double limit = number("max_norm", max_norm);
     const double p = number("ord", ord);
-    const Tensors g("grads", grads, Access::write);
+    const Tensors g("grads", grads, Access::gradient, nullptr, true);
     std::vector<double> norms(g.size());
     run({&g}, [&] { clip_by_norm(g.arrays(), limit, p, norms); });
     g.written();
-    return floats(norms);
+    return floats(norms, g);
   });
   m.def("clip_by_global_norm_",
         [](py::handle grads, py::handle max_norm, py::handle ord, py::handle on_nonfinite) {
           const double limit = number("max_norm", max_norm);
           const double p = number("ord", ord);
           const NonFinite rule = policy(on_nonfinite);
-          const Tensors g("grads", grads, Access::write);
+          const Tensors g("grads", grads, Access::gradient, nullptr, true);
           try {
             const double norm =
                 run({&g}, [&] { return clip_by_global_norm(g.arrays(), limit, p, rule); });
@@ -93,30 +94,30 @@ void bind_clipping(py::module_& m) {
         });
   m.def("clip_by_rms_", [](py::handle grads, py::handle max_rms) {
     const double limit = number("max_rms", max_rms);
-    const Tensors g("grads", grads, Access::write);
+    const Tensors g("grads", grads, Access::gradient, nullptr, true);
     std::vector<double> rms(g.size());
     run({&g}, [&] { clip_by_rms(g.arrays(), limit, rms); });
     g.written();
-    return floats(rms);
+    return floats(rms, g);
   });
   m.def("zero_largest_", [](py::handle grads, py::handle count) {
     const std::int64_t n = integer("count", count);
-    const Tensors g("grads", grads, Access::write);
+    const Tensors g("grads", grads, Access::gradient, nullptr, true);
     run({&g}, [&] { zero_largest(g.arrays(), n); });
     g.written();
   });
   m.def("scale_", [](py::handle arrays, double factor) {
-    const Tensors a("grads", arrays, Access::write);
+    const Tensors a("grads", arrays, Access::gradient, nullptr, true);
     run({&a}, [&] { scale(a.arrays(), factor); });
     a.written();
   });
   m.def("set_zero_", [](py::handle arrays) {
-    const Tensors a("grads", arrays, Access::write);
+    const Tensors a("grads", arrays, Access::gradient, nullptr, true);
     run({&a}, [&] { set_zero(a.arrays()); });
     a.written();
   });
   m.def("first_nonfinite", [](py::handle arrays) -> py::object {
-    const Tensors a("grads", arrays, Access::read);
+    const Tensors a("grads", arrays, Access::read, nullptr, true);
     const std::ptrdiff_t index = run({&a}, [&] { return first_nonfinite(a.arrays()); });
     if (index < 0) return py::none();
     return py::str(a.path(static_cast<std::size_t>(index)));
@@ -126,7 +127,7 @@ void bind_clipping(py::module_& m) {
           policy(on_nonfinite);
           const double limit = number("max_norm", max_norm);
           const double p = number("ord", ord);
-          const Tensors g("grads", grads, Access::write);
+          const Tensors g("grads", grads, Access::gradient, nullptr, true);
           run({&g}, [&] { check_clip(g.arrays(), limit, p); });
         });
 }

@@ -13,7 +13,7 @@ namespace {
 template <class F>
 py::object mapped(const char* name, py::handle x, const Indices& indices, py::handle out, F&& f) {
   require_array(name, x);
-  const Tensors a(name, x, Access::read);
+  const Tensors a(name, x, Access::source);
   const Numbering numbering = indices.numbering(name, a.shape(0));
   const Result result(name, x, out);
   const Tensors o("out", result.array(), Access::write, &a);
@@ -27,8 +27,8 @@ template <class F>
 py::object mapped(const char* name, py::handle x, const char* other_name, py::handle other,
                   const Indices& indices, py::handle out, F&& f) {
   require_array(name, x);
-  const Tensors a(name, x, Access::read);
-  const Tensors b(other_name, other, Access::read, &a);
+  const Tensors a(name, x, Access::source);
+  const Tensors b(other_name, other, Access::source, &a);
   const Numbering numbering = indices.numbering(name, a.shape(0));
   const Result result(name, x, out);
   const Tensors o("out", result.array(), Access::write, &a);
@@ -116,7 +116,7 @@ void bind_dropout(py::module_& m) {
     const double probability = number("p", p);
     const Key k = key_of(key);
     require_array("dy", dy);
-    const Tensors a("dy", dy, Access::read);
+    const Tensors a("dy", dy, Access::source);
     const Numbering numbering = Indices{offset, axes, shape, index}.numbering("dy", a.shape(0));
     const Result fresh("dy", dy, py::none());
     const Result old("dy", dy, py::none());
@@ -133,7 +133,7 @@ void bind_dropout(py::module_& m) {
     const Key k = key_of(key);
     const BlockEdges rule = edges_of(edges);
     require_array("x", x);
-    const Tensors a("x", x, Access::read);
+    const Tensors a("x", x, Access::source);
     const auto shape = a.shape(0);
     if (shape.size() < 4 || shape.size() > 5) {
       throw py::value_error("x: got " + std::to_string(shape.size()) +

@@ -32,7 +32,8 @@ void bind_penalties(py::module_& m) {
       .def("extend", &Terms::extend, py::arg("other"));
 
   m.def("number", [](const char* name, py::handle value) { return number(name, value); });
-  m.def("reusable_tree", &reusable_tree);
+  m.def("reusable_tree", &reusable_tree, py::arg("tree"), py::arg("name") = "params",
+        py::arg("writing") = false);
   m.def("check_weights", [](py::handle weights) {
     const Tensors w("weights", weights, Access::read);
     run({&w}, [&] { check_weights(w.arrays()); });
@@ -43,9 +44,10 @@ void bind_penalties(py::module_& m) {
     return run({&p}, [&] { return penalty_value(bound, p.arrays()); });
   });
   m.def("penalty_add_gradient", [](const Terms& terms, py::handle grads, py::handle params) {
-    const Tensors p("params", params, Access::read);
-    const Tensors g("grads", grads, Access::write, &p);
-    const Terms::Bound bound(terms, p);
+    Tensors p("params", params, Access::read);
+    const Tensors g("grads", grads, Access::gradient, &p, true);
+    const Terms::Bound bound(terms, p, Access::read, &g);
+    p.leave_out_holes_of(g);
     const double value =
         run({&g, &p}, [&] { return add_penalty_gradient(bound, g.arrays(), p.arrays()); });
     g.written();
@@ -61,10 +63,10 @@ void bind_penalties(py::module_& m) {
   m.def("penalty_prox", [](const Terms& terms, py::handle x, py::handle step, py::handle out) {
     const double t = number("step", step);
     require_array("x", x);
-    const Tensors source("x", x, Access::read);
+    const Tensors source("x", x, Access::source);
     const Result result("x", x, out);
     const Tensors target("out", result.array(), Access::write, &source);
-    const Terms::Bound bound(terms, source);
+    const Terms::Bound bound(terms, source, Access::source);
     run({&source, &target}, [&] { penalty_prox(bound, target.arrays(), source.arrays(), t); });
     target.written();
     return result.finished();

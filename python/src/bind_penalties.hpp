@@ -24,14 +24,17 @@ class Terms {
                                [](const Penalty& p) { return p.kind == PenaltyKind::weighted_l1; });
   }
 
-  /// The penalties for one call on `params`.
+  /// The penalties for one call on `params`, less those where `grads` has holes.
   class Bound {
    public:
-    Bound(const Terms& terms, const Tensors& params) : penalties_(terms.terms_) {
+    Bound(const Terms& terms, const Tensors& params, Access access = Access::read,
+          const Tensors* grads = nullptr)
+        : penalties_(terms.terms_) {
       for (std::size_t i = 0; i < penalties_.size(); ++i) {
         if (penalties_[i].kind != PenaltyKind::weighted_l1) continue;
         weights_.push_back(
-            std::make_unique<Tensors>("weights", terms.weights_[i], Access::read, &params));
+            std::make_unique<Tensors>("weights", terms.weights_[i], access, &params));
+        if (grads != nullptr) weights_.back()->leave_out_holes_of(*grads);
         penalties_[i].weights = weights_.back()->arrays();
       }
     }

@@ -113,9 +113,9 @@ template <class F>
 py::object mapped(const char* name, py::handle x, const char* other_name, py::handle other,
                   py::handle out, F&& f) {
   require_array(name, x);
-  const Tensors a(name, x, Access::read);
+  const Tensors a(name, x, Access::source);
   std::optional<Tensors> b;
-  if (other_name != nullptr) b.emplace(other_name, other, Access::read, &a);
+  if (other_name != nullptr) b.emplace(other_name, other, Access::source, &a);
   const Result result(name, x, out);
   const Tensors o("out", result.array(), Access::write, &a);
   const auto call = [&] { f(a.arrays()[0], b ? b->arrays()[0] : Array(), o.arrays()[0]); };
@@ -361,8 +361,8 @@ void bind_pruning(py::module_& m) {
   m.def("prune_wanda", [](py::handle w, py::handle x_norm, py::handle out) {
     require_array("w", w);
     require_array("x_norm", x_norm);
-    const Tensors a("w", w, Access::read);
-    const Tensors norm("x_norm", x_norm, Access::read);
+    const Tensors a("w", w, Access::source);
+    const Tensors norm("x_norm", x_norm, Access::source);
     const std::int64_t length = a.shape(0).empty() ? 1 : a.shape(0).back();
     if (norm.shape(0).size() != 1 || norm.elements() != length) {
       throw py::value_error("x_norm: got " + std::to_string(norm.elements()) +

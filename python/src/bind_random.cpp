@@ -32,7 +32,9 @@ Key key_of(py::handle key) {
   static const py::handle name(PyUnicode_InternFromString("_seed"));
   if (reinterpret_cast<PyObject*>(Py_TYPE(key.ptr())) != key_type) {
     const auto type = py::type::handle_of(key).attr("__qualname__").cast<std::string>();
-    throw py::type_error("key: got " + type + ", wants ridgeline.Key");
+    const std::string seed = PyLong_CheckExact(key.ptr()) ? py::str(key).cast<std::string>() : "0";
+    throw py::type_error("key: got " + type + ", wants ridgeline.Key, such as rl.Key(" + seed +
+                         ")");
   }
   const auto seed = py::reinterpret_steal<py::object>(PyObject_GetAttr(key.ptr(), name.ptr()));
   if (!seed) throw py::error_already_set();
@@ -82,6 +84,7 @@ Numbering Indices::numbering(const char* name, std::span<const std::int64_t> own
 }
 
 void bind_random(py::module_& m) {
+  m.def("check_torch_target", &check_torch_target);
   m.def("set_key_type", [](py::handle type) { key_type = type.inc_ref().ptr(); });
   m.def("fold_in",
         [](std::uint64_t seed, std::uint64_t data) { return Key{seed}.fold_in(data).seed; });

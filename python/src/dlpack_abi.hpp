@@ -53,6 +53,7 @@ struct ManagedTensorVersioned {
   Tensor tensor;
 };
 inline constexpr std::uint64_t read_only_flag = 1;
+inline constexpr std::uint64_t copied_flag = 2;
 
 /// The table behind `type.__dlpack_c_exchange_api__`, a capsule named "dlpack_exchange_api".
 /// Functions return 0, or -1 with a Python exception set; the tensor that is filled in owns

@@ -30,14 +30,27 @@ std::string type_name(py::handle object) {
   return module == "builtins" ? name : module + "." + name;
 }
 
-/// A problem with one object; the caller knows its place.
+/// A problem with one object; callers add its place.
 struct Problem {
   PyObject* type;
   std::string text;
+  std::string path = {};
 };
 
 [[noreturn]] void type_problem(const std::string& text) { throw Problem{PyExc_TypeError, text}; }
 [[noreturn]] void value_problem(const std::string& text) { throw Problem{PyExc_ValueError, text}; }
+
+[[noreturn]] void raise(const std::string& place, const Problem& problem) {
+  PyErr_SetString(problem.type, (place + problem.path + ": " + problem.text).c_str());
+  throw py::error_already_set();
+}
+
+/// What is not an array that can be used, and the way out. `cause`: what another library said.
+[[noreturn]] void refuse(py::handle object, bool writing, const std::string& cause = "") {
+  type_problem(py::module_::import("ridgeline._refusals")
+                   .attr("reason")(object, writing, cause)
+                   .cast<std::string>());
+}
 
 // ---- NumPy
 
@@ -96,11 +109,13 @@ void refuse_masked(py::handle object) {
 
 // ---- DLPack
 
-TensorView dlpack_view(const dlpack::Tensor& t, py::handle object) {
-  if (t.device.type != dlpack::cpu) {
-    type_problem("got " + type_name(object) + " on another device (DLPack device type " +
-                 std::to_string(t.device.type) + "), wants an array in CPU memory");
-  }
+[[noreturn]] void refuse_device(py::handle object, int type) {
+  type_problem("got " + type_name(object) + " on another device (DLPack device type " +
+               std::to_string(type) + "), wants an array in CPU memory");
+}
+
+TensorView dlpack_view(const dlpack::Tensor& t, py::handle object, bool writing) {
+  if (t.device.type != dlpack::cpu) refuse_device(object, t.device.type);
   std::optional<DType> dtype;
   if (t.dtype.lanes == 1 && t.dtype.code == dlpack::float_code) {
     if (t.dtype.bits == 32) dtype = DType::float32;
@@ -123,9 +138,7 @@ TensorView dlpack_view(const dlpack::Tensor& t, py::handle object) {
       contiguous = contiguous && t.strides[axis] == size;
     size *= t.shape[axis];
   }
-  if (size > 0 && t.data == nullptr) {
-    type_problem("got " + type_name(object) + " without memory, wants an array in CPU memory");
-  }
+  if (size > 0 && t.data == nullptr) refuse(object, writing, "it has no memory");
   char* data = size == 0 ? nullptr : static_cast<char*>(t.data) + t.byte_offset;
   if (contiguous || size == 0) return {Array(data, *dtype, size), {t.shape, t.ndim}};
   std::vector<std::int64_t> byte_strides(static_cast<std::size_t>(t.ndim));
@@ -156,6 +169,7 @@ struct TypeEntry {
   PyTypeObject* type;
   const dlpack::ExchangeApi* api;
   bool torch;
+  bool lazy;  ///< a torch parameter before it has a shape
 };
 
 const TypeEntry* find_exchange_type(PyTypeObject* type) {
@@ -178,23 +192,16 @@ const TypeEntry* find_exchange_type(PyTypeObject* type) {
   const bool torch = modules.contains("torch") &&
                      PyObject_IsSubclass(handle.ptr(), modules["torch"].attr("Tensor").ptr()) == 1;
   Py_INCREF(type);
-  cache.push_back({type, api, torch});
+  cache.push_back({type, api, torch, torch && py::hasattr(handle, "cls_to_become")});
   return &cache[latest = cache.size() - 1];
 }
 
-bool requires_grad(py::handle tensor) {
-  static const py::handle name = interned("requires_grad");
-  return py::reinterpret_steal<py::object>(PyObject_GetAttr(tensor.ptr(), name.ptr())).ptr() ==
-         Py_True;
-}
-
-TensorView exchange_view(const TypeEntry& entry, py::handle object) {
+TensorView exchange_view(const TypeEntry& entry, py::handle object, bool writing) {
   dlpack::Tensor tensor{};
-  if (entry.api->tensor_from_object(object.ptr(), &tensor) != 0) {
-    type_problem("got " + type_name(object) + " that offers no view of CPU memory (" +
-                 first_line(py::error_already_set().value()) + ")");
-  }
-  TensorView view = dlpack_view(tensor, object);
+  if (entry.lazy) refuse(object, writing);
+  if (entry.api->tensor_from_object(object.ptr(), &tensor) != 0)
+    refuse(object, writing, first_line(py::error_already_set().value()));
+  TensorView view = dlpack_view(tensor, object, writing);
   // The imaginary part of a conjugate is negated lazily, which DLPack does not say. It is strided,
   // so that arrays which cannot be are not asked.
   const bool suspect = entry.torch && (view.array.size == 1 || !view.array.contiguous());
@@ -204,12 +211,16 @@ TensorView exchange_view(const TypeEntry& entry, py::handle object) {
   return view;
 }
 
+/// Writing into a copy would change nothing that its owner can see.
+[[noreturn]] void refuse_copies(py::handle object) {
+  type_problem("got " + type_name(object) +
+               ", which gives a copy at each look, wants arrays that can be written; write to the "
+               "copies, then put them back");
+}
+
 TensorView capsule_view(py::handle object, bool writing, py::object& owner) {
   const auto device = py::tuple(object.attr("__dlpack_device__")());
-  if (device[0].cast<int>() != dlpack::cpu) {
-    type_problem("got " + type_name(object) + " on another device (DLPack device type " +
-                 std::to_string(device[0].cast<int>()) + "), wants an array in CPU memory");
-  }
+  if (device[0].cast<int>() != dlpack::cpu) refuse_device(object, device[0].cast<int>());
   if (writing && type_name(object).starts_with("jax")) {
     value_problem("got a JAX array, which is immutable, wants an array that can be written");
   }
@@ -221,8 +232,7 @@ TensorView capsule_view(py::handle object, bool writing, py::object& owner) {
       owner = object.attr("__dlpack__")();  // a producer from before DLPack 1.0
     }
   } catch (py::error_already_set& error) {
-    type_problem("got " + type_name(object) + " that offers no view of CPU memory (" +
-                 first_line(error.value()) + ")");
+    refuse(object, writing, first_line(error.value()));
   }
   // The capsule stays ours and unconsumed: its destructor returns the tensor to its producer.
   if (PyCapsule_IsValid(owner.ptr(), "dltensor_versioned") != 0) {
@@ -233,12 +243,13 @@ TensorView capsule_view(py::handle object, bool writing, py::object& owner) {
     if (writing && (managed->flags & dlpack::read_only_flag) != 0) {
       value_problem("got a read-only array, wants one that can be written");
     }
-    return dlpack_view(managed->tensor, object);
+    if (writing && (managed->flags & dlpack::copied_flag) != 0) refuse_copies(object);
+    return dlpack_view(managed->tensor, object, writing);
   }
   auto* managed =
       static_cast<dlpack::ManagedTensor*>(PyCapsule_GetPointer(owner.ptr(), "dltensor"));
   if (managed == nullptr) throw py::error_already_set();
-  return dlpack_view(managed->tensor, object);
+  return dlpack_view(managed->tensor, object, writing);
 }
 
 // ---- trees
@@ -280,26 +291,100 @@ std::optional<std::string> find_leaf(py::handle node, std::size_t& index) {
   return std::nullopt;
 }
 
+/// Whether an object that is no array is not a container of arrays either, though it may iterate:
+/// what looks like an array (sparse matrices, series, data sets in files, buffers), and modules.
+bool is_opaque(py::handle node) {
+  if (is_text(node) || PyType_Check(node.ptr()) != 0 || PyObject_CheckBuffer(node.ptr()) != 0)
+    return true;
+  if (py::hasattr(node, "shape"))
+    return !is_mapping(node) || py::hasattr(node, "to_numpy") || py::hasattr(node, "toarray");
+  return py::hasattr(node, "named_parameters") &&
+         !type_name(node).starts_with("torch.nn.modules.container.Parameter");
+}
+
+/// f(key, child of a mapping) or f(place, child of an iterable), with the step to it as a Problem's
+/// path.
+template <class F>
+void each_child(py::handle node, F&& f) {
+  const auto at = [&](py::handle key, std::size_t place, py::handle child) {
+    try {
+      f(key, child);
+    } catch (Problem& problem) {
+      problem.path.insert(0, key ? key_text(key) : "[" + std::to_string(place) + "]");
+      throw;
+    }
+  };
+  if (is_mapping(node)) {
+    for (const py::handle key : py::list(node.attr("keys")()))
+      at(key, 0, py::object(node[key]));
+    return;
+  }
+  std::size_t place = 0;
+  for (const py::handle child : py::iter(node))
+    at(py::handle(), place++, child);
+}
+
+bool is_iterator(py::handle node) { return PyIter_Check(node.ptr()) != 0; }
+
+/// Whether children can be found, of a node that is no array.
+bool is_container(py::handle node) {
+  return !is_opaque(node) && (is_mapping(node) || py::hasattr(node, "__iter__"));
+}
+
+TensorView any_view(py::handle object, bool writing, py::object& owner) {
+  if (PyArray_Check(object.ptr()))
+    return numpy_view(reinterpret_cast<PyArrayObject*>(object.ptr()), writing);
+  if (const TypeEntry* entry = find_exchange_type(Py_TYPE(object.ptr())))
+    return exchange_view(TypeEntry(*entry), object, writing);
+  return capsule_view(object, writing, owner);
+}
+
+/// Whether the arrays of a container, looked at once more, are in the memory of those in `plain`,
+/// which was made of it. What an iterator gave is held by `plain` alone.
+bool lasting(py::handle plain, py::handle node) {
+  if (plain.is(node) || is_iterator(node)) return true;
+  if (is_array(plain)) {
+    py::object owners[2];
+    if (!is_array(node)) return false;
+    const Array before = any_view(plain, false, owners[0]).array;
+    return before.size == 0 || before.data == any_view(node, false, owners[1]).array.data;
+  }
+  bool same = true;
+  py::ssize_t place = 0;
+  if (is_container(node)) {
+    each_child(node, [&](py::handle key, py::handle child) {
+      const py::object own =
+          plain[key ? py::reinterpret_borrow<py::object>(key) : py::object(py::int_(place++))];
+      same = same && lasting(own, child);
+    });
+  }
+  return same;
+}
+
 /// Lists for iterables and dicts for mappings, all the way down, so that a tree can be walked
 /// twice.
-py::object plain_tree(py::handle node) {
+py::object plain_tree(py::handle node, bool writing) {
   const Recursion guard;
-  if (is_array(node) || is_text(node) || PyType_Check(node.ptr()))
-    return py::reinterpret_borrow<py::object>(node);
+  if (is_array(node) || !is_container(node)) return py::reinterpret_borrow<py::object>(node);
+  py::object result;
   if (is_mapping(node)) {
-    py::dict result;
-    for (const py::handle key : py::list(node.attr("keys")()))
-      result[key] = plain_tree(node[key]);
-    return result;
+    py::dict children;
+    each_child(node, [&](py::handle key, py::handle child) {
+      children[key] = plain_tree(child, writing);
+    });
+    result = children;
+  } else {
+    py::list children;
+    each_child(node,
+               [&](py::handle, py::handle child) { children.append(plain_tree(child, writing)); });
+    if (is_iterator(node) && children.empty())
+      value_problem("got an iterator that has nothing left, wants arrays");
+    result = children;
   }
-  if (PyList_CheckExact(node.ptr()) || PyTuple_CheckExact(node.ptr()) ||
-      py::hasattr(node, "__iter__")) {
-    py::list result;
-    for (const py::handle child : py::iter(node))
-      result.append(plain_tree(child));
-    return result;
-  }
-  return py::reinterpret_borrow<py::object>(node);
+  const bool held = PyList_CheckExact(node.ptr()) || PyTuple_CheckExact(node.ptr()) ||
+                    PyDict_CheckExact(node.ptr()) || is_iterator(node);
+  if (writing && !held && !lasting(result, node)) refuse_copies(node);
+  return result;
 }
 
 /// Whether a tree is made of exact lists, tuples and dicts, down to arrays that can be looked at
@@ -349,14 +434,25 @@ std::string kind_text(py::handle node) {
 
 }  // namespace
 
-py::object reusable_tree(py::handle tree) {
-  return is_plain(tree) ? py::reinterpret_borrow<py::object>(tree) : plain_tree(tree);
+py::object reusable_tree(py::handle tree, const char* name, bool writing) {
+  try {
+    if (is_plain(tree)) return py::reinterpret_borrow<py::object>(tree);
+    return plain_tree(tree, writing);
+  } catch (const Problem& problem) {
+    raise(name, problem);
+  } catch (py::error_already_set& error) {
+    if (!error.matches(PyExc_RecursionError)) throw;
+    const std::string text = ": got " + type_name(tree) +
+                             " that holds itself, or is nested too deeply, wants a tree of arrays";
+    py::raise_from(error, PyExc_ValueError, (name + text).c_str());
+    throw py::error_already_set();
+  }
 }
 
 Tensors::Tensors(const char* name, py::handle tree, Access access, const Tensors* model, bool holes,
                  bool any_dtype)
     : name_(name), access_(access), model_(model), holes_(holes), any_dtype_(any_dtype) {
-  tree_ = reusable_tree(tree);
+  tree_ = reusable_tree(tree, name, writes(access));
   flatten(tree_, model == nullptr ? py::handle() : py::handle(model->tree_), nullptr);
 }
 
@@ -367,25 +463,120 @@ void Tensors::fail(const Place* place, PyObject* type, const std::string& proble
         place->key == nullptr ? "[" + std::to_string(place->index) + "]" : key_text(place->key);
     path.insert(0, step);
   }
-  PyErr_SetString(type, (name_ + path + ": " + problem).c_str());
-  throw py::error_already_set();
+  raise(name_ + path, {type, problem});
 }
 
 std::string Tensors::path(std::size_t index) const {
   return name_ + find_leaf(model_ == nullptr ? tree_ : model_->tree_, index).value_or("");
 }
 
-/// Whether autograd would miss a write into this tensor. Asking the tensor costs as much as asking
-/// for the mode, so a list asks for the mode once.
-bool Tensors::tracked(py::handle tensor) {
-  static const py::object& mode =
-      *new py::object(py::module_::import("torch").attr("is_grad_enabled"));
-  const auto grad_enabled = [&] {
-    if (!grad_enabled_.has_value()) grad_enabled_ = mode().ptr() == Py_True;
-    return *grad_enabled_;
-  };
-  if (arrays_.size() > 1 && !grad_enabled()) return false;
-  return requires_grad(tensor) && grad_enabled();
+namespace {
+
+/// An attribute or a method of a tensor that tells yes or no; a subclass may compute it, and fail.
+bool yes(PyObject* answer) {
+  const auto held = py::reinterpret_steal<py::object>(answer);
+  const int truth = held ? PyObject_IsTrue(held.ptr()) : -1;
+  if (truth < 0) throw py::error_already_set();
+  return truth == 1;
+}
+bool has(py::handle tensor, py::handle attribute) {
+  return yes(PyObject_GetAttr(tensor.ptr(), attribute.ptr()));
+}
+
+/// What is asked of torch: modes, and attributes of tensors.
+struct Questions {
+  py::object grad_enabled, inference_mode, tracing, dispatch_modes;
+  py::handle requires_grad = interned("requires_grad");
+  py::handle is_leaf = interned("is_leaf");
+  py::handle is_inference = interned("is_inference");
+  py::handle any_dispatch_mode = interned("_is_in_torch_dispatch_mode");
+
+  Questions() {
+    const py::module_ torch = py::module_::import("torch");
+    grad_enabled = torch.attr("is_grad_enabled");
+    inference_mode = torch.attr("is_inference_mode_enabled");
+    tracing = torch.attr("_C").attr("_is_tracing");
+    dispatch_modes = py::module_::import("torch.utils._python_dispatch");
+  }
+  static const Questions& asked() {
+    static const Questions& questions = *new Questions;
+    return questions;
+  }
+  static bool call(const py::object& question) { return yes(PyObject_CallNoArgs(question.ptr())); }
+  static bool call(py::handle tensor, py::handle method) {
+    return yes(PyObject_CallMethodNoArgs(tensor.ptr(), method.ptr()));
+  }
+
+  /// Whether torch.jit.trace or make_fx records operations: ours would be missing.
+  bool recorded() const {
+    if (call(tracing)) return true;
+    if (!has(dispatch_modes, any_dispatch_mode)) return false;
+    const py::dict modules = py::module_::import("sys").attr("modules");
+    const char* proxies = "torch.fx.experimental.proxy_tensor";
+    return modules.contains(proxies) && !modules[proxies].attr("get_proxy_mode")().is_none();
+  }
+};
+
+}  // namespace
+
+bool TorchModes::grad_enabled() {
+  const Questions& ask = Questions::asked();
+  if (!grad_enabled_.has_value()) grad_enabled_ = ask.call(ask.grad_enabled);
+  return *grad_enabled_;
+}
+
+void TorchModes::check(py::handle tensor, Access access, const char* name, bool many) {
+  const Questions& ask = Questions::asked();
+  if (!untraced_ && ask.recorded()) {
+    type_problem(
+        "got a torch tensor while torch.jit.trace or make_fx records, wants a call outside of it: "
+        "what is done here would not be recorded");
+  }
+  untraced_ = true;
+  if (access == Access::read) return;
+  if (writes(access) && ask.call(tensor, ask.is_inference) && !ask.call(ask.inference_mode)) {
+    value_problem(
+        "got an inference tensor outside of torch.inference_mode(), wants a normal one: .clone() "
+        "makes one");
+  }
+  // Asking the tensor costs as much as asking for the mode, so a list asks for the mode first.
+  if (access != Access::gradient && many && !grad_enabled()) return;
+  if (!has(tensor, ask.requires_grad)) return;
+  if (access == Access::gradient && has(tensor, ask.is_leaf)) {
+    throw Problem{requires_grad_error,
+                  "got a leaf tensor that requires grad, as parameters are, wants a gradient: "
+                  "[p.grad for p in model.parameters()]"};
+  }
+  if (!grad_enabled() || (access == Access::parameter && has(tensor, ask.is_leaf))) return;
+  const std::string got = "got a tensor that requires grad";
+  switch (access) {
+  case Access::source:
+    throw Problem{requires_grad_error,
+                  got + ", wants one that does not: the result would carry no gradient; pass " +
+                      name +
+                      ".detach(), call under torch.no_grad(), or write a "
+                      "torch.autograd.Function as in examples/pytorch_dropout.py"};
+  case Access::parameter:
+    throw Problem{requires_grad_error,
+                  got + " and is no leaf, wants a leaf, such as a parameter: autograd would not "
+                        "see the change"};
+  default:
+    throw Problem{requires_grad_error,
+                  got + ", wants one that does not: autograd would not see the change; call under "
+                        "torch.no_grad()"};
+  }
+}
+
+bool check_torch_target(const char* name, py::handle object) {
+  const TypeEntry* entry = find_exchange_type(Py_TYPE(object.ptr()));
+  if (entry == nullptr || !entry->torch) return false;
+  try {
+    if (entry->lazy) refuse(object, true);
+    TorchModes().check(object, Access::write, name, false);
+  } catch (const Problem& problem) {
+    raise(name, problem);
+  }
+  return true;
 }
 
 void Tensors::add(py::handle node, TensorView view, const Place* place) {
@@ -413,9 +604,25 @@ void Tensors::add(py::handle node, TensorView view, const Place* place) {
   objects_.push_back(py::reinterpret_borrow<py::object>(node));
 }
 
+/// An error unless a dict has the keys of the model.
+void Tensors::check_keys(py::handle node, py::handle model, const Place* place) const {
+  const auto check = [&](py::handle keys, py::handle among, const char* got, const char* verb) {
+    for (const auto& [key, value] : py::reinterpret_borrow<py::dict>(keys)) {
+      const int found = PyDict_Contains(among.ptr(), key.ptr());
+      if (found < 0) throw py::error_already_set();
+      if (found == 1) continue;
+      fail(place, PyExc_ValueError,
+           got + py::repr(key).cast<std::string>() + ", which " + model_->name_ + verb);
+    }
+  };
+  check(model, node, "got no key ", " has");
+  if (PyDict_Size(node.ptr()) != PyDict_Size(model.ptr()))
+    check(node, model, "got key ", " does not have");
+}
+
 void Tensors::flatten(py::handle node, py::handle model, const Place* place) {
   PyObject* object = node.ptr();
-  const bool writing = access_ != Access::read;
+  const bool writing = writes(access_);
   const bool compare = model_ != nullptr;
   const auto same_kind = [&](bool alike) {
     if (!compare || alike) return;
@@ -449,8 +656,8 @@ void Tensors::flatten(py::handle node, py::handle model, const Place* place) {
     return;
   }
   if (PyDict_CheckExact(object)) {
-    same_kind(compare && PyDict_CheckExact(model.ptr()) &&
-              PyDict_Size(model.ptr()) == PyDict_Size(object));
+    same_kind(compare && PyDict_CheckExact(model.ptr()));
+    if (compare) check_keys(node, model, place);
     PyObject* key = nullptr;
     PyObject* value = nullptr;
     Py_ssize_t position = 0;
@@ -464,16 +671,12 @@ void Tensors::flatten(py::handle node, py::handle model, const Place* place) {
         continue;
       }
       const auto own = py::reinterpret_borrow<py::object>(PyDict_GetItemWithError(object, key));
-      if (own.ptr() == nullptr) {
-        fail(place, PyExc_ValueError,
-             "got no key " + py::repr(key).cast<std::string>() + ", which " + model_->name_ +
-                 " has");
-      }
+      if (own.ptr() == nullptr) check_keys(node, model, place);
       flatten(own, child, &here);
     }
     return;
   }
-  if (holes_ && object == Py_None) {
+  if (holes_ && object == Py_None && (compare || place != nullptr)) {
     same_kind(compare && is_array(model));
     shapes_.push_back({nullptr, 0});
     arrays_.push_back(Array());
@@ -491,15 +694,10 @@ void Tensors::flatten(py::handle node, py::handle model, const Place* place) {
       const TypeEntry entry = *found;
       same_kind(compare && is_array(model));
       const std::size_t index = arrays_.size();
-      add(node, exchange_view(entry, node), place);
-      if (!entry.torch || !writing) return;
-      if (access_ == Access::write && tracked(node)) {
-        throw Problem{
-            requires_grad_error,
-            "got a tensor that requires grad, wants one that does not: autograd would not see the "
-            "change; call under torch.no_grad()"};
-      }
-      torch_.push_back(index);
+      add(node, exchange_view(entry, node, writing), place);
+      if (!entry.torch) return;
+      modes_.check(node, access_, name_, index > 0);
+      if (writing) torch_.push_back(index);
       return;
     }
     if (PyArray_Check(object)) {
@@ -514,9 +712,7 @@ void Tensors::flatten(py::handle node, py::handle model, const Place* place) {
       capsules_.push_back(std::move(owner));
       return add(node, view, place);
     }
-    type_problem("got " + type_name(node) +
-                 ", wants an array (NumPy, or anything with __dlpack__ in CPU memory)" +
-                 (place == nullptr ? ", or a list, tuple or dict of arrays" : ""));
+    refuse(node, writing);
   } catch (const Problem& problem) {
     fail(place, problem.type, problem.text);
   }
@@ -528,6 +724,14 @@ WithoutGil::~WithoutGil() {
   } catch (abi::__forced_unwind&) {
     for (;;)
       pause();
+  }
+}
+
+void Tensors::leave_out_holes_of(const Tensors& other) {
+  for (std::size_t i = 0; i < size(); ++i) {
+    if (!other.hole(i)) continue;
+    elements_ -= arrays_[i].size;
+    arrays_[i] = Array();
   }
 }
 
@@ -548,11 +752,11 @@ bool Tensors::unchanged() const {
     TensorView view;
     try {
       if (PyArray_Check(object.ptr())) {
-        view = numpy_view(reinterpret_cast<PyArrayObject*>(object.ptr()), access_ != Access::read);
+        view = numpy_view(reinterpret_cast<PyArrayObject*>(object.ptr()), writes(access_));
       } else {
         const TypeEntry* entry = find_exchange_type(Py_TYPE(object.ptr()));
         if (entry == nullptr) return false;
-        view = exchange_view(*entry, object);
+        view = exchange_view(*entry, object, writes(access_));
       }
     } catch (const Problem&) {
       return false;
@@ -598,8 +802,13 @@ void Tensors::written(std::span<const std::size_t> indices) const {
 
 void require_array(const char* name, py::handle object) {
   if (is_array(object)) return;
-  throw py::type_error(std::string(name) + ": got " + kind_text(object) +
-                       ", wants one array (NumPy, or anything with __dlpack__ in CPU memory)");
+  try {
+    if (!is_container(object)) refuse(object, false);
+    type_problem("got " + kind_text(object) +
+                 ", wants one array (NumPy, or anything with __dlpack__ in CPU memory)");
+  } catch (const Problem& problem) {
+    raise(name, problem);
+  }
 }
 
 Result::Result(const char* name, py::handle like, py::handle out) {
@@ -717,10 +926,16 @@ grads['b']
       py::make_tuple(py::handle(PyExc_RuntimeError), py::handle(PyExc_ValueError));
   requires_grad_error = PyErr_NewExceptionWithDoc(
       "ridgeline.RequiresGradError",
-      R"(A torch tensor that requires grad would be written with grad mode on.
+      R"(A call would go past autograd, and gradients would be wrong without a word.
 
-As torch's own error for an in-place operation on a leaf it is a RuntimeError, and as ridgeline's
-errors for a wrong argument a ValueError.
+Raised for torch tensors that require grad: when a new array would be computed from one while grad
+mode is on, when one would be written in place, and when a parameter is given where its gradient is
+wanted. Ways out, in this order: ``x.detach()`` where no gradient is wanted, ``torch.no_grad()``,
+and a ``torch.autograd.Function``, in whose ``forward`` grad mode is off
+(``examples/pytorch_dropout.py``).
+
+It is a RuntimeError, as torch's own error for an in-place operation on a leaf, and a ValueError, as
+ridgeline's errors for wrong arguments.
 
 Examples
 --------

@@ -15,10 +15,27 @@ namespace ridgeline::python {
 
 namespace py = pybind11;
 
+/// What a call does with its arrays, and which torch tensors that require grad it refuses.
 enum class Access : std::uint8_t {
-  read,
-  write,      ///< as an in-place operation: refused on a tensor that requires grad
-  parameter,  ///< as a parameter update, which always acts as under torch.no_grad()
+  read,       ///< for numbers or masks: none
+  source,     ///< for a new array, which would not be in the graph: all, in grad mode
+  write,      ///< as an in-place operation: all, in grad mode
+  gradient,   ///< writes gradients: leaves in any mode, for they are parameters; others as `write`
+  parameter,  ///< as a parameter update under torch.no_grad(): those that are no leaves, in grad
+              ///< mode
+};
+constexpr bool writes(Access access) { return access >= Access::write; }
+
+/// What torch's modes allow. Each mode is asked for once.
+class TorchModes {
+ public:
+  /// Throws a Problem about a tensor; asks only what can matter. `many`: others may follow.
+  void check(py::handle tensor, Access access, const char* name, bool many);
+
+ private:
+  bool grad_enabled();
+  std::optional<bool> grad_enabled_;
+  bool untraced_ = false;
 };
 
 /// The shape of a Python array. Points into the object: valid while the GIL is held.
@@ -65,7 +82,7 @@ class Tensors {
  public:
   /// Reads `tree`; an error names the place in it. With `model`, the structure and the shapes must
   /// be those of `model`, and dicts are matched by key; without `any_dtype`, the dtypes, too. With
-  /// `holes`, None may stand for an array.
+  /// `holes`, None may stand for an array in a container.
   Tensors(const char* name, py::handle tree, Access access, const Tensors* model = nullptr,
           bool holes = false, bool any_dtype = false);
   Tensors(const Tensors&) = delete;
@@ -85,6 +102,9 @@ class Tensors {
 
   /// Whether None stands for the array.
   bool hole(std::size_t index) const { return objects_[index].is_none(); }
+
+  /// Takes out the arrays where `other`, of the same structure, has holes.
+  void leave_out_holes_of(const Tensors& other);
 
   /// Makes the shapes our own, for arguments that stay: an array may get another shape in place.
   void keep_shapes();
@@ -108,7 +128,7 @@ class Tensors {
 
   void flatten(py::handle node, py::handle model, const Place* place);
   void add(py::handle node, TensorView view, const Place* place);
-  bool tracked(py::handle tensor);
+  void check_keys(py::handle node, py::handle model, const Place* place) const;
   [[noreturn]] void fail(const Place* place, PyObject* type, const std::string& problem) const;
 
   const char* name_;
@@ -123,9 +143,12 @@ class Tensors {
   OneOrMany<py::object> objects_;      ///< keeps the arrays alive, whatever becomes of the tree
   OneOrMany<py::object> capsules_;     ///< of arrays seen through __dlpack__
   OneOrMany<std::size_t> torch_;       ///< which of them are torch tensors that will be written
-  std::optional<bool> grad_enabled_;
+  TorchModes modes_;
   std::int64_t elements_ = 0;
 };
+
+/// An error if `object` is a torch tensor that may not be written now; whether it is one.
+bool check_torch_target(const char* name, py::handle object);
 
 /// A TypeError unless the argument is one array.
 void require_array(const char* name, py::handle object);
@@ -167,8 +190,9 @@ extern PyObject* requires_grad_error;
 [[noreturn]] void raise_non_finite(double norm, const std::optional<std::string>& array);
 
 /// Lists for iterables and dicts for mappings, so that a tree can be walked more than once; a tree
-/// of exact lists, tuples and dicts is returned as it is.
-py::object reusable_tree(py::handle tree);
+/// of exact lists, tuples and dicts is returned as it is. Refuses iterators that are used up, and,
+/// for `writing`, containers that make new arrays at each look: those would be written in vain.
+py::object reusable_tree(py::handle tree, const char* name, bool writing);
 
 void initialize(py::module_& module);
 

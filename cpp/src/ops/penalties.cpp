@@ -282,6 +282,10 @@ void penalty_prox(Penalties penalties, Arrays out, Arrays params, double step, i
   if (other != nullptr && !other->weights.empty()) {
     check_disjoint(target, out, "weights", other->weights);
   }
+  // The identity, where the formulas of some penalties round.
+  const bool elastic = other != nullptr && other->kind == PenaltyKind::elastic_net;
+  if (other != nullptr && rest * other->strength == 0 && !(elastic && rest * other->shape != 0))
+    other = nullptr;
 
   const PenaltiesTable& table = *tables().penalties;
   PreparedList list(2);
