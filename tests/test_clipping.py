@@ -912,7 +912,7 @@ def test_option_errors():
             with pytest.raises(error, match="on_nonfinite"):
                 rl.clip_by_global_norm_(g, 1.0, on_nonfinite=bad)
         for bad in (object(), 3, "world", types.SimpleNamespace(allgather=3)):
-            with pytest.raises(TypeError, match=r"^comm: got .*, wants an object with allgather"):
+            with pytest.raises(TypeError, match=r"^comm: got .*, wants an object whose allgather"):
                 rl.clip_by_global_norm_(g, 1.0, comm=bad)
         for nonsense in (None, 3.0, "12", [None], ["1"], [[1.0]], [True], np.ones((2, 2))):
             comm = types.SimpleNamespace(allgather=lambda _, x=nonsense: x)

@@ -283,30 +283,30 @@ class Optimizer:
         kind: str,
         convention: str,
         state_type: str,
+        accumulation_steps: int,
         params: Any,
         grouped: bool,
         sizes: list[int],
     ) -> None: ...
     steps: list[int]
     products: list[float]
+    count: int
+    micro_step: int
     accumulated: list[bool]
     def attach(self, what: str, state: int, arrays: list[Any]) -> None: ...
     def turn(self, reads: bool) -> Turn: ...
     def set_decay(self, factors: list[float]) -> None: ...
-    def accumulate(self, grads: Any, scale: float) -> None: ...
-    def first_nonfinite(self, grads: Any) -> str | None: ...
-    def norm(self, grads: Any, scale: float, ord: float) -> float: ...
     def step(
         self,
         grads: Any,
         groups: list[tuple[Any, ...]],
         scale: float,
         clip: tuple[Any, ...],
+        clip_after_penalty: bool,
         known_norm: float | None,
         on_nonfinite: str,
         max_update_rms: float | None,
         average_decay: float,
         rounding_key: Any,
-        step: int,
-        only_check: bool,
+        task: str,
     ) -> Any: ...

@@ -16,7 +16,9 @@ refused, under ``torch.no_grad()`` too. `global_norm` only reads, and takes both
 
 from __future__ import annotations
 
+import inspect
 import math
+import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
@@ -172,20 +174,37 @@ class Communicator(Protocol):
         """Return the objects of all ranks, in rank order."""
 
 
-def _checked_comm(comm: object) -> Communicator:
-    """Return `comm`, or raise a TypeError if it is no communicator."""
-    if not callable(getattr(comm, "allgather", None)):
+def _checked_comm(value: Any) -> Communicator:
+    """Return a communicator, or raise a TypeError that says what is wrong with it."""
+    kinds = value.__mro__ if isinstance(value, type) else type(value).__mro__
+    torch_kinds = [kind.__name__ for kind in kinds if kind.__module__.startswith("torch.")]
+    if value is sys.modules.get("torch.distributed"):
+        torch_kinds = ["torch.distributed"]
+    wants = "an object whose allgather(value) returns the list of all ranks' values"
+    if "DistributedDataParallel" in torch_kinds:
         raise TypeError(
-            f"comm: got {type(comm).__name__}, wants an object with allgather, such as an mpi4py "
-            "communicator"
+            "comm: got DistributedDataParallel, whose gradients are averaged on every rank: "
+            "their norm is that of all ranks already; wants None"
         )
-    if any(kind.__name__ == "ProcessGroup" for kind in type(comm).__mro__):
+    if torch_kinds:
         raise TypeError(
-            "comm: got a ProcessGroup of torch, whose allgather takes tensors, wants an object "
-            "whose allgather(x) returns the list of the x of all ranks "
-            "(torch.distributed.all_gather_object)"
+            f"comm: got {torch_kinds[0]}, wants {wants}: one that calls "
+            "torch.distributed.all_gather_object"
         )
-    return cast("Communicator", comm)
+    allgather = getattr(value, "allgather", None)
+    if not callable(allgather) or isinstance(value, type):
+        got = f"the class {value.__name__}" if isinstance(value, type) else type(value).__name__
+        raise TypeError(f"comm: got {got}, wants {wants}, or None")
+    try:
+        signature = inspect.signature(allgather)
+    except (TypeError, ValueError):  # compiled functions need not have one
+        return cast("Communicator", value)
+    try:
+        signature.bind(0.0)
+    except TypeError as error:
+        got = f"{type(value).__name__} with allgather{signature}"
+        raise TypeError(f"comm: got {got}, wants {wants}") from error
+    return cast("Communicator", value)
 
 
 def _gathered_norms(comm: Communicator, norm: float) -> npt.NDArray[np.float64]:

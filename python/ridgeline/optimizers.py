@@ -19,7 +19,6 @@ parameter stays as it is. The same bits for any number of threads, any target an
 from __future__ import annotations
 
 import functools
-import inspect
 import math
 import re
 import sys
@@ -45,7 +44,7 @@ import numpy.typing as npt
 
 from . import _core
 from ._files import file_names, load_arrays, save_arrays
-from .clipping import Communicator, GlobalNorm, Norm, Value
+from .clipping import Communicator, GlobalNorm, Norm, Value, _checked_comm, _gathered_norms
 from .constraints import Constraint
 from .masks import Mask
 from .penalties import Penalty
@@ -406,40 +405,6 @@ def _filter(name: str, value: Any) -> Any:
     return value
 
 
-def _communicator(name: str, value: Any) -> Any:
-    if value is None:
-        return None
-    kinds = value.__mro__ if isinstance(value, type) else type(value).__mro__
-    torch_kinds = [kind.__name__ for kind in kinds if kind.__module__.startswith("torch.")]
-    if value is sys.modules.get("torch.distributed"):
-        torch_kinds = ["torch.distributed"]
-    wants = "an object whose allgather(value) returns the list of all ranks' values"
-    if "DistributedDataParallel" in torch_kinds:
-        raise TypeError(
-            f"{name}: got DistributedDataParallel, whose gradients are averaged on every rank: "
-            "their norm is that of all ranks already; wants None"
-        )
-    if torch_kinds:
-        raise TypeError(
-            f"{name}: got {torch_kinds[0]}, wants {wants}: one that calls "
-            "torch.distributed.all_gather_object"
-        )
-    allgather = getattr(value, "allgather", None)
-    if not callable(allgather) or isinstance(value, type):
-        got = f"the class {value.__name__}" if isinstance(value, type) else _type_of(value)
-        raise TypeError(f"{name}: got {got}, wants {wants}, or None")
-    try:
-        signature = inspect.signature(allgather)
-    except (TypeError, ValueError):  # compiled functions need not have one
-        return value
-    try:
-        signature.bind(0.0)
-    except TypeError as error:
-        got = f"{_type_of(value)} with allgather{signature}"
-        raise TypeError(f"{name}: got {got}, wants {wants}") from error
-    return value
-
-
 _prox = _one_of(None, "plain", "preconditioned")
 
 # What a group can hold, and what it must be. An optimizer has some of them.
@@ -494,7 +459,7 @@ _SETTINGS: dict[str, Check] = {
     "max_update_rms": _optional(_rms),
     "ema_decay": _optional(_fraction),
     "ema_warmup": _flag,
-    "comm": _communicator,
+    "comm": _optional(lambda _, value: _checked_comm(value)),
 }
 
 
@@ -1377,7 +1342,7 @@ class Optimizer:
         if not by_norm and policy == "propagate":
             return None, None
         own, _, _, bad, _, _ = step("norm")
-        parts = np.array(self.comm.allgather(own), np.float64)
+        parts = _gathered_norms(self.comm, own)
         norm = _core.global_norm(parts, self.clip.ord if by_norm else math.inf)
         if math.isfinite(norm) or policy != "raise":
             return norm, bad

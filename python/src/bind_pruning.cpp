@@ -277,7 +277,9 @@ void bind_pruning(py::module_& m) {
     for (std::size_t i = 0; i < names.size(); ++i) {
       const char* name = PyUnicode_AsUTF8(py::handle(names[i]).ptr());
       if (name == nullptr) throw py::error_already_set();
-      parts.push_back(std::make_unique<Tensors>(name, trees[i], Access::parameter, nullptr, holes));
+      const bool gradients = std::string_view(name) == "grads";
+      const Access access = gradients ? Access::gradient : Access::parameter;
+      parts.push_back(std::make_unique<Tensors>(name, trees[i], access, nullptr, holes));
       const Tensors& part = *parts.back();
       const py::list own = shapes[i];
       if (part.size() != own.size()) {
@@ -319,7 +321,7 @@ void bind_pruning(py::module_& m) {
   });
   m.def("masked", [](py::handle w, py::handle words, py::handle shape, py::handle out) {
     require_array("w", w);
-    const Tensors a("w", w, Access::read);
+    const Tensors a("w", w, Access::source);
     check_shape(a, 0, shape);
     const Buffers<const std::uint64_t> bits(py::make_tuple(words), false);
     bits.check(1, [&](std::size_t k) { return mask_words(a.arrays()[k].size); });
