@@ -1367,8 +1367,7 @@ def test_mask_logic():
     m = rl.Mask.from_array(np.ones(6, bool))
     assert m != rl.Mask.from_array(np.ones((2, 3), bool))
     assert m != rl.Mask.from_array(np.ones(7, bool))
-    assert m != 3
-    for bad in (np.ones(6, bool), 3, None):
+    for bad in (np.ones(6), 3, None, "text"):
         with pytest.raises(TypeError):
             m & bad
         with pytest.raises(TypeError):
@@ -1419,7 +1418,7 @@ def test_mask_apply_to_nan_and_torch():
 
 
 def test_mask_errors():
-    for bad in (np.ones(3), np.ones(3, np.uint8), None, "mask", 1):
+    for bad in (np.ones(3, complex), np.ones(3, "M8[s]"), None, "mask"):
         with pytest.raises(TypeError, match=r"got .*, wants"):
             rl.Mask.from_array(bad)
     mask = rl.Mask.from_array(np.ones((2, 3), bool))

@@ -556,6 +556,9 @@ def test_tied_weights():
             wants = ref.random([a, b], s, 42, scope="global")
             masks_equal(got, [wants[0], wants[1], wants[0]])
     assert prune.magnitude([a, b, a], 0.5, scope="global", exclude=2)[0].sparsity == 0
+    bounded = prune.magnitude([a, b, a], 0.5, scope="global", max_sparsity=[0.9, 1, 0.25])
+    assert bounded[0] == bounded[2]
+    assert bounded[0].sparsity == 0.25
     half = [rl.Mask.from_array(sample(n, np.float64, 3) > 0) for n in (40, 30, 40)]
     other = [half[0], half[1], ~half[0]]
     assert prune.magnitude([a, b, a], 0, scope="global", mask=rl.MaskSet.of(other))[2].count == 0
@@ -1448,12 +1451,14 @@ def test_arguments_that_do_not_go_together(name):
         refused(ValueError, rf"^{key}: got 1 of", call, [W, W], scope="global", **{key: [0.5]})
     crossed = {"min_sparsity": [0, 0.5], "max_sparsity": [1, 0.25]}
     match = rf"^min_sparsity: got 0.5 for {label}\[1\], wants at most max_sparsity, .* 0.25"
-    refused(ValueError, match, call, [W, W], scope="global", **crossed)
-    refused(ValueError, r"^sparsity: got 38 of 48 to go, wants 0 to 24", call, [W, W], 0.8,
+    refused(ValueError, match, call, [W, W.copy()], scope="global", **crossed)
+    refused(ValueError, r"^sparsity: got 38 of 48 to go, wants 0 to 24", call, [W, W.copy()], 0.8,
             scope="global", max_sparsity=0.5)  # fmt: skip
-    refused(ValueError, r"^sparsity: got 10 of 48 to go, wants 24 to 48", call, [W, W], 0.2,
+    refused(ValueError, r"^sparsity: got 10 of 48 to go, wants 24 to 48", call, [W, W.copy()], 0.2,
             scope="global", min_sparsity=0.5)  # fmt: skip
-    refused((TypeError, ValueError), r"^sparsity: got ", call, [W, W], [0.5, 0.5], scope="global")
+    refused(
+        (TypeError, ValueError), r"^sparsity: got ", call, [W, W.copy()], [0.5, 0.5], scope="global"
+    )
     nm = prune.NM(2, 4)
     refused(ValueError, r"^scope: got 'global', wants 'tensor' with NM", call, W, scope="global",
             structure=nm)  # fmt: skip

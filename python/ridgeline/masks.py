@@ -107,9 +107,10 @@ class Mask:
     `ridgeline.dropout_mask` makes one, `from_array` another.
 
     NumPy takes a mask for its array of bool (`to_array`): ``np.where(mask, w, 0)``, ``w * mask``,
-    ``np.count_nonzero(mask)``. ``==``, ``&``, ``|`` and ``^`` of a mask and an array or a number
-    give an array of bool, of two masks a bool (``==``) or a mask. Like that of an array, the truth
-    of a mask is ambiguous: ``if mask:`` raises. `reshape`, `transpose` and indexing give masks.
+    ``np.count_nonzero(mask)``. ``mask == array``, and ``&``, ``|`` and ``^`` with an array of bool,
+    are elementwise and give an array of bool; of two masks ``==`` gives a bool, the others a mask.
+    Like that of an array, the truth of a mask is ambiguous: ``if mask:`` raises. `reshape`,
+    `transpose` and indexing give masks.
 
     Examples
     --------
@@ -448,7 +449,9 @@ class Mask:
         if isinstance(other, Mask):
             return Mask._of(self._shape, op(self._words, self._alike(other)))
         array = _operand(other)
-        return NotImplemented if array is None else op(self.to_array(), array)
+        if array is None or array.dtype != np.bool_:
+            return NotImplemented
+        return op(self.to_array(), array)
 
     def __and__(self, other: Any) -> Any:
         return self._combined(other, operator.and_)

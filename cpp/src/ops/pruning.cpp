@@ -271,6 +271,7 @@ void prune_n_of_m(const Array& x, std::int64_t outer, std::int64_t length, std::
 void prune_random_n_of_m(std::int64_t outer, std::int64_t length, std::int64_t inner, int keep,
                          int m, Key key, std::int64_t first, const std::uint64_t* among,
                          std::uint64_t* words, int threads) {
+  const FloatEnvironment environment;
   check_groups(keep, m);
   const auto read = [&](std::int64_t begin, std::int64_t n, std::int64_t* keys) {
     tables().pruning->random.keys(key, static_cast<std::uint64_t>(first + begin),
@@ -465,6 +466,7 @@ void check_outputs(Arrays out, const char* input, Arrays arrays, bool aliasing) 
 }
 
 void masked(const Array& x, const std::uint64_t* words, const Array& out, int threads) {
+  const FloatEnvironment environment;
   check_alike("out", {&out, 1}, "w", {&x, 1});
   check_outputs({&out, 1}, "w", {&x, 1}, true);
   const WorkList work({&out, 1});

@@ -520,12 +520,12 @@ class _Pruning:
         self.given = self._masks_like(mask)
         # The place of the array itself, or of the one before it that is the same memory.
         self.own = list(range(len(self.arrays)))
-        if self.whole:
-            self._tie()
         self.bounds = [
             self._fractions(name, value)
             for name, value in (("min_sparsity", min_sparsity), ("max_sparsity", max_sparsity))
         ]
+        if self.whole:
+            self._tie()
         self.bounded = any(self.bounds[0]) or any(value != 1 for value in self.bounds[1])
         if not self.whole:
             self._refuse('scope="global"', normalize=normalize != "none", comm=comm is not None,
@@ -537,11 +537,13 @@ class _Pruning:
             raise ValueError("comm: got one, wants none with min_sparsity or max_sparsity")
 
     def _tie(self) -> None:
-        """Take tied weights once: pruned as one array, excluded if one of them is."""
+        """Take tied weights once: pruned as one array, which all that is said of them holds for."""
         first: dict[object, int] = {}
         for i, array in enumerate(self.arrays):
             own = self.own[i] = first.setdefault(memory_of(array), i)
             self.out[own] = self.out[own] or self.out[i]
+            for bound, narrower in zip(self.bounds, (max, min), strict=True):
+                bound[own] = narrower(bound[own], bound[i])
             given = self.given[i]
             if own != i and given is not None:
                 self.given[own] = cast("Mask", self.given[own]) & given

@@ -160,7 +160,7 @@ def signed_norms(x: Array, number: Integers, count: int, ord: float = 2) -> Floa
 
     Examples
     --------
-    >>> signed_norms(np.array([3.0, 5.0, -4.0]), np.array([0, 1, 0]), 1)
+    >>> signed_norms(np.array([3.0, 5.0, -4.0]), np.array([0, 1, 0]), 2, 1)
     array([-1.,  5.])
     """
     x = float64(x)
