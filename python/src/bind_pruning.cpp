@@ -340,9 +340,9 @@ void bind_pruning(py::module_& m) {
   });
   m.def("check_outputs", [](const char* name, py::handle tree, const char* other_name,
                             py::handle other, bool alike, py::handle out) {
-    const Tensors a(name, tree, Access::read);
+    const Tensors a(name, tree, Access::source);
     std::optional<Tensors> b;
-    if (other_name != nullptr) b.emplace(other_name, other, Access::read, alike ? &a : nullptr);
+    if (other_name != nullptr) b.emplace(other_name, other, Access::source, alike ? &a : nullptr);
     if (out.is_none()) return;
     const Tensors o("out", out, Access::write, &a);
     const auto check = [&] {

@@ -485,7 +485,8 @@ bool has(py::handle tensor, py::handle attribute) {
 
 /// What is asked of torch: modes, and attributes of tensors.
 struct Questions {
-  py::object grad_enabled, inference_mode, tracing, dispatch_modes;
+  py::object grad_enabled, inference_mode, tracing;
+  py::dict dispatch_modes;
   py::handle requires_grad = interned("requires_grad");
   py::handle is_leaf = interned("is_leaf");
   py::handle is_inference = interned("is_inference");
@@ -496,7 +497,7 @@ struct Questions {
     grad_enabled = torch.attr("is_grad_enabled");
     inference_mode = torch.attr("is_inference_mode_enabled");
     tracing = torch.attr("_C").attr("_is_tracing");
-    dispatch_modes = py::module_::import("torch.utils._python_dispatch");
+    dispatch_modes = py::module_::import("torch.utils._python_dispatch").attr("__dict__");
   }
   static const Questions& asked() {
     static const Questions& questions = *new Questions;
@@ -510,7 +511,9 @@ struct Questions {
   /// Whether torch.jit.trace or make_fx records operations: ours would be missing.
   bool recorded() const {
     if (call(tracing)) return true;
-    if (!has(dispatch_modes, any_dispatch_mode)) return false;
+    // The flag of a module of torch: much cheaper than asking for the mode. Without it, ask.
+    if (PyDict_GetItemWithError(dispatch_modes.ptr(), any_dispatch_mode.ptr()) == Py_False)
+      return false;
     const py::dict modules = py::module_::import("sys").attr("modules");
     const char* proxies = "torch.fx.experimental.proxy_tensor";
     return modules.contains(proxies) && !modules[proxies].attr("get_proxy_mode")().is_none();
