@@ -45,8 +45,8 @@ constexpr std::array conventions = {"torch", "keras", "optax"};
 constexpr std::array state_types = {"compute", "bfloat16", "8bit"};
 constexpr std::array clips = {"none", "global_norm", "norm", "value"};
 constexpr std::array policies = {"propagate", "raise", "skip"};
-/// What a call of step does: look for errors and take the norm alone; add the gradients to the sums;
-/// update the parameters.
+/// What a call of step does: look for errors and take the norm alone; add the gradients to the
+/// sums; update the parameters.
 enum class Task : std::uint8_t { norm, add, update };
 constexpr std::array tasks = {"norm", "add", "update"};
 
@@ -350,7 +350,8 @@ class Optimizer {
       to[accumulated_[k]].push_back(sums_[k]);
     }
     for (const bool later : {false, true}) {
-      if (!from[later].empty()) ridgeline::accumulate(from[later], to[later], !later, options.scale);
+      if (!from[later].empty())
+        ridgeline::accumulate(from[later], to[later], !later, options.scale);
     }
   }
 

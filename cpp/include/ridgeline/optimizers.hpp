@@ -119,8 +119,8 @@ struct StepOptions {
   double average_decay = 0;
   bool stochastic_rounding = false;  ///< of the 16-bit parameters
   Key key{};
-  std::uint64_t step = 0;   ///< random bits differ between steps
-  bool checked = false;     ///< whether a call before found that no memory overlaps
+  std::uint64_t step = 0;  ///< random bits differ between steps
+  bool checked = false;    ///< whether a call before found that no memory overlaps
   /// check: throw what a step would throw before it writes, and change nothing. norm: that alone.
   enum class Only : std::uint8_t { all, check, norm } only = Only::all;
   int threads = 0;

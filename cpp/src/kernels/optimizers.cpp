@@ -23,11 +23,11 @@ struct Numbers {
   bool mean_from_new, nesterov, preconditioned;
 
   explicit Numbers(const StepCoefficients& c)
-      : scale(c.scale), low(lane(c.low)), high(lane(c.high)),
-        gradient_l1(lane(c.gradient_l1)), gradient_l2(lane(c.gradient_l2)), keep(lane(c.keep)),
-        lr(lane(c.lr)), step(lane(c.step)), gradient_step(lane(c.gradient_step)),
-        decay1(lane(c.decay1)), gain1(lane(c.gain1)), decay2(lane(c.decay2)), gain2(lane(c.gain2)),
-        mean_gain(lane(c.mean_gain)), root(lane(c.root)), eps(lane(c.eps)), eps_inside(lane(c.eps_inside)),
+      : scale(c.scale), low(lane(c.low)), high(lane(c.high)), gradient_l1(lane(c.gradient_l1)),
+        gradient_l2(lane(c.gradient_l2)), keep(lane(c.keep)), lr(lane(c.lr)), step(lane(c.step)),
+        gradient_step(lane(c.gradient_step)), decay1(lane(c.decay1)), gain1(lane(c.gain1)),
+        decay2(lane(c.decay2)), gain2(lane(c.gain2)), mean_gain(lane(c.mean_gain)),
+        root(lane(c.root)), eps(lane(c.eps)), eps_inside(lane(c.eps_inside)),
         largest_scale(lane(c.largest_scale)), momentum(lane(c.momentum)),
         nesterov_gradient(lane(c.nesterov_gradient)), l1(lane(c.l1)), l2(lane(c.l2)),
         beta(lane(c.beta)), threshold(lane(c.threshold)), shrink(lane(c.shrink)),
@@ -525,8 +525,7 @@ void split(const float* w, std::size_t n, void* high, void* low) {
         const V rest = v - own;
         const I nearest = half_bits<Half>(select(rest == rest, rest, V(0)));
         const V sum = own + from_half_bits<Half>(nearest);
-        return select((half_bits<Half>(sum) == bits) | (sum != sum), nearest,
-                      nearest - I(1));
+        return select((half_bits<Half>(sum) == bits) | (sum != sum), nearest, nearest - I(1));
       },
       w, static_cast<const Bits16*>(high));
 }

@@ -334,8 +334,7 @@ class Step final : public NormSource {
   void tile(const Entry& e, std::size_t array, std::int64_t begin, std::size_t n, void* w,
             const void* g, const StepCoefficients& c, Pass pass, Tiles& tiles, double* total);
   void prepare_gradient(const Entry& e, std::size_t array, std::int64_t begin, std::size_t n,
-                        const void* g, const void* w, StepCoefficients& c, Pass pass,
-                        Tiles& tiles);
+                        const void* g, const void* w, StepCoefficients& c, Pass pass, Tiles& tiles);
   DType dtype(std::size_t array) const override { return compute_dtype(params_[array].dtype); }
   void read(std::size_t array, std::int64_t begin, std::size_t n, void* out) override;
   bool by_norm() const {
@@ -458,13 +457,12 @@ void Step::prepare(std::span<const OptimizerGroup> groups) {
     if (options_.kind == OptimizerKind::nadam) product *= nadam_momentum(*plan.group, p.steps + 1);
     if (last == nullptr || last->group != p.group || last->steps != p.steps ||
         last->product != p.product) {
-      const double length =
-          plan.group->lr *
-          step_length(options_.kind, options_.convention, *plan.group, p.steps + 1);
-      numbers_.push_back({coefficients(options_.kind, options_.convention, plan, p.steps + 1,
-                                       product, length),
-                          {},
-                          {}});
+      const double length = plan.group->lr * step_length(options_.kind, options_.convention,
+                                                         *plan.group, p.steps + 1);
+      numbers_.push_back(
+          {coefficients(options_.kind, options_.convention, plan, p.steps + 1, product, length),
+           {},
+           {}});
       if (general_prox(plan)) {
         const Penalty& other = *plan.proximal.other;
         const double rest = length / (1 + length * plan.proximal.ridge);
@@ -557,8 +555,7 @@ StepReport Step::run() {
     if (bad && strict) return;
 
     if (options_.max_update_rms) {
-      work_.forward(team,
-                    [&](const Run& run) { measure_run(run, own * factor_of(run.array)); });
+      work_.forward(team, [&](const Run& run) { measure_run(run, own * factor_of(run.array)); });
       team.barrier();
     }
     const auto update_factor = [&](std::size_t k) {
@@ -723,13 +720,11 @@ void Step::prepare_gradient(const Entry& e, std::size_t array, std::int64_t begi
   } else {
     std::memcpy(tiles.g, at_element(const_cast<void*>(e.parameter->sum), begin, compute),
                 n * item_size(compute));
-    if (g != nullptr)
-      table.accumulate[index_of(given)][wide](g, n, false, options_.scale, tiles.g);
+    if (g != nullptr) table.accumulate[index_of(given)][wide](g, n, false, options_.scale, tiles.g);
   }
   if (clips_sum_) {
     if (options_.accumulated > 1) {
-      prepare(compute, tiles.g, 1 / static_cast<double>(options_.accumulated), -infinite,
-              infinite);
+      prepare(compute, tiles.g, 1 / static_cast<double>(options_.accumulated), -infinite, infinite);
     }
     if (e.plan->by_gradient)
       add_gradients(e, compute, params_[array].dtype, begin, n, tiles.g, w, tiles);
