@@ -772,3 +772,21 @@ def test_a_penalty_without_strength_is_none(penalty, prox, dtype):
     rl.SGD(still, lr=0.0, penalty=rl.LogSum(0.5, 0.3), prox=prox).step(g)
     assert bits(w) == bits(expected)
     assert bits(still) == bits(start)
+
+
+def test_parameters_are_no_gradients():
+    torch = pytest.importorskip("torch")
+    model, other = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
+    before = [p.detach().clone() for p in model.parameters()]
+    opt = rl.SGD(model.parameters(), lr=0.1)
+    for grads in (other.parameters(), list(other.parameters()), list(model.parameters())):
+        with pytest.raises(rl.RequiresGradError, match=r"^grads: got parameters, wants gradients"):
+            opt.step(grads)
+        with torch.no_grad(), pytest.raises(rl.RequiresGradError, match=r"^grads"):
+            opt.step(list(other.parameters()))
+    assert opt.steps == 0
+    assert all(torch.equal(p, old) for p, old in zip(model.parameters(), before, strict=True))
+    model(torch.ones(1, 2)).sum().backward()
+    opt.step([p.grad for p in model.parameters()])
+    opt.step(p.grad for p in model.parameters())
+    assert opt.steps == 2

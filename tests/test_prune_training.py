@@ -305,7 +305,8 @@ def test_missing_gradients():
     assert np.array_equal(grads["b"] != 0, np.asarray(pruner.masks["b"]))
     pruner.mask_gradients_({"a": None, "b": None})
     one = Pruner(params["a"], OneShotSchedule(0.7, 0))
-    one.mask_gradients_(None)
+    with pytest.raises(TypeError, match=r"^grads: got NoneType, wants an array"):
+        one.mask_gradients_(None)
     for make in (dict, lambda d: list(d.values())):
         rigl = RigL(make(params), 0.5, KEY, end=9, every=1, budget="uniform")
         alone = RigL({"b": params["b"]}, 0.5, KEY, end=9, every=1, budget="uniform")

@@ -1254,9 +1254,8 @@ class Optimizer:
             _number("loss_scale", loss_scale, 5e-324, math.inf, "a finite number above 0")
         )
         numbers = self._group_numbers(lr)
-        if grads is None:
-            grads = self._own_gradients()
-        elif isinstance(self._tree, dict) and not isinstance(grads, dict):
+        grads = self._own_gradients() if grads is None else _no_parameters(grads)
+        if isinstance(self._tree, dict) and not isinstance(grads, dict):
             grads = _named(grads, "grads")
         if self.comm is not None:
             grads = _core.reusable_tree(grads, "grads")  # they are looked at more than once
@@ -1754,6 +1753,21 @@ def _non_finite(message: str, array: str | None) -> _core.NonFiniteError:
     error = _core.NonFiniteError(message)
     error.array = array
     return error
+
+
+def _no_parameters(grads: Any) -> Any:
+    """Return gradients; an error if the first is a parameter, as in step(model.parameters())."""
+    if isinstance(grads, Iterator):
+        grads = list(grads)
+    first = grads
+    while isinstance(first, dict | list | tuple) and first:
+        first = next(iter(first.values())) if isinstance(first, dict) else first[0]
+    if type(first).__name__ == "Parameter" and hasattr(first, "requires_grad"):
+        raise _core.RequiresGradError(
+            "grads: got parameters, wants gradients: [p.grad for p in model.parameters()], or none "
+            "in step(), which takes these"
+        )
+    return grads
 
 
 def _without_none(tree: Any) -> Any:

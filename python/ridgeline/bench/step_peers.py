@@ -32,7 +32,7 @@ DECAY = 0.11
 L1 = 0.1
 MOMENTUM = 0.9
 KEPT = 1 - RATE * DECAY  # of a weight, by decoupled decay
-THRESHOLD = RATE * L1
+THRESHOLD = RATE * L1  # of a step that is one learning rate long
 
 
 _ADAM = {"betas": BETAS, "eps": EPS}
@@ -274,7 +274,8 @@ def numpy_tables(recipe: Recipe) -> dict[str, Make]:
             for w, g, state in zip(weights, grads, states, strict=True):
                 x = update(wide(w), wide(g), *state, count)
                 if recipe.prox:
-                    x -= np.clip(x, -THRESHOLD, THRESHOLD)
+                    threshold = _threshold(recipe, count)
+                    x -= np.clip(x, -threshold, threshold)
                 w[...] = x
 
         return step
@@ -404,6 +405,13 @@ def sklearn_tables(recipe: Recipe) -> dict[str, Make]:
 # PyTorch and DeepSpeed
 
 
+def _threshold(recipe: Recipe, k: int) -> float:
+    """Return the threshold of the k-th step: a momentum makes steps longer."""
+    if recipe.rule != "momentum":
+        return THRESHOLD
+    return THRESHOLD * (1 - MOMENTUM**k) / (1 - MOMENTUM)
+
+
 def _torch_parts() -> tuple[Any, Callable[[list[Any], list[Any]], list[Any]], Callable[..., None]]:
     torch: Any = importlib.import_module("torch")
 
@@ -413,10 +421,10 @@ def _torch_parts() -> tuple[Any, Callable[[list[Any], list[Any]], list[Any]], Ca
             w.grad = g
         return made
 
-    def shrink(params: list[Any]) -> None:
+    def shrink(params: list[Any], threshold: float) -> None:
         with torch.no_grad():
-            moved = torch._foreach_clamp_min(params, -THRESHOLD)
-            torch._foreach_clamp_max_(moved, THRESHOLD)
+            moved = torch._foreach_clamp_min(params, -threshold)
+            torch._foreach_clamp_max_(moved, threshold)
             torch._foreach_sub_(params, moved)
 
     return torch, parameters, shrink
@@ -434,13 +442,16 @@ def torch_tables(recipe: Recipe, compiled: bool) -> dict[str, Make]:
         weights = parameters(_listed(params), _listed(grads))
         settings = {"lr": RATE, **rule.settings, rule.torch: True}
         optimizer = getattr(torch.optim, rule.optimizer)(weights, **settings)
+        count = 0
 
         def step(grads: Any) -> None:
+            nonlocal count
+            count += 1
             if limit:
                 torch.nn.utils.clip_grad_norm_(weights, limit[0], foreach=True)
             optimizer.step()
             if recipe.prox:
-                shrink(weights)
+                shrink(weights, _threshold(recipe, count))
 
         return step
 
@@ -452,7 +463,9 @@ def torch_tables(recipe: Recipe, compiled: bool) -> dict[str, Make]:
         second = [torch.zeros_like(w) for w in weights]
         count = 0
 
-        def update(weights: Any, grads: Any, first: Any, second: Any, rate: Any, root: Any) -> None:
+        def update(
+            weights: Any, grads: Any, first: Any, second: Any, rate: Any, root: Any, threshold: Any
+        ) -> None:
             scale = 1.0
             if limit:
                 norms = torch.stack([torch.linalg.vector_norm(g) for g in grads])
@@ -467,15 +480,17 @@ def torch_tables(recipe: Recipe, compiled: bool) -> dict[str, Make]:
                     v.add_((1 - b2) * (g * g - v))
                     w.mul_(KEPT).sub_(rate * m / (v.sqrt() * root + EPS))
                 if recipe.prox:
-                    w.sub_(w.clamp(-THRESHOLD, THRESHOLD))
+                    w.sub_(w.clamp(-threshold, threshold))
 
         fast = torch.compile(update, dynamic=False, fullgraph=True)
 
         def step(grads: Any) -> None:
             nonlocal count
             count += 1
-            numbers = torch.tensor(_corrections(count), dtype=torch.float32)
-            fast(weights, held, first, second, numbers[0], numbers[1])
+            numbers = torch.tensor(
+                [*_corrections(count), _threshold(recipe, count)], dtype=torch.float32
+            )
+            fast(weights, held, first, second, *numbers)
 
         return step
 
@@ -510,7 +525,7 @@ def deepspeed_tables(recipe: Recipe) -> dict[str, Make]:
                 torch.nn.utils.clip_grad_norm_(weights, limit[0], foreach=True)
             optimizer.step()
             if recipe.prox:
-                shrink(weights)
+                shrink(weights, THRESHOLD)
 
         return step
 
@@ -538,15 +553,14 @@ def optax_tables(recipe: Recipe) -> dict[str, Make]:
         chain.append(getattr(optax, name)(RATE, **settings))
         rule = optax.chain(*chain)
 
-        def shrink(w: Any) -> Any:
-            return w - jnp.clip(w, -THRESHOLD, THRESHOLD)
+        count = 0
 
-        def update(weights: Any, state: Any, grads: Any) -> Any:
+        def update(weights: Any, state: Any, grads: Any, threshold: Any) -> Any:
             before = wide(weights)
             updates, state = rule.update(wide(grads), state, before)
             after = optax.apply_updates(before, updates)
             if recipe.prox:
-                after = tree.map(shrink, after)
+                after = tree.map(lambda w: w - jnp.clip(w, -threshold, threshold), after)
             return tree.map(lambda x, w: x.astype(w.dtype), after, weights), state
 
         fast = jax.jit(update, donate_argnums=(0, 1))
@@ -556,8 +570,10 @@ def optax_tables(recipe: Recipe) -> dict[str, Make]:
         weights, state = jax.device_put((weights, rule.init(wide(weights))), device)
 
         def step(grads: Any) -> Any:
-            nonlocal weights, state
-            weights, state = jax.block_until_ready(fast(weights, state, _listed(grads)))
+            nonlocal weights, state, count
+            count += 1
+            threshold = np.float32(_threshold(recipe, count))
+            weights, state = jax.block_until_ready(fast(weights, state, _listed(grads), threshold))
             return weights
 
         return step
@@ -577,7 +593,6 @@ def numba_tables(recipe: Recipe) -> dict[str, Make]:
     b1, b2 = (np.float32(x) for x in BETAS)
     momentum, eps = np.float32(MOMENTUM), np.float32(EPS)
     kept = np.float32(KEPT if recipe.rule == "adamw" else 1)
-    threshold = np.float32(THRESHOLD if recipe.prox else 0.0)
 
     def make(grads: Any, params: Any, *limit: float) -> Step:
         weights = _listed(params)
@@ -593,6 +608,7 @@ def numba_tables(recipe: Recipe) -> dict[str, Make]:
             nonlocal count
             count += 1
             grads = _listed(grads)
+            threshold = np.float32(_threshold(recipe, count) if recipe.prox else 0.0)
             scale = np.float32(1)
             if limit:
                 norm = math.sqrt(sum(loop("squares", g) for g in grads))

@@ -103,7 +103,7 @@ def fixed(name: str, tree: Any) -> Any:
     values = [fixed(f"{name}[{i}]", value) for i, value in enumerate(tree)]
     if isinstance(tree, Iterator) and not values:
         raise ValueError(
-            f"{name}: got an iterator with nothing left, wants arrays; make a new one, or a list"
+            f"{name}: got an iterator that has nothing left, wants arrays: make a list of them"
         )
     if isinstance(tree, tuple):
         return type(tree)(*values) if hasattr(tree, "_fields") else tuple(values)
