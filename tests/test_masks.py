@@ -349,6 +349,26 @@ def test_apply_in_torch():
         assert bits(out.detach().numpy()) == bits(kept.numpy())
 
 
+def test_no_write_into_a_graph():
+    torch = pytest.importorskip("torch")
+    w = torch.ones(4, requires_grad=True)
+    mask = Mask.from_array([True, False, True, False])
+    h = w * 1
+    for call in (
+        lambda: mask.apply_(h),
+        lambda: MaskSet.of([mask]).apply_([h]),
+        lambda: mask.apply(w.detach(), out=h),
+    ):
+        with pytest.raises(rl.RequiresGradError, match=r"^(params|out)(\[0\])?: got a tensor that"):
+            call()
+        assert h.detach().tolist() == [1.0] * 4
+    mask.apply_(w)
+    assert w.detach().tolist() == [1.0, 0.0, 1.0, 0.0]
+    with torch.no_grad():
+        mask.apply_(h)
+    assert h.detach().tolist() == [1.0, 0.0, 1.0, 0.0]
+
+
 def test_apply_in_jax():
     jnp = pytest.importorskip("jax.numpy")
     array, w = bools(6, 20), sample((6, 20), np.float32)
