@@ -436,7 +436,7 @@ def test_containers_are_mirrored():
 )
 def test_iterators_with_nothing_left(call):
     call([])
-    with pytest.raises(ValueError, match=r"^\w+: got an iterator with nothing left, wants "):
+    with pytest.raises(ValueError, match=r"^\w+: got an iterator that has nothing left, wants "):
         call(iter([]))
 
 
