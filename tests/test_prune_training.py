@@ -304,8 +304,6 @@ def test_missing_gradients():
     assert grads["a"] is None
     assert np.array_equal(grads["b"] != 0, np.asarray(pruner.masks["b"]))
     pruner.mask_gradients_({"a": None, "b": None})
-    one = Pruner(params["a"], OneShotSchedule(0.7, 0))
-    one.mask_gradients_(None)
     for make in (dict, lambda d: list(d.values())):
         rigl = RigL(make(params), 0.5, KEY, end=9, every=1, budget="uniform")
         alone = RigL({"b": params["b"]}, 0.5, KEY, end=9, every=1, budget="uniform")
