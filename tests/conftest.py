@@ -10,6 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("ridgeline", deadline=None)  # no test asserts a time
+settings.load_profile("ridgeline")
 
 ROOT = Path(__file__).resolve().parent.parent
 

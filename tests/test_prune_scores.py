@@ -527,9 +527,11 @@ def test_iterators(name):
     if name != "wanda":  # whose norms are made of w here
         w, g = iter(w), iter(g)
         call(w, g)
-        with pytest.raises(ValueError, match=r"^[wg]: got an iterator with nothing left, wants "):
+        with pytest.raises(
+            ValueError, match=r"^[wg]: got an iterator that has nothing left, wants "
+        ):
             call(w, g)
-    with pytest.raises(ValueError, match=r"^out: got an iterator with nothing left, wants "):
+    with pytest.raises(ValueError, match=r"^out: got an iterator that has nothing left, wants "):
         call([], [], out=iter([]))
 
 

@@ -989,8 +989,6 @@ def _set_of(tree: object, name: str, what: str, leaf: Callable[[object, str], Ma
     plain = _core.reusable_tree(tree, name)
     if not isinstance(plain, dict | list | tuple):
         raise TypeError(f"{name}: got {_kind(tree)}, wants a list, tuple or dict of {what}")
-    if isinstance(tree, Iterator) and not plain:
-        raise ValueError(f"{name}: got an iterator that has nothing left, wants {what}")
     return cast("MaskSet", build(plain, ()))
 
 

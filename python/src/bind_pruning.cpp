@@ -379,18 +379,12 @@ void bind_pruning(py::module_& m) {
   });
   m.def("prune_movement", [](py::handle scores, py::handle w, py::handle g, py::handle lr) {
     const double rate = number("lr", lr);
-    const Tensors s("scores", scores, Access::write);
-    const Tensors a("w", w, Access::read, &s);
+    Tensors s("scores", scores, Access::write);
+    Tensors a("w", w, Access::read, &s);
     const Tensors b("g", g, Access::read, &s, true);
-    std::vector<Array> parts[] = {{s.arrays().begin(), s.arrays().end()},
-                                  {a.arrays().begin(), a.arrays().end()},
-                                  {b.arrays().begin(), b.arrays().end()}};
-    for (std::size_t k = 0; k < b.size(); ++k) {
-      if (!b.hole(k)) continue;
-      for (auto& part : parts)
-        part[k] = Array();
-    }
-    run({&s, &a, &b}, [&] { movement(parts[0], parts[1], parts[2], rate); });
+    s.leave_out_holes_of(b);
+    a.leave_out_holes_of(b);
+    run({&s, &a, &b}, [&] { movement(s.arrays(), a.arrays(), b.arrays(), rate); });
     s.written();
   });
 }

@@ -102,9 +102,7 @@ def fixed(name: str, tree: Any) -> Any:
         return {key: fixed(f"{name}[{key!r}]", value) for key, value in tree.items()}
     values = [fixed(f"{name}[{i}]", value) for i, value in enumerate(tree)]
     if isinstance(tree, Iterator) and not values:
-        raise ValueError(
-            f"{name}: got an iterator that has nothing left, wants arrays: make a list of them"
-        )
+        raise ValueError(f"{name}: got an iterator that has nothing left, wants arrays")
     if isinstance(tree, tuple):
         return type(tree)(*values) if hasattr(tree, "_fields") else tuple(values)
     return values
