@@ -1125,27 +1125,9 @@ class Optimizer:
         return count
 
     @property
-    def _count(self) -> int:
-        count: int = self._core.count
-        return count
-
-    @_count.setter
-    def _count(self, count: int) -> None:
-        self._core.count = count
-
-    @property
-    def _micro(self) -> int:
-        step: int = self._core.micro_step
-        return step
-
-    @_micro.setter
-    def _micro(self, step: int) -> None:
-        self._core.micro_step = step
-
-    @property
     def steps(self) -> int:
         """The number of updates so far."""
-        count: int = self._count
+        count: int = self._core.count
         return count
 
     def set_mask(self, mask: Any, *, reset: bool = False) -> None:
@@ -1284,7 +1266,7 @@ class Optimizer:
         if self._core.micro_step + 1 < self._every:
             # Ranks decide together, on their sums.
             step("add", policy=policy if self.comm is None else "propagate")
-            return StepReport(None, 1.0, False, None, 0.0, False, self._count)
+            return StepReport(None, 1.0, False, None, 0.0, False, self.steps)
         known = first = None
         if self.comm is not None:
             known, first = self._norm_of_ranks(step, policy)
@@ -1292,7 +1274,7 @@ class Optimizer:
         if known is not None and not isinstance(self.clip, GlobalNorm):
             norm = None
         one = factors if isinstance(self.clip, Norm) else 1.0 if skipped else factors[0]
-        return StepReport(norm, one, skipped, first or bad, penalty, updated, self._count)
+        return StepReport(norm, one, skipped, first or bad, penalty, updated, self.steps)
 
     def _group_numbers(self, lr: float | None) -> list[tuple[Any, ...]]:
         own = None if lr is None else self._rate(lr)
@@ -1300,7 +1282,7 @@ class Optimizer:
         for group in self.groups:
             rate = group.lr if own is None else own
             if not isinstance(rate, float):
-                rate = self._rate(rate(self._count) if callable(rate) else rate)
+                rate = self._rate(rate(self.steps) if callable(rate) else rate)
             numbers.append(group._numbers_at(rate, self._doubles_l2(), self._couples_decay()))
         return numbers
 
@@ -1319,7 +1301,7 @@ class Optimizer:
 
     def _average_decay(self) -> float:
         decay: float = self.ema_decay or 0.0
-        return min(decay, (1 + self._count) / (10 + self._count)) if self.ema_warmup else decay
+        return min(decay, (1 + self.steps) / (10 + self.steps)) if self.ema_warmup else decay
 
     def _clip_numbers(self) -> tuple[Any, ...]:
         clip = self.clip
@@ -1482,13 +1464,13 @@ class Optimizer:
         counts: dict[str, Array] = {
             "version": np.array(_VERSION),
             "optimizer": np.frombuffer(type(self).__name__.encode(), np.uint8).copy(),
-            "step": np.array(self._count),
+            "step": np.array(self.steps),
             "steps": np.array(self._core.steps, np.int64),
         }
         if self._kind() == "nadam":
             counts["products"] = np.array(self._core.products, np.float64)
         if self._every > 1:
-            counts["micro_step"] = np.array(self._micro)
+            counts["micro_step"] = np.array(self._core.micro_step)
             counts["has_accumulated"] = np.array(self._core.accumulated, np.uint8)
         return counts
 
@@ -1573,8 +1555,8 @@ class Optimizer:
                 self._core.products = given["products"].tolist()
             if "micro_step" in own:
                 self._core.accumulated = given["has_accumulated"].astype(bool).tolist()
-                self._set(_micro=int(given["micro_step"]))
-            self._set(_count=int(given["step"]))
+                self._core.micro_step = int(given["micro_step"])
+            self._core.count = int(given["step"])
 
     def save(self, file: str | PathLike[str]) -> None:
         """Write `state_dict` to a file.
@@ -1681,7 +1663,7 @@ class Optimizer:
         inner = ", ".join(map(repr, self.groups))
         return (
             f"{type(self).__name__}({arrays} array{'s' * (arrays != 1)}, {elements} elements, "
-            f"step={self._count}: {inner}{self._other_settings()})"
+            f"step={self.steps}: {inner}{self._other_settings()})"
         )
 
     def _other_settings(self) -> str:

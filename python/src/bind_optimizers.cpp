@@ -257,16 +257,15 @@ class Optimizer {
         accumulated_[k] = true;
       ++micro_step_;
     } else if (task == Task::update) {
+      // What follows may fail, or be interrupted: all that counts is counted before.
       count_ += updates ? 1 : 0;
       micro_step_ = 0;
       accumulated_.assign(accumulated_.size(), false);
+      for (std::size_t i = 0; updates && !whole && i < active_.size(); ++i)
+        parameters_[active_[i]] = some_state_[i];
       remember(params, gradients);
     }
-    if (updates) {
-      for (std::size_t i = 0; !whole && i < active_.size(); ++i)
-        parameters_[active_[i]] = some_state_[i];
-      params_->written(active_);
-    }
+    if (updates) params_->written(active_);
     py::object norm = py::none();
     if (report.norm) norm = py::float_(*report.norm);
     const auto bad = place_of(report.first_nonfinite);
