@@ -577,18 +577,7 @@ def everything(n, dtype):
     ):
         g = [x.copy(), other.copy()]
         results += [clip(g), g]
-    for penalty in (
-        rl.L1(0.3),
-        rl.L2(0.3),
-        rl.L2(1e-310),
-        rl.ElasticNet(0.3, 1e-3),
-        rl.MCP(0.3),
-        rl.SCAD(0.3),
-        rl.LogSum(0.3, 0.7),
-        rl.LHalf(0.3),
-        rl.Huber(0.3, 0.7),
-        rl.SCAD(0.3) + rl.L2(0.1),
-    ):
+    for penalty in every_function.PENALTIES[1:]:  # L0 has no gradient
         g = other.copy()
         results += [
             penalty.value([x, other]),
