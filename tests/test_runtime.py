@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from every_function import calls, fresh, inputs
+from every_function import PENALTIES, calls, fresh, inputs
 from helpers import DTYPES, bits, every_setting, sample, target
 
 import ridgeline as rl
@@ -577,7 +577,7 @@ def everything(n, dtype):
     ):
         g = [x.copy(), other.copy()]
         results += [clip(g), g]
-    for penalty in every_function.PENALTIES[1:]:  # L0 has no gradient
+    for penalty in PENALTIES[1:]:  # L0 has no gradient
         g = other.copy()
         results += [
             penalty.value([x, other]),
