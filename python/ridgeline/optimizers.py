@@ -18,7 +18,6 @@ parameter stays as it is. The same bits for any number of threads, any target an
 
 from __future__ import annotations
 
-import functools
 import math
 import re
 import sys
@@ -35,7 +34,6 @@ from typing import (
     NamedTuple,
     SupportsFloat,
     TypeAlias,
-    TypeVar,
     cast,
 )
 
@@ -223,10 +221,24 @@ def decay_filter_for(model: Any) -> DecayFilter:
 
     Examples
     --------
+    >>> import numpy as np
     >>> import ridgeline as rl
-    >>> opt = rl.AdamW(
-    ...     model.parameters(), decay_filter=rl.decay_filter_for(model)
-    ... )  # doctest: +SKIP
+    >>> class LayerNorm:  # stands for torch.nn.LayerNorm
+    ...     weight = np.ones((2, 2))
+    ...
+    ...     def __call__(self, x):
+    ...         return x
+    ...
+    ...     def named_modules(self):
+    ...         return [("", self)]
+    ...
+    ...     def named_parameters(self, recurse):
+    ...         return [("weight", self.weight)]
+    >>> model = LayerNorm()
+    >>> decays = rl.decay_filter_for(model)
+    >>> decays("weight", model.weight)
+    False
+    >>> opt = rl.AdamW({"weight": model.weight}, decay_filter=decays)
     """
     if isinstance(model, type) or not (hasattr(model, "named_modules") and callable(model)):
         raise TypeError(f"model: got {_type_of(model)}, wants a torch.nn.Module")
@@ -646,20 +658,6 @@ def _read_only(array: Array) -> Array:
     view: Array = array.view()
     view.flags.writeable = False
     return view
-
-
-_Method = TypeVar("_Method", bound=Callable[..., Any])
-
-
-def _in_turn(method: _Method) -> _Method:
-    """Let other threads see what a method does to an optimizer as a whole or not at all."""
-
-    @functools.wraps(method)
-    def call(self: Optimizer, *args: Any, **kwargs: Any) -> Any:
-        with self._core.turn(reads=False):
-            return method(self, *args, **kwargs)
-
-    return cast("_Method", call)
 
 
 class Optimizer:
@@ -1191,7 +1189,6 @@ class Optimizer:
 
     # ---- steps
 
-    @_in_turn
     def step(
         self, grads: Any = None, lr: float | None = None, *, loss_scale: float = 1.0
     ) -> StepReport:
@@ -1232,6 +1229,12 @@ class Optimizer:
         >>> w.round(3), report.penalty
         (array([0.8, 0. ]), 1.05)
         """
+        if self._every == 1 and self.comm is None:  # one call of the core, which is a turn
+            return self._step(grads, lr, loss_scale)
+        with self._core.turn(reads=False):
+            return self._step(grads, lr, loss_scale)
+
+    def _step(self, grads: Any, lr: float | None, loss_scale: float) -> StepReport:
         scale = _core.reciprocal(
             _number("loss_scale", loss_scale, 5e-324, math.inf, "a finite number above 0")
         )
