@@ -40,8 +40,8 @@ struct Numbers {
 };
 
 // A state that decays without new gradients would become subnormal in the end and stay so, and
-// arithmetic on subnormal numbers takes 10 to 30 times as long (docs/decisions/0007). It becomes 0
-// before: below bounds that no step can tell from 0.
+// arithmetic on subnormal numbers takes many times as long on some processors
+// (docs/decisions/0007). It becomes 0 before: below bounds that no step can tell from 0.
 
 /// A mean of gradients, or of steps: from 2^-100 on (float64: 2^-960), so that its product with a
 /// learning rate is a normal number, too.
@@ -303,26 +303,36 @@ void squares(const StepOperands& x, std::size_t n, const StepCoefficients& coeff
   });
 }
 
-/// In float64, so that there is one rounding.
+/// x times a factor, in lanes of V, rounded once.
+template <class V, class In>
+[[gnu::always_inline]] inline V product(const Factor<V>& factor, In x) {
+  if constexpr (__is_same(In, V)) {
+    return factor * x;
+  } else if constexpr (sizeof(typename V::value_type) == 8) {
+    return factor * to_double(x);
+  } else {
+    return factor.of_doubles(x);
+  }
+}
+
 template <class T, class F>
 void prepare(const void* g, std::size_t n, double scale, double low, double high, void* out) {
-  using V = Vec<double, map_lanes<F>>;
-  const V factor(scale);
-  const V lower(low);
-  const V upper(high);
+  using V = Vec<F, map_lanes<F>>;
+  const Factor<V> factor(scale);
+  const V lower(static_cast<F>(low));
+  const V upper(static_cast<F>(high));
   map_into(
-      static_cast<F*>(out), n,
-      [&](auto v) { return rounded_to<F>(clamped(to_double(v) * factor, lower, upper)); },
+      static_cast<F*>(out), n, [&](auto v) { return clamped(product(factor, v), lower, upper); },
       static_cast<const T*>(g));
 }
 
 template <class T, class F>
 void accumulate(const void* g, std::size_t n, bool first, double scale, void* sum) {
   using V = Vec<F, map_lanes<F>>;
-  const Vec<double, V::lanes> factor(scale);
+  const Factor<V> factor(scale);
   auto* out = static_cast<F*>(sum);
   const auto* in = static_cast<const T*>(g);
-  const auto term = [&](auto v) { return rounded_to<F>(to_double(v) * factor); };
+  const auto term = [&](auto v) { return product(factor, v); };
   if (first) {
     map_into(out, n, term, in);
   } else {

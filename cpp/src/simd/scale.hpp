@@ -29,7 +29,10 @@ class Factor {
 
   bool exact() const { return exact_; }
   [[gnu::always_inline]] V rough(V x) const { return own_ * x; }
-  [[gnu::always_inline]] V careful(V x) const { return rounded_to<T>(wide_ * to_double(x)); }
+  [[gnu::always_inline]] V careful(V x) const { return of_doubles(to_double(x)); }
+  [[gnu::always_inline]] V of_doubles(Vec<double, V::lanes> x) const {
+    return rounded_to<T>(wide_ * x);
+  }
   [[gnu::always_inline]] friend V operator*(const Factor& f, V x) {
     return f.exact_ ? f.rough(x) : f.careful(x);
   }
