@@ -790,3 +790,16 @@ def test_parameters_are_no_gradients():
     opt.step([p.grad for p in model.parameters()])
     opt.step(p.grad for p in model.parameters())
     assert opt.steps == 2
+
+
+def test_a_gradient_of_a_wider_dtype_may_reach_into_a_parameter():
+    """Where the gradients of the step before, at the same address, did not."""
+    memory = np.zeros(200, np.float32)
+    w, g = memory[100:], memory[:100]
+    opt = rl.SGD(w, lr=0.5)
+    g[:] = 1
+    opt.step(g)
+    with pytest.raises(ValueError, match=r"^(params|grads).*overlaps"):
+        opt.step(memory.view(np.float64))
+    np.testing.assert_array_equal(w, -0.5)
+    assert opt.steps == 1

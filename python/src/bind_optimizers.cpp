@@ -473,7 +473,7 @@ class Optimizer {
     std::size_t i = 0;
     for (const Arrays arrays : {params, grads}) {
       for (const Array& array : arrays) {
-        if (!array.contiguous() || array.data != seen_[i++]) return false;
+        if (!array.contiguous() || seen_[i++] != std::pair(array.data, array.dtype)) return false;
       }
     }
     return true;
@@ -482,7 +482,7 @@ class Optimizer {
     seen_.clear();
     for (const Arrays arrays : {params, grads}) {
       for (const Array& array : arrays)
-        seen_.push_back(array.data);
+        seen_.emplace_back(array.data, array.dtype);
     }
   }
 
@@ -498,8 +498,8 @@ class Optimizer {
   std::int64_t micro_step_ = 0;
   std::vector<bool> accumulated_;
   std::vector<Array> sums_;
-  py::dict kept_;  ///< keeps attached memory alive
-  std::vector<void*> seen_;
+  py::dict kept_;                              ///< keeps attached memory alive
+  std::vector<std::pair<void*, DType>> seen_;  ///< of arrays found not to overlap
   std::vector<std::size_t> active_;
   std::vector<Array> some_params_;
   std::vector<Array> some_grads_;
