@@ -309,12 +309,12 @@ def test_a_block_imports_what_may_be_missing(document):
         assert not missing, f"{document}:{line} uses {missing} and does not import it"
 
 
-@pytest.mark.parametrize("document", DOCUMENTS)
-def test_blocks_of_the_documents(document, tmp_path):
+def run_blocks(document, folder, available):
+    """Run the blocks whose packages are available; return how many, and what others need."""
     script = "done = {'__name__': '__main__'}\n"
     ran, missing = 0, []
     for block in blocks(document):
-        absent = {p for p in imports(block).values() if not importlib.util.find_spec(p)}
+        absent = {package for package in imports(block).values() if not available(package)}
         if absent:
             missing += absent
             continue
@@ -322,13 +322,25 @@ def test_blocks_of_the_documents(document, tmp_path):
         script += f"exec(compile({block!r}, {document!r}, 'exec'), done)\nprint('ran')\n"
     done = subprocess.run(
         [sys.executable, "-c", script],
-        cwd=tmp_path,
+        cwd=folder,
         capture_output=True,
         encoding="utf-8",
         timeout=300,
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout == "ran\n" * ran
+    return ran, missing
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_blocks_of_the_documents(document, tmp_path):
+    ran, missing = run_blocks(document, tmp_path, importlib.util.find_spec)
     if missing:
         packages = ", ".join(sorted(set(missing)))
         pytest.skip(f"{document}: {ran} blocks ran, {len(missing)} need {packages}")
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_blocks_stand_without_those_that_are_left_out(document, tmp_path):
+    """Nothing that a block with torch or JAX has made is used by one without."""
+    run_blocks(document, tmp_path, lambda package: False)
