@@ -46,11 +46,14 @@ def _place(name: str, path: Keys) -> str:
     return name + "".join(f"[{key!r}]" for key in path)
 
 
+_ONES = np.array([byte.bit_count() for byte in range(256)], np.uint8)
+
+
 def _count(words: Words) -> int:
     """Return how many bits are 1."""
     if hasattr(np, "bitwise_count"):
         return int(np.bitwise_count(words).sum(dtype=np.int64))
-    return int(np.unpackbits(words.view(np.uint8)).sum(dtype=np.int64))  # NumPy 1
+    return int(_ONES[words.view(np.uint8)].sum(dtype=np.int64))  # NumPy 1
 
 
 @in_default_environment

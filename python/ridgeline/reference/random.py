@@ -279,8 +279,8 @@ def standard_normal(key: Any, i: npt.ArrayLike, dtype: npt.DTypeLike = np.float3
 
     Examples
     --------
-    >>> standard_normal(42, 1).round(6)
-    np.float64(0.852786)
+    >>> print(standard_normal(42, 1).round(6))
+    0.852786
     """
     i = np.asarray(i, np.uint64)
     first = i & ~np.uint64(16)
