@@ -277,9 +277,43 @@ class Turn:
     def __enter__(self) -> None: ...
     def __exit__(self, kind: object, error: object, trace: object) -> None: ...
 
+class OptimizerGroup:
+    lr: float
+    weight_decay: float
+    coupled_decay: bool
+    betas: tuple[float, float]
+    alpha: float
+    eps: float
+    momentum: float
+    dampening: float
+    nesterov: bool
+    lr_decay: float
+    momentum_decay: float
+    beta: float
+    l1: float
+    l2: float
+    prox: str
+    box: tuple[float, float]
+    penalty: object
+
+class Outcome:
+    @property
+    def norm(self) -> float | None: ...
+    @property
+    def factors(self) -> list[float]: ...
+    @property
+    def skipped(self) -> bool: ...
+    @property
+    def first_nonfinite(self) -> str | None: ...
+    @property
+    def penalty(self) -> float: ...
+    @property
+    def updated(self) -> bool: ...
+
 class Optimizer:
     def __init__(
         self,
+        *,
         kind: str,
         convention: str,
         state_type: str,
@@ -293,20 +327,38 @@ class Optimizer:
     count: int
     micro_step: int
     accumulated: list[bool]
-    def attach(self, what: str, state: int, arrays: list[Any]) -> None: ...
-    def turn(self, reads: bool) -> Turn: ...
+    def attach_states(self, state: int, arrays: list[Any], scales: Any = None) -> None: ...
+    def attach_masters(self, arrays: list[Any]) -> None: ...
+    def attach_compensations(self, arrays: list[Any]) -> None: ...
+    def attach_averages(self, arrays: list[Any]) -> None: ...
+    def attach_sums(self, arrays: list[Any]) -> None: ...
+    def attach_masks(self, arrays: list[Any]) -> None: ...
+    def turn(self, *, reads: bool) -> Turn: ...
+    def group(self, index: int) -> OptimizerGroup: ...
     def set_decay(self, factors: list[float]) -> None: ...
+    def set_clip(
+        self,
+        kind: str,
+        *,
+        max_norm: float = 0.0,
+        ord: float = 2.0,
+        low: float = 0.0,
+        high: float = 0.0,
+    ) -> None: ...
+    def set_clip_after_penalty(self, after: bool) -> None: ...
+    def set_on_nonfinite(self, policy: str) -> None: ...
+    def set_max_update_rms(self, rms: float | None) -> None: ...
+    def set_rounding_key(self, key: Any) -> None: ...
+    def set_average_decay(self, decay: float, *, warmup: bool) -> None: ...
     def step(
         self,
         grads: Any,
-        groups: list[tuple[Any, ...]],
-        scale: float,
-        clip: tuple[Any, ...],
-        clip_after_penalty: bool,
-        known_norm: float | None,
-        on_nonfinite: str,
-        max_update_rms: float | None,
-        average_decay: float,
-        rounding_key: Any,
+        *,
         task: str,
-    ) -> Any: ...
+        flush: bool = False,
+        scale: float = 1.0,
+        lr: list[float] | None = None,
+        weight_decay: list[float] | None = None,
+        norm: float | None = None,
+        on_nonfinite: str | None = None,
+    ) -> Outcome: ...

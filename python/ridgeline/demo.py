@@ -22,7 +22,7 @@ from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -297,7 +297,7 @@ def train(
     steps = epochs * -(-len(task.x) // BATCH)
     pruner = None if method.pruner is None else method.pruner(weights(params), steps)
     dense = [Mask.from_array(np.ones(b.shape, bool)) for b in biases(params)]
-    first_lr = optimizer.lr
+    first_lr = float(cast("float", optimizer.lr))
     for epoch in range(epochs):
         lr = first_lr * (1 - epoch / epochs)
         order = rng.permutation(len(task.x))

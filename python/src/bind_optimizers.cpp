@@ -45,10 +45,51 @@ constexpr std::array conventions = {"torch", "keras", "optax"};
 constexpr std::array state_types = {"compute", "bfloat16", "8bit"};
 constexpr std::array clips = {"none", "global_norm", "norm", "value"};
 constexpr std::array policies = {"propagate", "raise", "skip"};
+constexpr std::array proxes = {"none", "plain", "preconditioned"};
 /// What a call of step does: look for errors and take the norm alone; add the gradients to the
 /// sums; update the parameters.
 enum class Task : std::uint8_t { norm, add, update };
 constexpr std::array tasks = {"norm", "add", "update"};
+
+/// A parameter group as Python sets it, one field at a time.
+struct Group {
+  OptimizerGroup settings;
+  py::object penalty = py::none();  ///< its Terms
+};
+
+/// The settings of all groups during one step, with the penalties' terms bound to parameters.
+class Settings {
+ public:
+  /// `tree` is the group's own part of the parameters: what its penalty's weights are for.
+  void add(const Group& group, const Tensors& all, const py::object& tree) {
+    groups_.push_back(group.settings);
+    if (group.penalty.is_none()) return;
+    const auto& terms = group.penalty.cast<const Terms&>();
+    const Tensors* params = &all;
+    if (terms.weighted()) {
+      models_.push_back(std::make_unique<Tensors>("params", tree, Access::read));
+      params = models_.back().get();
+    }
+    bound_.push_back(std::make_unique<Terms::Bound>(terms, *params));
+    groups_.back().penalties = *bound_.back();
+  }
+  std::vector<OptimizerGroup>& groups() { return groups_; }
+
+ private:
+  std::vector<OptimizerGroup> groups_;
+  std::vector<std::unique_ptr<Tensors>> models_;
+  std::vector<std::unique_ptr<Terms::Bound>> bound_;
+};
+
+/// What a call of step did.
+struct Outcome {
+  std::optional<double> norm;
+  std::vector<double> factors;
+  bool skipped;
+  std::optional<std::string> first_nonfinite;
+  double penalty;
+  bool updated;
+};
 
 /// Zeroed memory of its own pages, in huge ones where the system has them.
 class Memory {
@@ -112,33 +153,38 @@ class Optimizer {
     run({&*params_}, [&] { check_parameters(params_->arrays()); });
   }
 
-  /// The memory of one kind for each parameter; None for none.
-  void attach(const std::string& what, std::size_t state, py::list arrays) {
-    if (arrays.size() != parameters_.size())
-      throw py::value_error("arrays: one for each parameter");
-    const Busy busy(*this);
-    const bool reads = what == "mask";
-    for (std::size_t k = 0; k < parameters_.size(); ++k) {
-      void* at = nullptr;
-      if (!arrays[k].is_none()) {
-        const auto info = py::reinterpret_borrow<py::buffer>(arrays[k]).request(!reads);
-        at = info.ptr;
-      }
-      OptimizerParameter& p = parameters_[k];
-      if (what == "state") p.states[state] = at;
-      if (what == "scale") p.scales[state] = static_cast<float*>(at);
-      if (what == "master") p.master = static_cast<float*>(at);
-      if (what == "compensation") p.compensation = at;
-      if (what == "ema") p.average = at;
-      if (what == "mask") p.mask = static_cast<const std::uint64_t*>(at);
-      if (what == "accumulated") {
-        sums_.resize(parameters_.size());
-        const Array& own = params_->arrays()[k];
-        sums_[k] =
-            Array(at, own.dtype == DType::float64 ? DType::float64 : DType::float32, own.size);
-      }
-    }
-    kept_[py::str(what + std::to_string(state))] = arrays;
+  std::vector<Group>& groups() { return groups_; }
+
+  void attach_states(std::size_t state, const py::list& arrays, py::handle scales) {
+    attach("state" + std::to_string(state), arrays,
+           [state](OptimizerParameter& p, void* at) { p.states[state] = at; });
+    if (scales.is_none()) return;
+    attach("scale" + std::to_string(state), scales.cast<py::list>(),
+           [state](OptimizerParameter& p, void* at) { p.scales[state] = static_cast<float*>(at); });
+  }
+  void attach_masters(const py::list& arrays) {
+    attach("master", arrays,
+           [](OptimizerParameter& p, void* at) { p.master = static_cast<float*>(at); });
+  }
+  void attach_compensations(const py::list& arrays) {
+    attach("compensation", arrays, [](OptimizerParameter& p, void* at) { p.compensation = at; });
+  }
+  void attach_averages(const py::list& arrays) {
+    attach("average", arrays, [](OptimizerParameter& p, void* at) { p.average = at; });
+  }
+  void attach_sums(const py::list& arrays) {
+    sums_.resize(parameters_.size());
+    attach("sum", arrays, [this](OptimizerParameter& p, void* at) {
+      const Array& own = params_->arrays()[p.number];
+      const DType compute = own.dtype == DType::float64 ? DType::float64 : DType::float32;
+      sums_[p.number] = Array(at, compute, own.size);
+    });
+  }
+  void attach_masks(const py::list& arrays) {
+    attach(
+        "mask", arrays,
+        [](OptimizerParameter& p, void* at) { p.mask = static_cast<const std::uint64_t*>(at); },
+        true);
   }
 
   void set_decay(const std::vector<double>& factors) {
@@ -187,45 +233,58 @@ class Optimizer {
     micro_step_ = step;
   }
 
-  /// Counts in the same call, so that an interrupt comes before or after all of it. Returns (norm,
-  /// factors, skipped, first bad array, penalty, updated).
-  py::tuple step(py::handle grads, py::list groups, double scale, py::tuple clip,
-                 bool clip_after_penalty, py::handle known_norm, const std::string& on_nonfinite,
-                 py::handle max_update_rms, double average_decay, py::handle rounding_key,
-                 const std::string& task_name) {
+  void set_clip(const std::string& kind, double max_norm, double ord, double low, double high) {
+    options_.clip = named<StepOptions::Clip>("clip", kind, clips);
+    options_.max_norm = max_norm;
+    options_.ord = ord;
+    options_.low = low;
+    options_.high = high;
+  }
+  void set_on_nonfinite(const std::string& name) {
+    options_.on_nonfinite = named<NonFinite>("on_nonfinite", name, policies);
+  }
+  void set_clip_after_penalty(bool after) { options_.clip_after_penalty = after; }
+  void set_max_update_rms(std::optional<double> rms) { options_.max_update_rms = rms; }
+  void set_rounding_key(py::handle key) {
+    options_.stochastic_rounding = !key.is_none();
+    options_.key = key.is_none() ? Key{} : key_of(key);
+  }
+  /// With warm-up, update k has the decay min(decay, (1 + k) / (10 + k)).
+  void set_average_decay(double decay, bool warmup) {
+    options_.average_decay = decay;
+    average_warmup_ = warmup;
+  }
+
+  /// Counts in the same call, so that an interrupt comes before or after all of it. `lr` and
+  /// `weight_decay` hold a value for each group if they differ from those of the groups, and
+  /// `on_nonfinite` the policy of this call. With `flush` the mean is of the gradients in the sums.
+  Outcome step(py::handle grads, const std::string& task_name, bool flush, double scale,
+               const std::optional<std::vector<double>>& lr,
+               const std::optional<std::vector<double>>& weight_decay, std::optional<double> norm,
+               const std::optional<std::string>& on_nonfinite) {
     const Busy busy(*this);
     look_again();
     const auto task = named<Task>("task", task_name, tasks);
     StepOptions options = options_;
     options.scale = scale;
-    options.clip = named<StepOptions::Clip>("clip", clip[0].cast<std::string>(), clips);
-    if (options.clip == StepOptions::Clip::value) {
-      options.low = clip[1].cast<double>();
-      options.high = clip[2].cast<double>();
-    } else if (options.clip != StepOptions::Clip::none) {
-      options.max_norm = clip[1].cast<double>();
-      options.ord = clip[2].cast<double>();
-    }
-    options.clip_after_penalty = clip_after_penalty;
-    if (!known_norm.is_none()) options.norm = known_norm.cast<double>();
-    options.on_nonfinite = named<NonFinite>("on_nonfinite", on_nonfinite, policies);
-    if (!max_update_rms.is_none()) options.max_update_rms = max_update_rms.cast<double>();
-    options.average_decay = average_decay;
-    options.stochastic_rounding = !rounding_key.is_none();
-    options.key = rounding_key.is_none() ? Key{} : key_of(rounding_key);
+    options.norm = norm;
     options.step = static_cast<std::uint64_t>(count_);
+    if (average_warmup_) {
+      const auto k = static_cast<double>(count_);
+      options.average_decay = std::min(options.average_decay, (1 + k) / (10 + k));
+    }
+    if (flush) options.accumulated = micro_step_;
+    if (on_nonfinite)
+      options.on_nonfinite = named<NonFinite>("on_nonfinite", *on_nonfinite, policies);
     using Only = StepOptions::Only;
     options.only = task == Task::norm ? Only::norm : task == Task::add ? Only::check : Only::all;
 
-    if (static_cast<std::size_t>(groups.size()) != groups_)
-      throw py::value_error("groups: got another number");
-    std::vector<Numbers> numbers;
-    numbers.reserve(groups.size());
-    for (std::size_t i = 0; i < groups.size(); ++i)
-      numbers.emplace_back(py::reinterpret_borrow<py::tuple>(groups[i]), *this, i);
-    std::vector<OptimizerGroup> plain;
-    for (const Numbers& n : numbers)
-      plain.push_back(n.group);
+    Settings settings;
+    for (std::size_t i = 0; i < groups_.size(); ++i) {
+      settings.add(groups_[i], *params_, tree_of(i));
+      if (lr) settings.groups()[i].lr = lr->at(i);
+      if (weight_decay) settings.groups()[i].weight_decay = weight_decay->at(i);
+    }
 
     const Tensors g("grads", grads, Access::read, &*params_, true, true);
     const bool whole = take_active(g, task == Task::add);
@@ -241,7 +300,7 @@ class Optimizer {
     StepReport report;
     try {
       const auto call = [&] {
-        StepReport result = optimizer_step(options, plain, state, params, gradients);
+        StepReport result = optimizer_step(options, settings.groups(), state, params, gradients);
         if (task == Task::add) add(options, params, gradients);
         return result;
       };
@@ -251,12 +310,12 @@ class Optimizer {
     } catch (const NonFiniteError& error) {
       raise_non_finite(error.norm, place_of(error.index));
     }
-    const bool updates = task == Task::update && !report.skipped && !active_.empty();
+    const bool updates = options.only == Only::all && !report.skipped && !active_.empty();
     if (task == Task::add) {
       for (const std::size_t k : active_)
         accumulated_[k] = true;
       ++micro_step_;
-    } else if (task == Task::update) {
+    } else if (task != Task::norm) {
       // What follows may fail, or be interrupted: all that counts is counted before.
       count_ += updates ? 1 : 0;
       micro_step_ = 0;
@@ -266,50 +325,30 @@ class Optimizer {
       remember(params, gradients);
     }
     if (updates) params_->written(active_);
-    py::object norm = py::none();
-    if (report.norm) norm = py::float_(*report.norm);
-    const auto bad = place_of(report.first_nonfinite);
-    return py::make_tuple(norm, report.factors, report.skipped,
-                          bad ? py::object(py::str(*bad)) : py::none(), report.penalty, updates);
+    return {report.norm,    std::move(report.factors),
+            report.skipped, place_of(report.first_nonfinite),
+            report.penalty, updates};
   }
 
  private:
-  /// The numbers of a group, with the terms of its penalty bound to its parameters.
-  struct Numbers {
-    Numbers(const py::tuple& values, const Optimizer& owner, std::size_t place) {
-      const auto number = [&](std::size_t i) { return values[i].cast<double>(); };
-      group.lr = number(0);
-      group.weight_decay = number(1);
-      group.beta1 = number(2);
-      group.beta2 = number(3);
-      group.eps = number(4);
-      group.momentum = number(5);
-      group.dampening = number(6);
-      group.nesterov = number(7) != 0;
-      group.lr_decay = number(8);
-      group.momentum_decay = number(9);
-      group.beta = number(10);
-      group.l1 = number(11);
-      group.l2 = number(12);
-      constexpr std::array proxes = {"none", "plain", "preconditioned"};
-      group.prox = named<Prox>("prox", values[13].cast<std::string>(), proxes);
-      group.box = {number(14), number(15)};
-      group.coupled_decay = values[17].cast<bool>();
-      if (values[16].is_none()) return;
-      const auto& terms = values[16].cast<const Terms&>();
-      if (terms.weighted()) {
-        const py::object tree =
-            owner.grouped_ ? py::object(py::reinterpret_borrow<py::list>(owner.tree_)[place])
-                           : owner.tree_;
-        model = std::make_unique<Tensors>("params", tree, Access::read);
-      }
-      bound = std::make_unique<Terms::Bound>(terms, model ? *model : *owner.params_);
-      group.penalties = *bound;
+  /// Gives each parameter its memory of one kind, or none for None.
+  void attach(const std::string& what, const py::list& arrays, const auto& give,
+              bool read_only = false) {
+    if (arrays.size() != parameters_.size())
+      throw py::value_error("arrays: got " + std::to_string(arrays.size()) + " of them, wants " +
+                            std::to_string(parameters_.size()));
+    const Busy busy(*this);
+    for (std::size_t k = 0; k < parameters_.size(); ++k) {
+      const bool none = arrays[k].is_none();
+      give(parameters_[k],
+           none ? nullptr : py::reinterpret_borrow<py::buffer>(arrays[k]).request(!read_only).ptr);
     }
-    OptimizerGroup group;
-    std::unique_ptr<Tensors> model;
-    std::unique_ptr<Terms::Bound> bound;
-  };
+    kept_[py::str(what)] = arrays;
+  }
+
+  py::object tree_of(std::size_t group) const {
+    return grouped_ ? py::object(py::reinterpret_borrow<py::list>(tree_)[group]) : tree_;
+  }
 
   /// Lists the parameters that have a gradient, or a sum of earlier ones; whether these are all
   /// parameters, with their gradients as given. Others are left out.
@@ -488,8 +527,9 @@ class Optimizer {
 
   py::object tree_;
   bool grouped_;
-  std::size_t groups_;
+  std::vector<Group> groups_;
   StepOptions options_;
+  bool average_warmup_ = false;
   std::unique_ptr<Tensors> params_;
   std::list<Call> calls_;
   int forks_ = forks;
@@ -505,6 +545,50 @@ class Optimizer {
   std::vector<Array> some_grads_;
   std::vector<OptimizerParameter> some_state_;
 };
+
+/// A group's hyperparameters, under the names they have in Python.
+void bind_group(py::module_& m) {
+  py::class_<Group> group(m, "OptimizerGroup");
+  const auto bind = [&](const char* name, auto member) {
+    group.def_property(
+        name, [member](const Group& g) { return g.settings.*member; },
+        [member](Group& g, std::remove_cvref_t<decltype(OptimizerGroup{}.*member)> value) {
+          g.settings.*member = value;
+        });
+  };
+  using G = OptimizerGroup;
+  bind("lr", &G::lr);
+  bind("weight_decay", &G::weight_decay);
+  bind("coupled_decay", &G::coupled_decay);
+  bind("alpha", &G::beta2);
+  bind("eps", &G::eps);
+  bind("momentum", &G::momentum);
+  bind("dampening", &G::dampening);
+  bind("nesterov", &G::nesterov);
+  bind("lr_decay", &G::lr_decay);
+  bind("momentum_decay", &G::momentum_decay);
+  bind("beta", &G::beta);
+  bind("l1", &G::l1);
+  bind("l2", &G::l2);
+  group
+      .def_property(
+          "betas", [](const Group& g) { return std::pair(g.settings.beta1, g.settings.beta2); },
+          [](Group& g, std::pair<double, double> betas) {
+            std::tie(g.settings.beta1, g.settings.beta2) = betas;
+          })
+      .def_property(
+          "prox", [](const Group& g) { return proxes[static_cast<std::size_t>(g.settings.prox)]; },
+          [](Group& g, const std::string& name) {
+            g.settings.prox = named<Prox>("prox", name, proxes);
+          })
+      .def_property(
+          "box",
+          [](const Group& g) { return std::pair(g.settings.box.lowest, g.settings.box.highest); },
+          [](Group& g, std::pair<double, double> limits) {
+            g.settings.box = {limits.first, limits.second};
+          })
+      .def_readwrite("penalty", &Group::penalty);
+}
 
 }  // namespace
 
@@ -530,28 +614,54 @@ void bind_optimizers(py::module_& m) {
       .def(
           "__exit__", [](Held& held, py::handle, py::handle, py::handle) { held.turn.reset(); },
           py::arg("kind"), py::arg("error"), py::arg("trace"));
+  bind_group(m);
+  py::class_<Outcome>(m, "Outcome")
+      .def_readonly("norm", &Outcome::norm)
+      .def_readonly("factors", &Outcome::factors)
+      .def_readonly("skipped", &Outcome::skipped)
+      .def_readonly("first_nonfinite", &Outcome::first_nonfinite)
+      .def_readonly("penalty", &Outcome::penalty)
+      .def_readonly("updated", &Outcome::updated);
   py::class_<Optimizer>(m, "Optimizer")
       .def(py::init<const std::string&, const std::string&, const std::string&, std::int64_t,
                     py::object, bool, std::vector<std::size_t>>(),
-           py::arg("kind"), py::arg("convention"), py::arg("state_type"),
+           py::kw_only(), py::arg("kind"), py::arg("convention"), py::arg("state_type"),
            py::arg("accumulation_steps"), py::arg("params"), py::arg("grouped"), py::arg("sizes"))
-      .def("attach", &Optimizer::attach, py::arg("what"), py::arg("state"), py::arg("arrays"))
+      .def("attach_states", &Optimizer::attach_states, py::arg("state"), py::arg("arrays"),
+           py::arg("scales") = py::none())
+      .def("attach_masters", &Optimizer::attach_masters, py::arg("arrays"))
+      .def("attach_compensations", &Optimizer::attach_compensations, py::arg("arrays"))
+      .def("attach_averages", &Optimizer::attach_averages, py::arg("arrays"))
+      .def("attach_sums", &Optimizer::attach_sums, py::arg("arrays"))
+      .def("attach_masks", &Optimizer::attach_masks, py::arg("arrays"))
       .def(
           "turn",
           [](py::object self, bool reads) {
             return Held{std::move(self), reads, nullptr};
           },
-          py::arg("reads"))
+          py::kw_only(), py::arg("reads"))
+      .def(
+          "group", [](Optimizer& self, std::size_t i) -> Group& { return self.groups().at(i); },
+          py::arg("index"), py::return_value_policy::reference_internal)
       .def("set_decay", &Optimizer::set_decay, py::arg("factors"))
+      .def("set_clip", &Optimizer::set_clip, py::arg("kind"), py::kw_only(),
+           py::arg("max_norm") = 0.0, py::arg("ord") = 2.0, py::arg("low") = 0.0,
+           py::arg("high") = 0.0)
+      .def("set_clip_after_penalty", &Optimizer::set_clip_after_penalty, py::arg("after"))
+      .def("set_on_nonfinite", &Optimizer::set_on_nonfinite, py::arg("policy"))
+      .def("set_max_update_rms", &Optimizer::set_max_update_rms, py::arg("rms"))
+      .def("set_rounding_key", &Optimizer::set_rounding_key, py::arg("key"))
+      .def("set_average_decay", &Optimizer::set_average_decay, py::arg("decay"), py::kw_only(),
+           py::arg("warmup"))
       .def_property("steps", &Optimizer::steps, &Optimizer::set_steps)
       .def_property("products", &Optimizer::products, &Optimizer::set_products)
       .def_property("count", &Optimizer::count, &Optimizer::set_count)
       .def_property("micro_step", &Optimizer::micro_step, &Optimizer::set_micro_step)
       .def_property("accumulated", &Optimizer::accumulated, &Optimizer::set_accumulated)
-      .def("step", &Optimizer::step, py::arg("grads"), py::arg("groups"), py::arg("scale"),
-           py::arg("clip"), py::arg("clip_after_penalty"), py::arg("known_norm"),
-           py::arg("on_nonfinite"), py::arg("max_update_rms"), py::arg("average_decay"),
-           py::arg("rounding_key"), py::arg("task"));
+      .def("step", &Optimizer::step, py::arg("grads"), py::kw_only(), py::arg("task"),
+           py::arg("flush") = false, py::arg("scale") = 1.0, py::arg("lr") = py::none(),
+           py::arg("weight_decay") = py::none(), py::arg("norm") = py::none(),
+           py::arg("on_nonfinite") = py::none());
   m.def("widen", [](py::handle arrays, py::handle out) {
     const Tensors from("params", arrays, Access::read);
     const Tensors to("out", out, Access::write);

@@ -1,0 +1,266 @@
+"""Parameter groups: the hyperparameters, with their checks and their names in the core."""
+
+from __future__ import annotations
+
+import math
+import weakref
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from typing import TYPE_CHECKING, Any, Literal, SupportsFloat, TypeAlias, cast
+
+import numpy as np
+
+from .. import _core
+from .._checks import (
+    Check,
+    any_finite,
+    decay as below_one,
+    flag,
+    instance,
+    non_negative,
+    one_of,
+    optional,
+    type_of,
+)
+from ..constraints import Constraint
+from ..penalties import Penalty
+from .fields import did_you_mean
+
+if TYPE_CHECKING:
+    from .optimizer import Optimizer
+
+Prox: TypeAlias = Literal["plain", "preconditioned"]
+Decay: TypeAlias = Literal["coupled", "decoupled"]
+LearningRate: TypeAlias = "float | Callable[[int], float] | SupportsFloat"
+WeightDecay: TypeAlias = "float | Callable[[int], float]"
+ParameterFilter: TypeAlias = "Callable[[str, Any], float]"
+
+
+def detached(value: object) -> object:
+    """Return a tensor without its history; anything else as it is."""
+    return value.detach() if hasattr(value, "detach") else value
+
+
+def _learning_rate(name: str, value: object) -> LearningRate:
+    """Return a number, a function of the step, or an array that is read at every step."""
+    if callable(value):
+        return value
+    number = non_negative(name, detached(value))
+    shared = hasattr(value, "shape") and not isinstance(value, np.generic)
+    return cast("LearningRate", value) if shared else number
+
+
+def _weight_decay(name: str, value: object) -> WeightDecay:
+    return value if callable(value) else non_negative(name, value)
+
+
+def _betas(name: str, value: Any) -> tuple[float, float]:
+    if not isinstance(value, tuple | list) or len(value) != 2:
+        raise TypeError(f"{name}: got {value!r}, wants a pair of numbers in [0, 1)")
+    return below_one(f"{name}[0]", value[0]), below_one(f"{name}[1]", value[1])
+
+
+def _filter(name: str, value: Any) -> Any:
+    if value is not None and not callable(value):
+        raise TypeError(f"{name}: got {type_of(value)}, wants a function of a name and an array")
+    return value
+
+
+def _terms(penalty: Penalty | None) -> object:
+    return None if penalty is None else penalty._terms
+
+
+def _limits(constraint: Constraint | None) -> tuple[float, float]:
+    return (-math.inf, math.inf) if constraint is None else constraint._limits
+
+
+class _Number:
+    """A hyperparameter of a group: its check, and how the core is told."""
+
+    def __init__(
+        self, check: Check, core: str | None = "", convert: Callable[[Any], Any] | None = None
+    ) -> None:
+        self.check = check
+        self.core = core
+        self.convert = convert
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+        if self.core == "":
+            self.core = name
+
+    def __get__(self, group: Group | None, kind: type) -> Any:
+        if group is None:
+            return self
+        if self.name not in group._values:
+            raise AttributeError(f"a group has no {self.name!r}; it has {', '.join(group._values)}")
+        return group._values[self.name]
+
+    def __set__(self, group: Group, value: object) -> None:
+        group._owner_or_raise()._change((group,), self.name, value)
+
+    def tell(self, core: _core.OptimizerGroup, value: Any) -> None:
+        """Give a checked value to the core, unless it is one that each step asks for."""
+        if self.core is not None:
+            setattr(core, self.core, value if self.convert is None else self.convert(value))
+
+
+def _number(
+    check: Check, core: str | None = "", convert: Callable[[Any], Any] | None = None
+) -> Any:
+    return _Number(check, core, convert)
+
+
+class Group(MutableMapping[str, Any]):
+    """A parameter group: parameters that share hyperparameters; `Optimizer.groups` lists them.
+
+    Hyperparameters are attributes and items, which can be changed between steps: ``group.lr`` and
+    ``group["lr"]``. ``group["params"]`` is the group's container of parameters. Further items, such
+    as a ``"name"``, are kept and ignored.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import ridgeline as rl
+    >>> head, body = np.ones(2), np.ones(2)
+    >>> opt = rl.AdamW([{"params": body}, {"params": head, "lr": 1e-2, "name": "head"}], lr=1e-3)
+    >>> [group.lr for group in opt.groups]
+    [0.001, 0.01]
+    >>> opt.groups[0]["lr"] = 5e-4
+    >>> opt.groups[0]
+    Group(lr=0.0005, weight_decay=0.01, betas=(0.9, 0.999), eps=1e-08)
+    >>> opt.groups[1]["name"]
+    'head'
+    """
+
+    # Rates are given to each step where they are functions or arrays.
+    lr: LearningRate = _number(_learning_rate, None)
+    weight_decay: WeightDecay = _number(_weight_decay, None)
+    decay: Decay | None = _number(one_of(None, "coupled", "decoupled"), None)
+    penalty: Penalty | None = _number(
+        optional(instance(Penalty, wants="a penalty such as rl.L2(0.1), or None")), convert=_terms
+    )
+    prox: Prox | None = _number(
+        one_of(None, "plain", "preconditioned"), convert=lambda prox: prox or "none"
+    )
+    constraint: Constraint | None = _number(
+        optional(instance(Constraint, wants="a constraint such as rl.Box(-1, 1), or None")),
+        "box",
+        _limits,
+    )
+    decay_filter: ParameterFilter | None = _number(_filter, None)
+    betas: tuple[float, float] = _number(_betas)
+    alpha: float = _number(below_one)
+    eps: float = _number(non_negative)
+    momentum: float = _number(non_negative)
+    dampening: float = _number(any_finite)
+    nesterov: bool = _number(flag)
+    lr_decay: float = _number(non_negative)
+    momentum_decay: float = _number(non_negative)
+    beta: float = _number(non_negative)
+    l1: float = _number(non_negative)
+    l2: float = _number(non_negative)
+
+    _values: dict[str, Any]
+    _foreign: dict[str, Any]
+    _owner: weakref.ref[Optimizer]
+    _params: Any
+    _handle: _core.OptimizerGroup
+
+    def __init__(self) -> None:
+        """Refuse: optimizers make groups."""
+        raise TypeError("a Group is made by an optimizer")
+
+    @classmethod
+    def _of(
+        cls, params: Any, values: dict[str, Any], foreign: dict[str, Any], owner: Optimizer
+    ) -> Group:
+        """Return a group of checked values."""
+        group = object.__new__(cls)
+        object.__setattr__(group, "_params", params)
+        object.__setattr__(group, "_values", values)
+        object.__setattr__(group, "_foreign", foreign)
+        object.__setattr__(group, "_owner", weakref.ref(owner))  # no cycle: freed with its last use
+        return group
+
+    def _owner_or_raise(self) -> Optimizer:
+        owner = self._owner()
+        if owner is None:
+            raise RuntimeError("the optimizer of this group is gone")
+        return owner
+
+    def _attach(self, core: _core.OptimizerGroup) -> None:
+        object.__setattr__(self, "_handle", core)
+        for name in self._values:
+            self._tell(name)
+
+    def _take(self, name: str, checked: Any) -> None:
+        self._values[name] = checked
+        self._tell(name)
+
+    def _tell(self, name: str) -> None:
+        owner = self._owner_or_raise()
+        number_of(name).tell(self._handle, owner._in_core(name, self._values[name]))
+        if name in ("lr", "weight_decay") and isinstance(self._values[name], float):
+            setattr(self._handle, name, self._values[name])
+        if name == "decay":
+            self._handle.coupled_decay = owner._couples_decay(self._values[name])
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name not in self._values:
+            hint = did_you_mean(name, self._values)
+            raise AttributeError(f"a group has no {name!r}; it has {', '.join(self._values)}{hint}")
+        object.__setattr__(self, name, value)
+
+    def __getitem__(self, key: str) -> Any:
+        if key == "params":
+            return self._params
+        return self._values[key] if key in self._values else self._foreign[key]
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        if key == "params":
+            raise ValueError("params: got other parameters for a group; opt.add_group adds some")
+        if key in self._values:
+            setattr(self, key, value)
+        else:
+            check_foreign(f"groups[{self._owner_or_raise().groups.index(self)}]", key, self._values)
+            self._foreign[key] = value
+
+    def __delitem__(self, key: str) -> None:
+        if key in self._values or key == "params":
+            raise TypeError(f"{key}: a group cannot do without it")
+        del self._foreign[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(["params", *self._values, *self._foreign])
+
+    def __len__(self) -> int:
+        return 1 + len(self._values) + len(self._foreign)
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    def __hash__(self) -> int:
+        return id(self)
+
+    def __reduce__(self) -> Any:
+        raise TypeError("a Group is a part of its optimizer: pickle or copy that")
+
+    def __repr__(self) -> str:
+        shown = {**self._values, **self._foreign}
+        inner = ", ".join(f"{n}={value!r}" for n, value in shown.items() if value is not None)
+        return f"Group({inner})"
+
+
+def number_of(name: str) -> _Number:
+    """Return the declaration of a hyperparameter."""
+    declared: _Number = vars(Group)[name]
+    return declared
+
+
+def check_foreign(place: str, key: object, known: Mapping[str, Any]) -> None:
+    """Refuse an item of a group that was meant to be a setting; others are the user's own."""
+    from .rules import every_option
+
+    hint = did_you_mean(str(key), known)
+    if not isinstance(key, str) or key in every_option() or hint:
+        raise TypeError(f"{place}: got {key!r}, wants any of {', '.join(known)}{hint}")
