@@ -42,11 +42,13 @@ import numpy.typing as npt
 
 from . import _core
 from ._files import file_names, load_arrays, save_arrays
-from .clipping import Communicator, GlobalNorm, Norm, Value, _checked_comm, _gathered_norms
+from ._ranks import Communicator, communicator, gathered_norms
+from ._tree import located
+from ._tree import rebuilt as like
+from .clipping import GlobalNorm, Norm, Value
 from .constraints import Constraint
 from .masks import Mask
 from .penalties import Penalty
-from .prune._tree import like, located
 from .random import Key
 
 if TYPE_CHECKING:
@@ -471,7 +473,7 @@ _SETTINGS: dict[str, Check] = {
     "max_update_rms": _optional(_rms),
     "ema_decay": _optional(_fraction),
     "ema_warmup": _flag,
-    "comm": _optional(lambda _, value: _checked_comm(value)),
+    "comm": _optional(communicator),
 }
 
 
@@ -1326,7 +1328,7 @@ class Optimizer:
         if not by_norm and policy == "propagate":
             return None, None
         own, _, _, bad, _, _ = step("norm")
-        parts = _gathered_norms(self.comm, own)
+        parts = gathered_norms(self.comm, own)
         norm = _core.global_norm(parts, self.clip.ord if by_norm else math.inf)
         if math.isfinite(norm) or policy != "raise":
             return norm, bad
