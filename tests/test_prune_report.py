@@ -99,7 +99,7 @@ def test_params_errors():
         ({"w": w}, ValueError, r"params: got no key 'b'"),
         ([w, w], ValueError, r"params: got a sequence of 2, wants a dict of 2"),
         ({"w": w, "b": w.T}, ValueError, r"params\['b'\]: got shape \(20, 10\), wants \(10, 20\)"),
-        ({"w": w, "b": [w]}, ValueError, r"params\['b'\]: got a sequence of 1, wants one array"),
+        ({"w": w, "b": [w]}, ValueError, r"params\['b'\]: got a sequence of 1, wants an array"),
         ({"w": w, "b": 3.0}, TypeError, r"params\['b'\]: got float, wants an array"),
     ]:
         with pytest.raises(error, match=f"^{message}"):

@@ -3,38 +3,16 @@
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Sequence
 from functools import lru_cache
 from types import EllipsisType
-from typing import TypeAlias, cast
+from typing import TypeAlias
 
-import numpy as np
+from . import _checks as check
 
 Index: TypeAlias = "slice | int | EllipsisType | tuple[slice | int | EllipsisType, ...]"
 # The index of the first element, and a stride for each axis.
 Part: TypeAlias = tuple[int, tuple[int, ...]]
-
-
-def integer_of(name: str, value: object) -> int:
-    """Return an integer: no bool, no float."""
-    if isinstance(value, bool | np.bool_) or not hasattr(value, "__index__"):
-        raise TypeError(f"{name}: got {type(value).__name__}, wants an integer")
-    try:
-        return operator.index(cast("int", value))
-    except TypeError:
-        raise TypeError(f"{name}: got {type(value).__name__}, wants an integer") from None
-
-
-def shape_of(name: str, shape: object) -> tuple[int, ...]:
-    """Return a shape as a tuple."""
-    if type(shape) is tuple and all(type(n) is int and n >= 0 for n in shape):
-        return shape
-    items = list(shape) if isinstance(shape, Sequence) and not isinstance(shape, str) else [shape]
-    extents = tuple(integer_of(name, n) for n in items)
-    if any(n < 0 for n in extents):
-        raise ValueError(f"{name}: got {extents}, wants extents of at least 0")
-    return extents
 
 
 def axes_of(axes: object, ndim: int) -> tuple[int, ...]:
@@ -42,7 +20,7 @@ def axes_of(axes: object, ndim: int) -> tuple[int, ...]:
     items = list(axes) if isinstance(axes, Sequence) else [axes]
     result = []
     for item in items:
-        axis = integer_of("broadcast_axes", item)
+        axis = check.integer("broadcast_axes", item)
         if not -ndim <= axis < ndim:
             raise ValueError(f"broadcast_axes: got {axis}, wants axes of {ndim} dimensions")
         result.append(axis % ndim)
@@ -87,7 +65,7 @@ def _ranges(whole: tuple[int, ...], index: object) -> list[range | int]:
             except (TypeError, ValueError) as error:
                 raise type(error)(f"index: got {item} on axis {axis}: {error}") from None
         elif hasattr(item, "__index__"):
-            place = integer_of("index", item)
+            place = check.integer("index", item)
             if not -extent <= place < extent:
                 raise ValueError(f"index: got {place} on axis {axis}, wants one of {extent} places")
             ranges.append(place % extent)
@@ -127,7 +105,7 @@ def part_like(
         return shared_part(own, axes_of(axes, len(own)))
     if whole is None:
         raise ValueError(f"shape: got none, wants that of the whole of which {name} is a part")
-    extents = shape_of("shape", whole)
+    extents = check.shape("shape", whole)
     shared = axes_of(axes, len(extents))
     part, shape = part_of(extents, ... if index is None else index, shared)
     if shared and len(shape) < len(extents):

@@ -16,19 +16,15 @@ refused, under ``torch.no_grad()`` too. `global_norm` only reads, and takes both
 
 from __future__ import annotations
 
-import inspect
 import math
-import sys
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
+from typing import Literal
 
 import numpy as np
 
 from . import _core
+from ._ranks import Communicator, communicator, gathered_norms, non_finite_norm
 from ._typing import Tree
-
-if TYPE_CHECKING:
-    import numpy.typing as npt
 
 __all__ = [
     "GlobalNorm",
@@ -165,62 +161,6 @@ class Value:
             return _core.number("limit", self.limit[0]), _core.number("limit", self.limit[1])
         bound = _core.number("limit", self.limit)
         return -bound, bound
-
-
-class Communicator(Protocol):
-    """What ``comm=`` needs: the method that mpi4py's communicators have."""
-
-    def allgather(self, sendobj: object) -> list[object]:
-        """Return the objects of all ranks, in rank order."""
-
-
-def _checked_comm(value: Any) -> Communicator:
-    """Return a communicator, or raise a TypeError that says what is wrong with it."""
-    kinds = value.__mro__ if isinstance(value, type) else type(value).__mro__
-    torch_kinds = [kind.__name__ for kind in kinds if kind.__module__.startswith("torch.")]
-    if value is sys.modules.get("torch.distributed"):
-        torch_kinds = ["torch.distributed"]
-    wants = "an object whose allgather(value) returns the list of all ranks' values"
-    if "DistributedDataParallel" in torch_kinds:
-        raise TypeError(
-            "comm: got DistributedDataParallel, whose gradients are averaged on every rank: "
-            "their norm is that of all ranks already; wants None"
-        )
-    if torch_kinds:
-        raise TypeError(
-            f"comm: got {torch_kinds[0]}, wants {wants}: one that calls "
-            "torch.distributed.all_gather_object"
-        )
-    allgather = getattr(value, "allgather", None)
-    if not callable(allgather) or isinstance(value, type):
-        got = f"the class {value.__name__}" if isinstance(value, type) else type(value).__name__
-        raise TypeError(f"comm: got {got}, wants {wants}, or None")
-    try:
-        signature = inspect.signature(allgather)
-    except (TypeError, ValueError):  # compiled functions need not have one
-        return cast("Communicator", value)
-    try:
-        signature.bind(0.0)
-    except TypeError as error:
-        got = f"{type(value).__name__} with allgather{signature}"
-        raise TypeError(f"comm: got {got}, wants {wants}") from error
-    return cast("Communicator", value)
-
-
-def _gathered_norms(comm: Communicator, norm: float) -> npt.NDArray[np.float64]:
-    """Return the norms of all ranks, of which this one has `norm`."""
-    gathered: Any = comm.allgather(norm)
-    try:
-        norms = [_core.number("comm.allgather", each) for each in gathered]
-    except TypeError:
-        raise TypeError(
-            f"comm.allgather: got {gathered!r}, wants a list with the number of each rank"
-        ) from None
-    if not norms or any(each < 0 for each in norms):
-        raise ValueError(
-            f"comm.allgather: got {gathered!r}, wants a number of at least 0 for each rank"
-        )
-    return np.array(norms)
 
 
 def global_norm(arrays: Tree, ord: float = 2) -> float:
@@ -415,20 +355,17 @@ def _clip_by_global_norm_of_ranks(
     grads: Tree, max_norm: float, ord: float, on_nonfinite: NonFinitePolicy, comm: Communicator
 ) -> float:
     """Clip by the norm of the norms of all ranks: every rank computes the same factor."""
-    comm = _checked_comm(comm)
+    comm = communicator("comm", comm)
     grads = _core.reusable_tree(grads, "grads", writing=True)  # it is walked more than once
     _core.check_clip(grads, max_norm, ord, on_nonfinite)
-    norm = _core.global_norm(_gathered_norms(comm, _core.global_norm(grads, ord)), ord)
+    norm = _core.global_norm(gathered_norms(comm, _core.global_norm(grads, ord)), ord)
     if np.isfinite(norm) or on_nonfinite == "propagate":
         if not norm <= max_norm:
             _core.scale_(grads, np.divide(max_norm, norm))
     elif on_nonfinite == "zero":
         _core.set_zero_(grads)
     elif on_nonfinite == "raise":
-        array = _core.first_nonfinite(grads) or "on another rank, or an overflow of the norm"
-        error = _core.NonFiniteError(f"the global norm is {norm}; first non-finite array: {array}")
-        error.array = array
-        raise error
+        raise non_finite_norm(norm, _core.first_nonfinite(grads))
     return norm
 
 

@@ -31,9 +31,10 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 
 import numpy as np
 
-from . import _core
-from ._numbering import Index, part_of, shape_of
-from .masks import Mask, _count
+from . import _bits, _core
+from . import _checks as check
+from ._numbering import Index, part_of
+from .masks import Mask
 from .random import Key, integers, keep_words
 
 if TYPE_CHECKING:
@@ -195,7 +196,7 @@ def dropout_mask(
     >>> np.array_equal(y != 0, mask.to_array())
     True
     """
-    whole = shape_of("shape", shape)
+    whole = check.shape("shape", shape)
     part, own = (None, whole) if index is None else part_of(whole, index)
     return Mask._of(own, keep_words(own, p, key, offset, part))
 
@@ -563,8 +564,7 @@ def drop_connect(
     >>> rl.drop_connect(np.arange(1.0, 5.0), 0.5, rl.Key(128), scale=False)
     array([0., 2., 0., 4.])
     """
-    if not isinstance(scale, bool | np.bool_):
-        raise TypeError(f"scale: got {type(scale).__name__}, wants a bool")
+    scale = check.flag("scale", scale)
     return _core.drop_connect(w, p, key, scale, offset, broadcast_axes, shape, index, out)
 
 
@@ -626,7 +626,7 @@ def drop_path(
         return _core.dropout(x, p, key, offset, axes, None, None, out)
     factor = 1.0
     if scale == "actual":
-        kept = _count(keep_words(own[:1], p, key, offset, None))
+        kept = _bits.count(keep_words(own[:1], p, key, offset, None))
         factor = own[0] / kept if kept else 0.0
     return _core.dropout_scaled(x, p, key, factor, offset, axes, None, None, out)
 
@@ -691,11 +691,10 @@ def drop_block(
            [1, 0, 0, 0, 1, 1],
            [1, 1, 1, 1, 1, 1]])
     """
-    sizes = list(shape_of("block", block))
+    sizes = list(check.shape("block", block))
     if isinstance(block, Sequence) and len(sizes) != len(_shape("x", x)) - 2:
         raise ValueError(f"block: got {len(sizes)} sizes, wants one, or one for each spatial axis")
-    if not isinstance(per_channel, bool | np.bool_):
-        raise TypeError(f"per_channel: got {type(per_channel).__name__}, wants a bool")
+    per_channel = check.flag("per_channel", per_channel)
     return _core.drop_block(x, p, sizes, key, edges, per_channel, out)
 
 
@@ -887,12 +886,10 @@ def patch_dropout(
     True
     """
     shape = _shape("x", x)
-    probability = _core.number("p", p)
-    if not 0 <= probability <= 1:
-        raise ValueError(f"p: got {p}, wants a fraction in [0, 1]")
+    probability = check.fraction("p", p)
     if len(shape) < 2:
         raise ValueError(f"x: got {len(shape)} axes, wants (samples, tokens, ...)")
-    (prefix,) = shape_of("num_prefix_tokens", num_prefix_tokens)
+    (prefix,) = check.shape("num_prefix_tokens", num_prefix_tokens)
     patches = shape[1] - prefix
     if patches < 1:
         raise ValueError(

@@ -18,16 +18,18 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias, TypeVar, cast
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
 
-from . import _core
+from . import _bits, _core
+from . import _checks as check
 from ._arrays import numpy_view, parameters_of, torch_if
+from ._bits import Words
 from ._environment import in_default_environment
 from ._files import file_names, reading, save_arrays
-from ._numbering import shape_of
+from ._tree import is_container, kind_of, leaves, matched, paths, places, rebuilt
 
 if TYPE_CHECKING:
     from collections.abc import ItemsView, KeysView, ValuesView
@@ -37,23 +39,6 @@ if TYPE_CHECKING:
 __all__ = ["Mask", "MaskSet"]
 
 ArrayT = TypeVar("ArrayT", bound="SupportsDLPack")
-Words: TypeAlias = npt.NDArray[np.uint64]
-Keys: TypeAlias = tuple[object, ...]  # the way from a container to one of its arrays
-
-
-def _place(name: str, path: Keys) -> str:
-    """Return what an error calls a part of the argument `name`."""
-    return name + "".join(f"[{key!r}]" for key in path)
-
-
-_ONES = np.array([byte.bit_count() for byte in range(256)], np.uint8)
-
-
-def _count(words: Words) -> int:
-    """Return how many bits are 1."""
-    if hasattr(np, "bitwise_count"):
-        return int(np.bitwise_count(words).sum(dtype=np.int64))
-    return int(_ONES[words.view(np.uint8)].sum(dtype=np.int64))  # NumPy 1
 
 
 @in_default_environment
@@ -72,10 +57,7 @@ def _mask_of(array: object, place: str) -> Mask:
         if other.size:
             raise ValueError(f"{place}: got {other[0]} in it, wants 0 and 1, or bool")
         bools = ones
-    words = np.zeros((bools.size + 63) // 64, np.uint64)
-    packed = np.packbits(bools, bitorder="little")
-    words.view(np.uint8)[: packed.size] = packed
-    return Mask._of(bools.shape, words)
+    return Mask._of(bools.shape, _bits.packed(bools))
 
 
 @cache
@@ -203,7 +185,7 @@ class Mask:
     @property
     def count(self) -> int:
         """The number of elements that are kept."""
-        return _count(self._words)
+        return _bits.count(self._words)
 
     @property
     def nbytes(self) -> int:
@@ -228,8 +210,7 @@ class Mask:
         >>> rl.Mask.from_array([True, False]).to_array()
         array([ True, False])
         """
-        bits = np.unpackbits(self._words.view(np.uint8), count=self.size, bitorder="little")
-        return bits.view(np.bool_).reshape(self._shape)
+        return _bits.unpacked(self._words, self.size).reshape(self._shape)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> npt.NDArray[Any]:
         if copy is False:
@@ -468,10 +449,7 @@ class Mask:
     __rand__, __ror__, __rxor__ = __and__, __or__, __xor__
 
     def __invert__(self) -> Mask:
-        words = ~self._words
-        if self.size % 64:
-            words[-1] &= np.uint64(2 ** (self.size % 64) - 1)
-        return Mask._of(self._shape, words)
+        return Mask._of(self._shape, _bits.cut(~self._words, self.size))
 
     def __eq__(self, other: object) -> Any:
         if isinstance(other, Mask):
@@ -507,7 +485,7 @@ def _operand(other: object) -> Any:
 
 def _restored(shape: object, words: Words) -> Mask:
     """Return a mask that was pickled."""
-    return Mask._of(shape_of("shape", shape), words.copy())
+    return Mask._of(check.shape("shape", shape), words.copy())
 
 
 class MaskSet:
@@ -633,23 +611,11 @@ class MaskSet:
         """
 
         def leaf(node: object, place: str) -> Mask:
-            if not _is_array(node):
+            if not _looks_like_array(node):
                 raise TypeError(f"{place}: got {type(node).__name__}, wants an array of bool")
             return _mask_of(node, place)
 
         return _set_of(arrays, "arrays", "arrays of bool", leaf)
-
-    @property
-    def _leaves(self) -> list[tuple[Keys, Mask]]:
-        """The masks with the keys that lead to them."""
-        found: list[tuple[Keys, Mask]] = []
-        children = self._children
-        for key, child in children.items() if isinstance(children, dict) else enumerate(children):
-            if isinstance(child, Mask):
-                found.append(((key,), child))
-            else:
-                found += [((key, *path), mask) for path, mask in child._leaves]
-        return found
 
     def __len__(self) -> int:
         return len(self._children)
@@ -696,7 +662,7 @@ class MaskSet:
         >>> [name for name, _ in masks.flat()]
         ['conv.weight', 'block/0', 'block/1']
         """
-        return [("/".join(map(str, path)), mask) for path, mask in self._leaves]
+        return list(zip(paths(self), self._masks, strict=True))
 
     def to_array(self) -> Any:
         """Return the masks as arrays of bool, in lists and dicts.
@@ -742,18 +708,17 @@ class MaskSet:
         >>> masks.apply({"w": np.array([1.0, 2.0])})
         {'w': array([1., 0.])}
         """
-        tree = _aligned(self, params)
-        _core.check_arrays("params", tree)
-        arrays = iter(_leaves_of(self, tree))
+        arrays = _aligned(self, params)
+        _core.check_arrays("params", rebuilt(self, arrays))
+        self._check_shapes("params", arrays)
+        return rebuilt(self, map(Mask.apply, self._masks, arrays))
 
-        def leaf(mask: Mask) -> Any:
-            path, array = next(arrays)
+    def _check_shapes(self, name: str, arrays: list[Any]) -> None:
+        """Raise unless arrays, or masks, have the shapes of the masks."""
+        for i, (mask, array) in enumerate(zip(self._masks, arrays, strict=True)):
             if tuple(array.shape) != mask.shape:
-                place, shape = _place("params", path), tuple(array.shape)
-                raise ValueError(f"{place}: got shape {shape}, wants {mask.shape}")
-            return mask.apply(array)
-
-        return _mapped(self, leaf)
+                place = places(name, self)[i]
+                raise ValueError(f"{place}: got shape {tuple(array.shape)}, wants {mask.shape}")
 
     def apply_(self, params: Tree) -> None:
         """Set elements that are not kept to 0, in place; the others keep every bit.
@@ -868,19 +833,12 @@ class MaskSet:
     def _combined(self, other: MaskSet, op: Callable[[Mask, Mask], Mask]) -> MaskSet:
         if not isinstance(other, MaskSet):
             return NotImplemented
-        others = iter(_leaves_of(self, _aligned(self, other, "masks")))
-
-        def leaf(mask: Mask) -> Mask:
-            path, fellow = next(others)
-            if mask.shape != fellow.shape:
-                place = _place("masks", path)
-                raise ValueError(f"{place}: got shape {fellow.shape}, wants {mask.shape}")
-            return op(mask, fellow)
-
-        return MaskSet.of(_mapped(self, leaf))
+        others = matched(self, other, "masks", "the masks")
+        self._check_shapes("masks", others)
+        return cast("MaskSet", rebuilt(self, map(op, self._masks, others), _made))
 
     def __invert__(self) -> MaskSet:
-        return MaskSet.of(_mapped(self, operator.invert))
+        return cast("MaskSet", rebuilt(self, map(operator.invert, self._masks), _made))
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, MaskSet):
@@ -936,34 +894,24 @@ class _MaskDict(MaskSet, Mapping[Any, Any]):
         return self._children[key]
 
 
-def _is_array(node: object) -> bool:
+def _looks_like_array(node: object) -> bool:
     return hasattr(node, "__array__") or hasattr(node, "__dlpack__")
 
 
 def _no_mask(node: object, wants: str = "a Mask") -> str:
     """Return what an error says of something in the place of a mask."""
-    array = _is_array(node) and not isinstance(node, MaskSet)
+    array = _looks_like_array(node) and not isinstance(node, MaskSet)
     hint = "; rl.Mask.from_array makes one of an array of bool" if array else ""
     return f"{type(node).__name__}, wants {wants}{hint}"
 
 
-def _kind(node: object) -> str:
-    """Return what an error calls something found instead of something else."""
-    if isinstance(node, dict | _MaskDict):
-        return f"a dict of {len(node)}"
-    if isinstance(node, list | tuple | _MaskList):
-        return f"a sequence of {len(node)}"
-    if isinstance(node, Mask):
-        return "one array"
-    return "an array" if _is_array(node) else f"a {type(node).__name__}"
-
-
-def _made(children: tuple[Mask | MaskSet, ...] | dict[Any, Mask | MaskSet]) -> MaskSet:
+def _made(children: Sequence[Mask | MaskSet] | dict[Any, Mask | MaskSet]) -> MaskSet:
     """Return the set of masks and sets."""
     mapping = isinstance(children, dict)
+    own = children if isinstance(children, dict) else tuple(children)
     result = object.__new__(_MaskDict if mapping else _MaskList)
-    object.__setattr__(result, "_children", children)
-    object.__setattr__(result, "_masks", _masks_in(children))
+    object.__setattr__(result, "_children", own)
+    object.__setattr__(result, "_masks", _masks_in(own))
     return result
 
 
@@ -981,68 +929,24 @@ def _masks_in(
 
 def _set_of(tree: object, name: str, what: str, leaf: Callable[[object, str], Mask]) -> MaskSet:
     """Return the set of the masks that `leaf` makes of what is in a container."""
-
-    def build(node: object, path: Keys) -> Mask | MaskSet:
-        if isinstance(node, dict):
-            return _made({key: build(child, (*path, key)) for key, child in node.items()})
-        if isinstance(node, list | tuple):
-            return _made(tuple(build(child, (*path, i)) for i, child in enumerate(node)))
-        return leaf(node, _place(name, path))
-
     plain = _core.reusable_tree(tree, name)
-    if not isinstance(plain, dict | list | tuple):
-        raise TypeError(f"{name}: got {_kind(tree)}, wants a list, tuple or dict of {what}")
-    return cast("MaskSet", build(plain, ()))
+    if not is_container(plain):
+        raise TypeError(f"{name}: got {kind_of(tree)}, wants a list, tuple or dict of {what}")
+    found = map(leaf, leaves(plain), places(name, plain))
+    return cast("MaskSet", rebuilt(plain, found, _made))
 
 
 def _mapped(masks: Mask | MaskSet, leaf: Callable[[Mask], Any]) -> Any:
     """Return lists and dicts of what `leaf` makes of the masks, depth first."""
-    if isinstance(masks, Mask):
-        return leaf(masks)
-    if isinstance(masks._children, dict):
-        return {key: _mapped(child, leaf) for key, child in masks._children.items()}
-    return [_mapped(child, leaf) for child in masks._children]
+    return rebuilt(masks, map(leaf, leaves(masks)))
 
 
 def _aligned(
     masks: Mask | MaskSet, params: object, name: str = "params", *, writing: bool = False
-) -> Any:
-    """Return lists and dicts of the arrays of `params`, in the order of the masks.
-
-    Raises an error that names the place if the structure is not that of the masks.
-    """
-
-    def align(masks: Mask | MaskSet, node: Any, path: Keys) -> Any:
-        if isinstance(masks, Mask):
-            if isinstance(node, list | tuple | dict):
-                raise ValueError(f"{_place(name, path)}: got {_kind(node)}, wants {_kind(masks)}")
-            return node
-        children = masks._children
-        mapping = isinstance(children, dict)
-        if not isinstance(node, dict if mapping else list | tuple) or (
-            not mapping and len(node) != len(children)
-        ):
-            known = isinstance(node, list | tuple | dict | Mask) or _is_array(node)
-            raise (ValueError if known else TypeError)(
-                f"{_place(name, path)}: got {_kind(node)}, wants {_kind(masks)}, as the masks"
-            )
-        if not isinstance(children, dict):
-            flat = masks._masks is children
-            if flat and not any(isinstance(own, list | tuple | dict) for own in node):
-                return list(node)
-            pairs = zip(children, node, strict=True)
-            return [align(child, own, (*path, i)) for i, (child, own) in enumerate(pairs)]
-        missing = [key for key in children if key not in node]
-        if missing:
-            place = _place(name, path)
-            raise ValueError(f"{place}: got no key {missing[0]!r}, wants those of the masks")
-        for key in node:
-            if key not in children:
-                place = _place(name, path)
-                raise ValueError(f"{place}: got a key {key!r}, wants those of the masks")
-        return {key: align(child, node[key], (*path, key)) for key, child in children.items()}
-
-    return align(masks, _core.reusable_tree(parameters_of(params), name, writing), ())
+) -> list[Any]:
+    """List the arrays of `params` in the order of the masks, whose structure it must have."""
+    tree = _core.reusable_tree(parameters_of(params), name, writing)
+    return matched(masks, tree, name, "the masks")
 
 
 def _apply_all(
@@ -1059,23 +963,10 @@ def _apply_all(
     for name, masks, tree in arguments:
         own = (masks,) if isinstance(masks, Mask) else masks._masks
         names.append(name)
-        trees.append(_aligned(masks, tree, name, writing=True))
+        trees.append(rebuilt(masks, _aligned(masks, tree, name, writing=True)))
         words.append([mask._words for mask in own])
         shapes.append([mask._shape for mask in own])
     _core.apply_masks(names, trees, words, shapes, holes, tied)
-
-
-def _leaves_of(masks: Mask | MaskSet, tree: Any) -> list[tuple[Keys, Any]]:
-    """List the arrays of what `_aligned` returned, with the way to each."""
-    if isinstance(masks, Mask):
-        return [((), tree)]
-    leaves = []
-    for path, _ in masks._leaves:
-        node = tree
-        for key in path:
-            node = node[key]
-        leaves.append((path, node))
-    return leaves
 
 
 # ---- files
@@ -1119,7 +1010,7 @@ def _read(text: str, read: Callable[[str], Any]) -> Mask | MaskSet:
 
     def build(node: Any) -> Mask | MaskSet:
         if "mask" in node:
-            name, shape = node["mask"], shape_of("shape", node["shape"])
+            name, shape = node["mask"], check.shape("shape", node["shape"])
             size = math.prod(shape)
             words = read(name)
             if words.dtype != np.uint64 or words.shape != ((size + 63) // 64,):

@@ -21,6 +21,7 @@ import math
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal, cast
 
+from . import _checks as check
 from . import _core
 from ._typing import ArrayT, Tree
 
@@ -41,28 +42,6 @@ __all__ = [
     "Sum",
     "strength_from_loss",
 ]
-
-
-def _number(name: str, value: object) -> float:
-    """Return a finite number as float."""
-    number = _core.number(name, value)
-    if not math.isfinite(number):
-        raise ValueError(f"{name}: got {number}, wants a finite number")
-    return number
-
-
-def _non_negative(name: str, value: object) -> float:
-    number = _number(name, value)
-    if number < 0:
-        raise ValueError(f"{name}: got {number}, wants a number of at least 0")
-    return number
-
-
-def _above(name: str, value: object, bound: float) -> float:
-    number = _number(name, value)
-    if not number > bound:
-        raise ValueError(f"{name}: got {number}, wants a number above {bound:g}")
-    return number
 
 
 def _same(a: Any, b: Any) -> bool:
@@ -295,7 +274,7 @@ class L1(Penalty):
     weights: Any = field(default=None)
 
     def __post_init__(self) -> None:
-        self._set(strength=_non_negative("strength", self.strength))
+        self._set(strength=check.non_negative("strength", self.strength))
         if self.weights is None:
             self._set_terms("l1", self.strength)
         else:
@@ -347,7 +326,7 @@ class L2(Penalty):
     strength: float
 
     def __post_init__(self) -> None:
-        self._set(strength=_non_negative("strength", self.strength))
+        self._set(strength=check.non_negative("strength", self.strength))
         self._set_terms("l2", self.strength)
 
 
@@ -384,7 +363,7 @@ class ElasticNet(Penalty):
     l2: float
 
     def __post_init__(self) -> None:
-        self._set(l1=_non_negative("l1", self.l1), l2=_non_negative("l2", self.l2))
+        self._set(l1=check.non_negative("l1", self.l1), l2=check.non_negative("l2", self.l2))
         self._set_terms("elastic_net", self.l1, self.l2)
 
 
@@ -424,7 +403,8 @@ class MCP(Penalty):
 
     def __post_init__(self) -> None:
         self._set(
-            strength=_non_negative("strength", self.strength), gamma=_above("gamma", self.gamma, 0)
+            strength=check.non_negative("strength", self.strength),
+            gamma=check.above("gamma", self.gamma, 0),
         )
         self._set_terms("mcp", self.strength, self.gamma)
 
@@ -468,7 +448,8 @@ class SCAD(Penalty):
 
     def __post_init__(self) -> None:
         self._set(
-            strength=_non_negative("strength", self.strength), gamma=_above("gamma", self.gamma, 2)
+            strength=check.non_negative("strength", self.strength),
+            gamma=check.above("gamma", self.gamma, 2),
         )
         self._set_terms("scad", self.strength, self.gamma)
 
@@ -507,7 +488,10 @@ class LogSum(Penalty):
     eps: float
 
     def __post_init__(self) -> None:
-        self._set(strength=_non_negative("strength", self.strength), eps=_above("eps", self.eps, 0))
+        self._set(
+            strength=check.non_negative("strength", self.strength),
+            eps=check.above("eps", self.eps, 0),
+        )
         self._set_terms("log_sum", self.strength, self.eps)
 
 
@@ -541,7 +525,7 @@ class L0(Penalty):
     strength: float
 
     def __post_init__(self) -> None:
-        self._set(strength=_non_negative("strength", self.strength))
+        self._set(strength=check.non_negative("strength", self.strength))
         self._set_terms("l0", self.strength)
 
 
@@ -576,7 +560,7 @@ class LHalf(Penalty):
     strength: float
 
     def __post_init__(self) -> None:
-        self._set(strength=_non_negative("strength", self.strength))
+        self._set(strength=check.non_negative("strength", self.strength))
         self._set_terms("l_half", self.strength)
 
 
@@ -616,7 +600,8 @@ class Huber(Penalty):
 
     def __post_init__(self) -> None:
         self._set(
-            strength=_non_negative("strength", self.strength), delta=_above("delta", self.delta, 0)
+            strength=check.non_negative("strength", self.strength),
+            delta=check.above("delta", self.delta, 0),
         )
         self._set_terms("huber", self.strength, self.delta)
 
@@ -736,20 +721,16 @@ def strength_from_loss(
     >>> rl.L2(s).value(theta)
     0.125
     """
-    lam = _non_negative("lam", lam)
+    lam = check.non_negative("lam", lam)
     name = str(convention).replace("λ", "lambda").replace(" ", "").replace("/2m", "/(2m)")
     if name not in _CONVENTIONS:
         wanted = ", ".join(map(repr, _CONVENTIONS))
         raise ValueError(f"convention: got {convention!r}, wants one of {wanted}")
-    if penalty not in ("l1", "l2"):
-        raise ValueError(f"penalty: got {penalty!r}, wants 'l1' or 'l2'")
+    check.one_of("l1", "l2")("penalty", penalty)
     coefficient = lam * _CONVENTIONS[name]
     if "m)" in name or name.endswith("/m"):
         if n_samples is None:
             raise ValueError(f"n_samples: got None, wants the number of samples for {convention!r}")
-        if isinstance(n_samples, bool) or not hasattr(n_samples, "__index__"):
-            raise TypeError(f"n_samples: got {type(n_samples).__name__}, wants an integer")
-        if n_samples < 1:
-            raise ValueError(f"n_samples: got {n_samples}, wants 1 or more")
+        n_samples = check.integer("n_samples", n_samples, 1)
         coefficient /= n_samples
     return 2 * coefficient if penalty == "l2" else coefficient

@@ -22,8 +22,9 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias, cast
 import numpy as np
 import numpy.typing as npt
 
+from . import _checks as check
 from . import _core
-from ._numbering import Index, Part, integer_of, part_of, shape_of
+from ._numbering import Index, Part, part_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -145,7 +146,7 @@ _core.set_key_type(Key)
 
 def _word(name: str, value: object) -> int:
     """Return an integer of 64 bits without sign."""
-    number = integer_of(name, value)
+    number = check.integer(name, value)
     if not 0 <= number < 2**64:
         raise ValueError(f"{name}: got {number}, wants an integer in [0, 2**64)")
     return number
@@ -178,7 +179,7 @@ def _prepare(
     shape: Shape, index: Index | None, dtype: object, out: Array, default: type
 ) -> tuple[Array, Part | None]:
     """Return the array to fill, and its part of the whole."""
-    whole = shape_of("shape", shape)
+    whole = check.shape("shape", shape)
     part, own = (None, whole) if index is None else part_of(whole, index)
     wanted = _dtype(dtype, out, default)
     if default is np.float32 and wanted is not None and not _is_float(wanted):
@@ -474,10 +475,10 @@ def integers(
     bounds = np.iinfo(wanted)
     first, last = int(bounds.min), int(bounds.max) + 1
     if low is not None:
-        bound = integer_of("low", low)
+        bound = check.integer("low", low)
         first, last = (0, bound) if high is None else (bound, last)
     if high is not None:
-        first, last = (0 if low is None else first), integer_of("high", high)
+        first, last = (0 if low is None else first), check.integer("high", high)
     if first >= last:
         raise ValueError(f"high: got [{first}, {last}), wants a range that holds a value")
     if first < bounds.min or last > int(bounds.max) + 1:

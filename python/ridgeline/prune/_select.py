@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -11,26 +10,26 @@ from itertools import accumulate
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 
 import numpy as np
-import numpy.typing as npt
 
-from .. import _core
+from .. import _bits, _core
+from .. import _checks as check
 from .._arrays import memory_of
+from .._bits import Words
 from .._environment import in_default_environment
-from ..masks import Mask, MaskSet, _aligned, _count, _no_mask
+from .._ranks import share_of_sum
+from .._tree import excluded, fixed, is_array, is_container, leaves, located, matched, places
+from ..masks import Mask, MaskSet, _no_mask
 from ..masks import _made as _set_made
 from ..random import Key
-from ._tree import arrays_in, excluded, fixed, is_array, leaves, located
-from .schedules import fraction_of
 from .structures import NM, Block, Channels, axis_of, grid_of
 
 if TYPE_CHECKING:
+    from .._ranks import Communicator
+    from .._tree import Exclude
     from .._typing import SupportsDLPack, Tree
-    from ..clipping import Communicator
-    from ._tree import Exclude
 
 __all__ = ["by_score", "magnitude", "random", "random_shrink_"]
 
-Words: TypeAlias = npt.NDArray[np.uint64]
 Fractions: TypeAlias = "float | Sequence[Any] | Mapping[Any, Any]"
 Structure: TypeAlias = "NM | Block | Channels | None"
 Scope: TypeAlias = Literal["tensor", "global"]
@@ -341,15 +340,14 @@ class _Scores:
         if self.magnitude:
             return self._norms(array, block, ord, among, blocks)
         size = math.prod(cast("Any", array).shape)
-        part = _blank([size])[0]
+        part = _bits.blank([size])[0]
         # From the key of -0 and 0 on.
         _core.prune_at_key(self.name, [array], [part], [among], [1.0], False, -1, 0)
-        if _count(part) == (size if among is None else _count(among)):
+        if _bits.count(part) == (size if among is None else _bits.count(among)):
             return self._norms(array, block, ord, among, blocks)
         up = self._norms(array, block, ord, part, blocks)
         part ^= np.uint64(2**64 - 1) if among is None else among
-        if size % 64:
-            part[-1] &= np.uint64(2 ** (size % 64) - 1)
+        _bits.cut(part, size)
         down = self._norms(array, block, ord, part, blocks)
         return _signed(up, down, ord)
 
@@ -410,7 +408,7 @@ class _Random:
 
     def start(self, sizes: list[int], comm: Communicator | None) -> None:
         """Number the units, after those of the ranks before."""
-        before = 0 if comm is None else _gathered(comm, sum(sizes))[0]
+        before = 0 if comm is None else share_of_sum(comm, sum(sizes))[0]
         self.first = [*accumulate(sizes[:-1], initial=before)]
 
     def norms(self, array: SupportsDLPack, block: Sequence[int], ord: float, among: Words | None,
@@ -458,22 +456,6 @@ class _Chosen:
     blocks: list[tuple[int, ...] | None]
 
 
-def _blank(sizes: Sequence[int]) -> list[Words]:
-    """Return words for the bits of so many elements, in one buffer."""
-    counts = [(size + 63) // 64 for size in sizes]
-    buffer = np.empty(sum(counts), np.uint64)
-    ends = list(accumulate(counts))
-    return [buffer[end - n : end] for n, end in zip(counts, ends, strict=True)]
-
-
-def _gathered(comm: Communicator, value: int) -> tuple[int, int]:
-    """Return the sum of a number over the ranks before this one, and over all."""
-    mine = os.urandom(16)
-    ranks = cast("list[tuple[bytes, int]]", comm.allgather((mine, value)))
-    own = [token for token, _ in ranks].index(mine)
-    return sum(n for _, n in ranks[:own]), sum(n for _, n in ranks)
-
-
 class _Pruning:
     """One call: arguments checked, then masks."""
 
@@ -509,14 +491,16 @@ class _Pruning:
             raise TypeError(f"comm: got {type(comm).__name__}, wants an object with allgather")
         self.tree = fixed(ranked.name, params)
         _core.check_arrays(ranked.name, self.tree)
-        self.arrays = arrays_in(self.tree)
+        self.arrays = leaves(self.tree)
         self.shapes = [
             x.shape if isinstance(x, np.ndarray) else tuple(map(int, x.shape)) for x in self.arrays
         ]
         self.sizes = [math.prod(shape) for shape in self.shapes]
         self.out = [False] * len(self.arrays)
         if exclude is not None:
-            self.out = excluded(exclude, leaves(ranked.name, self.tree))
+            self.out = excluded(
+                exclude, [(path, array) for _, path, array in located(ranked.name, self.tree)]
+            )
         self.given = self._masks_like(mask)
         # The place of the array itself, or of the one before it that is the same memory.
         self.own = list(range(len(self.arrays)))
@@ -569,17 +553,7 @@ class _Pruning:
             wants = "a Mask for one array" if is_array(self.tree) else "a MaskSet for many arrays"
             kind = "Mask" if isinstance(mask, Mask) else "MaskSet"
             raise ValueError(f"mask: got a {kind}, wants {wants}")
-        _aligned(mask, self.tree, self.ranked.name)
-        masks: list[Mask | None] = []
-
-        def visit(node: Any, own: Any) -> None:
-            if isinstance(own, Mask):
-                masks.append(own)
-                return
-            for key in node if isinstance(node, Mapping) else range(len(node)):
-                visit(node[key], own[key])
-
-        visit(self.tree, mask)
+        masks: list[Mask | None] = matched(self.tree, mask, "mask", self.ranked.name)
         for place, shape, own in zip(self.places, self.shapes, masks, strict=True):
             assert own is not None
             if own.shape != shape:
@@ -588,43 +562,22 @@ class _Pruning:
 
     def _fractions(self, name: str, value: Any) -> list[float]:
         """Return the fraction of each array."""
-        if isinstance(value, Mapping) or (
-            isinstance(value, Sequence) and not isinstance(value, str | bytes)
-        ):
-            result: list[float] = []
-
-            def visit(place: str, node: Any, own: Any) -> None:
-                if is_array(node):
-                    result.append(fraction_of(place, own))
-                    return
-                mapping = isinstance(node, Mapping)
-                kind: Any = Mapping if mapping else Sequence
-                keys = list(node) if mapping else list(range(len(node)))
-                if not isinstance(own, kind) or len(own) != len(keys):
-                    got = f"{len(own)} of them" if isinstance(own, kind) else type(own).__name__
-                    raise ValueError(
-                        f"{place}: got {got}, wants {len(keys)}, as {self.ranked.name}"
-                    )
-                for key in keys:
-                    if mapping and key not in own:
-                        raise ValueError(f"{place}: got no key {key!r}, wants those of "
-                                         f"{self.ranked.name}")  # fmt: skip
-                    visit(f"{place}[{key!r}]", node[key], own[key])
-
-            visit(name, self.tree, value)
-            return result
-        return [fraction_of(name, value)] * len(self.arrays)
+        if is_container(value):
+            found = matched(self.tree, value, name, self.ranked.name)
+            places_of = places(name, self.tree)
+            return [check.fraction(*pair) for pair in zip(places_of, found, strict=True)]
+        return [check.fraction(name, value)] * len(self.arrays)
 
     @in_default_environment
     def masks(self, sparsity: Any) -> Any:
         """Return the masks."""
-        words = _blank(self.sizes)
+        words = _bits.blank(self.sizes)
         once = [i for i, own in enumerate(self.own) if i == own]
         pruned = [i for i in once if not self.out[i]]
         for i in once:
             if self.out[i]:
                 given = self.given[i]
-                words[i][:] = _full(self.sizes[i]) if given is None else given._words
+                words[i][:] = _bits.full(self.sizes[i]) if given is None else given._words
         if isinstance(self.structure, NM):
             self._n_of_m(self.structure, sparsity, pruned, words)
         else:
@@ -709,11 +662,11 @@ class _Pruning:
                     alive = np.zeros((size + 63) // 64, np.uint64)
                     _core.prune_gather(list(shape), list(block), among, alive)
                     among = alive
-                own = _blank([size])[0]
+                own = _bits.blank([size])[0]
             result.units.append(unit)
             result.sizes.append(size)
             result.among.append(among)
-            result.alive.append(size if among is None else _count(among))
+            result.alive.append(size if among is None else _bits.count(among))
             result.divisors.append(self._divisor(unit, size, among))
             result.words.append(own)
             result.blocks.append(block)
@@ -739,7 +692,7 @@ class _Pruning:
 
     def _lowest(self, sparsity: Any, pruned: list[int], words: list[Words]) -> None:
         if self.whole:
-            fractions = [fraction_of("sparsity", sparsity)]
+            fractions = [check.fraction("sparsity", sparsity)]
         else:
             every = self._fractions("sparsity", sparsity)
             fractions = [every[i] for i in pruned]
@@ -797,7 +750,7 @@ class _Pruning:
         free = list(range(len(pruned)))
         while free:
             self._select_some(chosen, free, count - sum(share.values()))
-            counts = {i: chosen.alive[i] - _count(chosen.words[i])
+            counts = {i: chosen.alive[i] - _bits.count(chosen.words[i])
                       for i in free}  # fmt: skip
             under = [i for i in free if counts[i] < low[i]]
             over = [i for i in free if counts[i] > high[i]]
@@ -832,8 +785,8 @@ class _Pruning:
 
     def _over_ranks(self, comm: Communicator, fraction: float, chosen: _Chosen) -> None:
         """Rank the arrays of all ranks together: the bins of all are added, until one is a key."""
-        _, size = _gathered(comm, sum(chosen.sizes))
-        _, alive = _gathered(comm, sum(chosen.alive))
+        _, size = share_of_sum(comm, sum(chosen.sizes))
+        _, alive = share_of_sum(comm, sum(chosen.alive))
         count = self._going(fraction, size, alive)
         if count <= 0 or count >= alive:
             self.ranked.select(
@@ -853,7 +806,7 @@ class _Pruning:
                 break
             shift = max(shift - 11, 0)
         mine = int(bins[bin_])
-        before, equal = _gathered(comm, mine)
+        before, equal = share_of_sum(comm, mine)
         ties = equal - (count - int(less[bin_]))  # those of this key that stay
         self.ranked.at_key(chosen, low + 1, min(max(ties - before, 0), mine))
 
@@ -867,11 +820,11 @@ class _Pruning:
         self._refuse("no structure with per_row", structure=self.structure is not None)
         self._refuse('scope="tensor" with per_row', scope=self.whole)
         fractions = self._fractions("sparsity", sparsity)
-        words = _blank(self.sizes)
+        words = _bits.blank(self.sizes)
         for i, (shape, out) in enumerate(zip(self.shapes, self.out, strict=True)):
             given = self.given[i]
             if out or self.sizes[i] == 0:
-                words[i][:] = _full(self.sizes[i]) if given is None else given._words
+                words[i][:] = _bits.full(self.sizes[i]) if given is None else given._words
                 continue
             if not shape:
                 raise ValueError(f"{self.places[i]}: got no axis, wants rows")
@@ -882,29 +835,17 @@ class _Pruning:
                 end = min(begin + step, shape[0])
                 array = cast("Any", self.arrays[i])
                 rows = [array[row : row + 1] for row in range(begin, end)]
-                own = _blank([length] * len(rows))
+                own = _bits.blank([length] * len(rows))
                 among: list[Words | None] = [None] * len(rows)
                 if given is not None:
-                    alive = _flags(given._words[begin * length // 64 :], (end - begin) * length)
+                    alive = _bits.unpacked(
+                        given._words[begin * length // 64 :], (end - begin) * length
+                    )
                     among = [Mask.from_array(row)._words for row in alive.reshape(-1, length)]
-                left = [length if part is None else _count(part) for part in among]
+                left = [length if part is None else _bits.count(part) for part in among]
                 counts = [self._going(fractions[i], length, n) for n in left]
                 _core.prune_select(self.ranked.name, rows, counts, own, among, None, False)
-                kept = np.concatenate([_flags(row, length) for row in own])
+                kept = np.concatenate([_bits.unpacked(row, length) for row in own])
                 packed = Mask.from_array(kept)._words
                 words[i][begin * length // 64 :][: packed.size] = packed
         return self._made(words)
-
-
-def _flags(words: Words, size: int) -> npt.NDArray[np.bool_]:
-    """Return bits as bools."""
-    bits = np.unpackbits(words.view(np.uint8), count=size, bitorder="little")
-    return bits.view(np.bool_)
-
-
-def _full(size: int) -> Words:
-    """Return the words of a mask that keeps all."""
-    words = np.full((size + 63) // 64, 2**64 - 1, np.uint64)
-    if size % 64:
-        words[-1] = 2 ** (size % 64) - 1
-    return words

@@ -13,14 +13,13 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from .. import _core
+from .. import _checks as check
 from .._environment import in_default_environment
-from ._tree import excluded, fixed, leaves, like
-from .schedules import fraction_of
+from .._tree import excluded, fixed, located, rebuilt
 
 if TYPE_CHECKING:
+    from .._tree import Exclude
     from .._typing import Tree
-    from ._tree import Exclude
 
 __all__ = ["erk", "uniform"]
 
@@ -59,10 +58,9 @@ def uniform(params: Tree, sparsity: float, exclude: Exclude = None) -> Any:
     >>> budget.uniform({"w": np.ones((4, 4)), "b": np.ones(4)}, 0.5, exclude="b")
     {'w': 0.5, 'b': 0.0}
     """
-    fraction, tree = fraction_of("sparsity", sparsity), fixed("params", params)
-    return like(
-        tree, [0.0 if out else fraction for out in excluded(exclude, leaves("params", tree))]
-    )
+    fraction, tree = check.fraction("sparsity", sparsity), fixed("params", params)
+    named = [(path, array) for _, path, array in located("params", tree)]
+    return rebuilt(tree, [0.0 if out else fraction for out in excluded(exclude, named)])
 
 
 @in_default_environment
@@ -115,11 +113,9 @@ def erk(params: Tree, sparsity: float, exclude: Exclude = None, power: float = 1
     >>> {name: round(s, 3) for name, s in budget.erk(params, 0.8, exclude="bias").items()}
     {'conv': 0.878, 'head': 0.239, 'bias': 0.0}
     """
-    fraction, tree = fraction_of("sparsity", sparsity), fixed("params", params)
-    exponent = _core.number("power", power)
-    if not 0 <= exponent < math.inf:
-        raise ValueError(f"power: got {exponent}, wants a finite number of at least 0")
-    named = leaves("params", tree)
+    fraction, tree = check.fraction("sparsity", sparsity), fixed("params", params)
+    exponent = check.non_negative("power", power)
+    named = [(path, array) for _, path, array in located("params", tree)]
     shapes = [tuple(array.shape) for _, array in named]
     out = excluded(exclude, named)
     size = [math.prod(shape) for shape in shapes]
@@ -137,4 +133,4 @@ def erk(params: Tree, sparsity: float, exclude: Exclude = None, power: float = 1
             break
         left -= sum(size[i] for i in dense)
         sparse -= dense
-    return like(tree, [1.0 - density[i] for i in range(len(shapes))])
+    return rebuilt(tree, [1.0 - density[i] for i in range(len(shapes))])

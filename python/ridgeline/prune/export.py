@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from .._numbering import integer_of, shape_of
+from .. import _checks as check
 from ..masks import Mask, _no_mask
 
 if TYPE_CHECKING:
@@ -153,7 +153,7 @@ def to_bsr(w: Any, mask: Mask | None = None, blocksize: Sequence[int] | None = N
     shape = _matrix(w, mask).shape
     block = None
     if blocksize is not None:
-        block = shape_of("blocksize", blocksize)
+        block = check.shape("blocksize", blocksize)
         if len(block) != 2 or min(block) < 1:
             raise ValueError(f"blocksize: got {block}, wants two numbers of at least 1")
         if any(extent % side for extent, side in zip(shape, block, strict=True)):
@@ -211,7 +211,7 @@ def _bits(m: int) -> int:
 
 
 def _check_nm(n: object, m: object) -> tuple[int, int]:
-    keep, group = integer_of("n", n), integer_of("m", m)
+    keep, group = check.integer("n", n), check.integer("m", m)
     if not 1 <= group <= 256:
         raise ValueError(f"m: got {group}, wants 1 to 256")
     if not 1 <= keep <= group:
@@ -268,7 +268,7 @@ class PackedNM:
     def __post_init__(self) -> None:
         """Check that the parts fit each other."""
         n, m = _check_nm(self.n, self.m)
-        shape = shape_of("shape", self.shape)
+        shape = check.shape("shape", self.shape)
         if len(shape) != 2:
             raise ValueError(f"shape: got {shape}, wants two axes")
         slots = _slots(shape[1], n, m)

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import numpy as np
 
-from ..masks import Mask, MaskSet, _aligned, _leaves_of, _place, _sparsity
+from .._tree import places
+from ..masks import Mask, MaskSet, _aligned, _sparsity
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -219,9 +220,8 @@ def report(masks: Mask | MaskSet, params: Tree | None = None) -> Report:
         for n, m in named
     ]
     if params is not None:
-        leaves = _leaves_of(masks, _aligned(masks, params))
-        for row, (path, array) in zip(rows, leaves, strict=True):
-            place = _place("params", path)
+        arrays = zip(rows, places("params", masks), _aligned(masks, params), strict=True)
+        for row, place, array in arrays:
             if not hasattr(array, "shape"):
                 raise TypeError(f"{place}: got {type(array).__name__}, wants an array")
             if tuple(array.shape) != row["shape"]:

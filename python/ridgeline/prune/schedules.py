@@ -16,26 +16,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .. import _core
+from .. import _checks as check
 from .._environment import in_default_environment
-from .._numbering import integer_of
 
 __all__ = ["ConstantSchedule", "CubicSchedule", "LinearSchedule", "OneShotSchedule"]
-
-
-def fraction_of(name: str, value: object) -> float:
-    """Return a fraction in [0, 1] as float."""
-    fraction = _core.number(name, value)
-    if not 0 <= fraction <= 1:
-        raise ValueError(f"{name}: got {fraction}, wants a fraction in [0, 1]")
-    return fraction
-
-
-def _integer(name: str, value: object, least: int = 0) -> int:
-    integer = integer_of(name, value)
-    if integer < least:
-        raise ValueError(f"{name}: got {integer}, wants an integer of at least {least}")
-    return integer
 
 
 class _Checked:
@@ -56,11 +40,11 @@ class _Ramp(_Checked):
 
     def __post_init__(self) -> None:
         self._set(
-            final=fraction_of("final", self.final),
-            begin=_integer("begin", self.begin),
-            end=_integer("end", self.end),
-            every=_integer("every", self.every, 1),
-            initial=fraction_of("initial", self.initial),
+            final=check.fraction("final", self.final),
+            begin=check.integer("begin", self.begin, 0),
+            end=check.integer("end", self.end, 0),
+            every=check.integer("every", self.every, 1),
+            initial=check.fraction("initial", self.initial),
         )
         if self.end <= self.begin:
             raise ValueError(
@@ -74,7 +58,7 @@ class _Ramp(_Checked):
     @in_default_environment
     def __call__(self, step: int) -> float:
         """Return the sparsity at a step."""
-        at = _integer("step", step)
+        at = check.integer("step", step, 0)
         if at < self.begin:
             return self.initial
         if at >= self.end:
@@ -110,7 +94,7 @@ class _Ramp(_Checked):
         >>> [step for step in range(20) if schedule.is_update(step)]
         [10, 12, 14, 15]
         """
-        at = _integer("step", step)
+        at = check.integer("step", step, 0)
         if at == self.end:
             return True
         return self.begin <= at < self.end and (at - self.begin) % self.every == 0
@@ -241,14 +225,14 @@ class ConstantSchedule(_Checked):
 
     def __post_init__(self) -> None:
         self._set(
-            sparsity=fraction_of("sparsity", self.sparsity),
-            begin=_integer("begin", self.begin),
-            every=_integer("every", self.every, 1),
+            sparsity=check.fraction("sparsity", self.sparsity),
+            begin=check.integer("begin", self.begin, 0),
+            every=check.integer("every", self.every, 1),
         )
 
     def __call__(self, step: int) -> float:
         """Return the sparsity at a step."""
-        return self.sparsity if _integer("step", step) >= self.begin else 0.0
+        return self.sparsity if check.integer("step", step, 0) >= self.begin else 0.0
 
     def is_update(self, step: int) -> bool:
         """Return whether masks should be recomputed at a step: every so many from `begin` on.
@@ -272,7 +256,7 @@ class ConstantSchedule(_Checked):
         >>> ConstantSchedule(0.5, every=10).is_update(20)
         True
         """
-        at = _integer("step", step)
+        at = check.integer("step", step, 0)
         return at >= self.begin and (at - self.begin) % self.every == 0
 
 
@@ -306,11 +290,14 @@ class OneShotSchedule(_Checked):
     step: int
 
     def __post_init__(self) -> None:
-        self._set(sparsity=fraction_of("sparsity", self.sparsity), step=_integer("step", self.step))
+        self._set(
+            sparsity=check.fraction("sparsity", self.sparsity),
+            step=check.integer("step", self.step, 0),
+        )
 
     def __call__(self, step: int) -> float:
         """Return the sparsity at a step."""
-        return self.sparsity if _integer("step", step) >= self.step else 0.0
+        return self.sparsity if check.integer("step", step, 0) >= self.step else 0.0
 
     def is_update(self, step: int) -> bool:
         """Return whether masks should be recomputed at a step: once.
@@ -334,4 +321,4 @@ class OneShotSchedule(_Checked):
         >>> OneShotSchedule(0.5, step=2).is_update(2)
         True
         """
-        return _integer("step", step) == self.step
+        return check.integer("step", step, 0) == self.step

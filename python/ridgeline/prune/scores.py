@@ -18,58 +18,30 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
 import numpy as np
 
+from .. import _checks as check
 from .. import _core
 from .._arrays import is_jax, numpy_view, torch_if
 from .._environment import in_default_environment
+from .._tree import fixed, is_array, lasting, leaves, located, matched, places, rebuilt
 from .._typing import Tree
-from ._tree import arrays_in, fixed, is_array, lasting, like, located
 
 __all__ = ["gradient", "lamp", "movement_", "snip", "taylor", "wanda"]
 
 TreeT = TypeVar("TreeT", bound=Tree)
 
 
-def _check_structure(name: str, node: Any, model_name: str, model: Any) -> None:
-    """Raise unless a container, or an array, has the structure of another."""
-    if is_array(model) or is_array(node):
-        if is_array(model) and is_array(node):
-            return
-        got, wants = ("an array" if is_array(x) else "a container" for x in (node, model))
-        raise ValueError(f"{name}: got {got}, wants {wants} as in {model_name}")
-    if isinstance(model, Mapping) != isinstance(node, Mapping):
-        got, wants = ("a dict" if isinstance(x, Mapping) else "a sequence" for x in (node, model))
-        raise ValueError(f"{name}: got {got}, wants {wants} as in {model_name}")
-    if isinstance(model, Mapping):
-        if list(node) != list(model) and set(node) != set(model):
-            raise ValueError(
-                f"{name}: got keys {list(node)}, wants {list(model)} as in {model_name}"
-            )
-        for key, value in model.items():
-            _check_structure(f"{name}[{key!r}]", node[key], f"{model_name}[{key!r}]", value)
-        return
-    if len(node) != len(model):
-        raise ValueError(
-            f"{name}: got a sequence of {len(node)}, wants one of {len(model)} as in {model_name}"
-        )
-    for i, (value, other) in enumerate(zip(node, model, strict=True)):
-        _check_structure(f"{name}[{i}]", value, f"{model_name}[{i}]", other)
-
-
-def _ordered(node: Any, model: Any) -> list[Any]:
-    """List the arrays of a container in the order of another of the same structure."""
-    if is_array(model):
-        return [node]
-    pairs = (
-        ((node[key], value) for key, value in model.items())
-        if isinstance(model, Mapping)
-        else zip(node, model, strict=True)
-    )
-    return [leaf for value, other in pairs for leaf in _ordered(value, other)]
+def _matched(name: str, tree: Any, model_name: str, model: Any) -> list[Any]:
+    """List the arrays of a tree in the order of another of the same structure."""
+    found = matched(model, tree, name, model_name)
+    for place, array in zip(places(name, model), found, strict=True):
+        if not is_array(array):
+            raise TypeError(f"{place}: got {check.type_of(array)}, wants an array, as {model_name}")
+    return found
 
 
 def _mapped(function: Callable[..., Any], out: Any, exact: bool = False, **arguments: Any) -> Any:
@@ -81,19 +53,20 @@ def _mapped(function: Callable[..., Any], out: Any, exact: bool = False, **argum
     if out is not None:
         out = lasting("out", out)
     (name, first), *rest = trees.items()  # and one more at most
-    places = [] if is_array(first) else located(name, first)
+    arrays = located(name, first)
+    columns = [leaves(first)]
     for key, argument in rest:
-        located(key, argument)  # raises if there is something that is no array
-        _check_structure(key, argument, name, first)
+        columns.append(_matched(key, argument, name, first))
         if key == "x_norm":
-            _check_norms(places or [(name, "", first)], _ordered(argument, first))
+            _check_norms(arrays, columns[-1])
     other, tree = rest[0] if rest else (None, None)
     _core.check_outputs(name, first, other, tree, other != "x_norm", out)
-    columns = [_ordered(tree, first) for tree in trees.values()]
     if out is None:
         read = (lambda array: array) if exact else _widened
-        return like(first, [function(*map(read, row), None) for row in zip(*columns, strict=True)])
-    for row in zip(*columns, _ordered(out, first), strict=True):
+        return rebuilt(
+            first, [function(*map(read, row), None) for row in zip(*columns, strict=True)]
+        )
+    for row in zip(*columns, matched(first, out, "out", name), strict=True):
         function(*row)
     return out
 
@@ -212,11 +185,11 @@ def snip(w: TreeT, g: Tree, *, normalize: bool = False, out: Any = None) -> Tree
         factors.append(2.0**100 if total < 1 else 2.0**-100)
         total *= factors[-1]
     factors.append(1 / total)
-    arrays = arrays_in(result)
+    arrays = leaves(result)
     if any(is_jax(array) for array in arrays):
         for factor in factors:
             arrays = [array * factor for array in arrays]
-        return cast("TreeT", like(result, arrays))
+        return cast("TreeT", rebuilt(result, arrays))
     for factor in factors:
         _core.scale_(arrays, factor)
     return result
@@ -290,9 +263,7 @@ def movement_(scores: Tree, w: Tree, g: Tree, lr: float = 1.0) -> None:
     >>> total
     array([-2.,  2.])
     """
-    rate = _core.number("lr", lr)
-    if not math.isfinite(rate):
-        raise ValueError(f"lr: got {rate}, wants a finite number")
+    rate = check.any_finite("lr", lr)
     _core.prune_movement(scores, w, g, rate)
 
 

@@ -7,8 +7,8 @@ import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from .. import _checks as check
 from .. import _core
-from .._numbering import integer_of
 
 __all__ = ["NM", "Block", "Channels", "columns", "rows"]
 
@@ -54,7 +54,7 @@ class NM:
 
     def __post_init__(self) -> None:
         for name in ("n", "m", "axis"):
-            object.__setattr__(self, name, integer_of(name, getattr(self, name)))
+            object.__setattr__(self, name, check.integer(name, getattr(self, name)))
         if not 1 <= self.m <= 64:
             raise ValueError(f"m: got {self.m}, wants 1 to 64")
         if not 0 <= self.n <= self.m:
@@ -108,7 +108,7 @@ class Block:
 
     def __post_init__(self) -> None:
         given = list(self.shape) if isinstance(self.shape, Sequence) else [self.shape]
-        extents = tuple(integer_of("shape", extent) for extent in given)
+        extents = tuple(check.integer("shape", extent) for extent in given)
         if not extents or min(extents) < 1:
             raise ValueError(f"shape: got {extents}, wants extents of at least 1")
         object.__setattr__(self, "shape", extents)
@@ -158,7 +158,7 @@ class Channels:
     ord: float = 2.0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "axis", integer_of("axis", self.axis))
+        object.__setattr__(self, "axis", check.integer("axis", self.axis))
         object.__setattr__(self, "ord", _order(self.ord))
 
     def _block(self, place: str, shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -22,31 +22,31 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
+from .. import _bits
+from .. import _checks as check
 from .._arrays import torch_if
 from .._environment import in_default_environment
-from .._numbering import integer_of, shape_of
-from ..masks import Mask, MaskSet, _aligned, _apply_all, _leaves_of, _mapped, _sparsity
+from .._tree import is_array, lasting, rebuilt
+from ..masks import Mask, MaskSet, _aligned, _apply_all, _mapped, _sparsity
 from ..random import Key
 from . import budget as _budget
 from ._select import (
     Normalize,
     Scope,
     Structure,
-    _full,
     _Pruning,
     _Scores,
     check_key,
     magnitude,
     random,
 )
-from ._tree import is_array, lasting
-from .schedules import _integer, _Ramp, fraction_of
+from .schedules import _Ramp
 from .structures import NM
 
 if TYPE_CHECKING:
+    from .._tree import Exclude
     from .._typing import Tree
     from ._select import Fractions
-    from ._tree import Exclude
 
 __all__ = ["SET", "PruneReport", "Pruner", "RigL"]
 
@@ -123,7 +123,7 @@ class _Training:
         self._states = () if states is None else lasting("states", states)
         self._set(masks)
         # Writes nothing: what is kept keeps every bit.
-        everything = _mapped(masks, lambda mask: Mask._of(mask.shape, _full(mask.size)))
+        everything = _mapped(masks, lambda mask: Mask._of(mask.shape, _bits.full(mask.size)))
         if not isinstance(everything, Mask):
             everything = MaskSet.of(everything)
         self._apply(everything, self._of_states(everything), params)
@@ -296,8 +296,8 @@ class _Training:
 
     def _library(self, words: Any) -> Any:
         """Return words in the library of the parameters."""
-        arrays = _leaves_of(self._masks, _aligned(self._masks, self._params))
-        torch = next((torch_if(array) for _, array in arrays if torch_if(array)), None)
+        arrays = _aligned(self._masks, self._params)
+        torch = next((torch_if(array) for array in arrays if torch_if(array)), None)
         return words if torch is None else torch.from_numpy(words.view(np.int64))
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -344,7 +344,7 @@ class _Training:
         for name, wanted in known.items():
             if state[name] != wanted:
                 raise ValueError(f"state[{name!r}]: got {state[name]!r}, wants {wanted!r}")
-        step = _integer("state['step']", state["step"])
+        step = check.integer("state['step']", state["step"], 0)
         for name in ("names", "shapes", "words"):
             if not isinstance(state[name], list | tuple):
                 kind = type(state[name]).__name__
@@ -358,7 +358,7 @@ class _Training:
                     f"state['names'][{i}]: got {state['names'][i]!r}, wants {wanted!r}"
                 )
             place = f"state['shapes'][{i}]"
-            shape = shape_of(place, state["shapes"][i])
+            shape = check.shape(place, state["shapes"][i])
             if shape != mask.shape:
                 raise ValueError(f"{place}: got {shape}, wants {mask.shape}")
             place, words = f"state['words'][{i}]", np.asarray(state["words"][i])
@@ -367,7 +367,7 @@ class _Training:
             words = words.view(np.uint64)
             if words.shape != mask._words.shape:
                 raise ValueError(f"{place}: got shape {words.shape}, wants {mask._words.shape}")
-            if np.any(words & ~_full(mask.size)):
+            if np.any(words & ~_bits.full(mask.size)):
                 raise ValueError(f"{place}: got bits beyond the last element, wants zeros")
             masks.append(Mask._of(shape, words.copy()))
         self._check_state(masks)
@@ -566,7 +566,7 @@ class Pruner(_Training):
         before, pruned, masks = self._masks, self._pruned, self._masks
         updated = self._is_update(self._step)
         if updated:
-            sparsity = fraction_of("schedule", self._schedule(self._step))
+            sparsity = check.fraction("schedule", self._schedule(self._step))
             if sparsity or not self._incremental:
                 masks = self._masks_for(own, sparsity)
         states = self._state_masks if masks is before else self._of_states(masks)
@@ -624,15 +624,15 @@ class _Moving(_Training):
             raise ValueError(f"budget: got {budget!r}, wants 'erk' or 'uniform'")
         if not isinstance(exclude, str | int) and isinstance(exclude, Iterable):
             exclude = list(exclude)
-        self._fraction = fraction_of("fraction", fraction)
-        self._every = _integer("every", every, 1)
-        self._end = None if end is None else _integer("end", end, 1)
+        self._fraction = check.fraction("fraction", fraction)
+        self._every = check.integer("every", every, 1)
+        self._end = None if end is None else check.integer("end", end, 1)
         self._own_key = key
         params = lasting("params", params)
         fractions: Any = sparsity
         if not isinstance(sparsity, Sequence | Mapping) or isinstance(sparsity, str):
             share = getattr(_budget, budget)
-            fractions = share(params, fraction_of("sparsity", sparsity), exclude)
+            fractions = share(params, check.fraction("sparsity", sparsity), exclude)
         masks = random(params, fractions, key.fold_in(0), exclude=exclude)
         self._counts = [mask.count for _, mask in _leaves(masks)]
         self._start(params, masks, states)
@@ -906,7 +906,7 @@ class RigL(_Moving):
         budget: Literal["erk", "uniform"] = "erk",
         states: States | None = None,
     ) -> None:
-        last = integer_of("end", end)
+        last = check.integer("end", end)
         super().__init__(params, sparsity, key, fraction, every, last, exclude, budget, states)
 
     @in_default_environment
@@ -951,20 +951,15 @@ class RigL(_Moving):
         own_grads: Any = grads
         if grads is not None and self._is_update(self._step):
             own_grads = _aligned(self._masks, grads, "grads")
-            still = [array is None for _, array in _leaves_of(self._masks, own_grads)]
+            still = [array is None for array in own_grads]
 
         def grow(own: Any, candidates: Any, fractions: Any) -> Any:
             if grads is None:
                 raise TypeError(f"grads: got None, wants gradients at step {self._step}")
-            tree = own_grads
-            if still is not None and any(still):
-                # None of them grows, so that any array of their shape will do.
-                params = iter(_leaves_of(self._masks, _aligned(self._masks, own)))
-                pairs = _leaves_of(self._masks, own_grads)
-                found = iter(
-                    [p if g is None else g for (_, p), (_, g) in zip(params, pairs, strict=True)]
-                )
-                tree = _mapped(self._masks, lambda _: next(found))
+            # None of those without a gradient grows, so that any array of their shape will do.
+            params = _aligned(self._masks, own)
+            found = [p if g is None else g for p, g in zip(params, own_grads, strict=True)]
+            tree = rebuilt(self._masks, found)
             ranked = _Scores("grads", magnitude=True)
             return _Pruning(
                 ranked, tree, "tensor", None, candidates, None, "none", "remaining", 0.0, 1.0, None
