@@ -2,26 +2,15 @@
 
 #include <algorithm>
 
+#include "ops/bits.hpp"
 #include "ops/checks.hpp"
 #include "ops/strided.hpp"
 
 namespace ridgeline {
 namespace {
 
-/// Up to 64 bits from bit `at` on; what lies beyond `n` of them is 0.
-std::uint64_t read_bits(Kept from, std::size_t at, std::size_t n) {
-  const std::size_t place = from.at + at;
-  const std::size_t shift = place % 64;
-  std::uint64_t bits = from.bits[place / 64] >> shift;
-  if (shift + n > 64) bits |= from.bits[place / 64 + 1] << (64 - shift);
-  return n == 64 ? bits : bits & ((std::uint64_t{1} << n) - 1);
-}
-
-/// Appends n <= 64 bits to those at `at`, which are zeros.
-void append_bits(std::uint64_t* to, std::size_t at, std::uint64_t bits, std::size_t n) {
-  const std::size_t shift = at % 64;
-  to[at / 64] |= bits << shift;
-  if (shift + n > 64) to[at / 64 + 1] |= bits >> (64 - shift);
+std::uint64_t read(Kept from, std::int64_t at, std::int64_t n) {
+  return read_bits(from.bits, static_cast<std::int64_t>(from.at) + at, n);
 }
 
 }  // namespace
@@ -71,15 +60,13 @@ Kept Choices::of(std::int64_t begin, std::int64_t n) {
            const std::int64_t step =
                stride == 0 || stride == 1 ? std::min<std::int64_t>(64, count - k) : 1;
            std::uint64_t bits = 0;
-           const auto m = static_cast<std::size_t>(step);
            if (stride == 1) {
-             bits = read_bits(indices(index, count), static_cast<std::size_t>(k), m);
+             bits = read(indices(index, count), k, step);
            } else {
-             bits = read_bits(indices(index + k * stride, 1), 0, 1);
-             if (stride == 0 && bits != 0)
-               bits = m == 64 ? ~std::uint64_t{0} : (std::uint64_t{1} << m) - 1;
+             bits = read(indices(index + k * stride, 1), 0, 1);
+             if (stride == 0 && bits != 0) bits = first_bits(step);
            }
-           append_bits(gathered_, static_cast<std::size_t>(done + k), bits, m);
+           append_bits(gathered_, done + k, bits, step);
            k += step;
          }
        });
@@ -89,10 +76,10 @@ Kept Choices::of(std::int64_t begin, std::int64_t n) {
 void Choices::copy(std::int64_t begin, std::int64_t n, std::uint64_t* to) {
   constexpr auto block = static_cast<std::int64_t>(block_size);
   for (std::int64_t done = 0; done < n; done += block) {
-    const auto count = static_cast<std::size_t>(std::min(block, n - done));
-    const Kept kept = of(begin + done, static_cast<std::int64_t>(count));
-    for (std::size_t i = 0; i < count; i += 64)
-      *to++ = read_bits(kept, i, std::min<std::size_t>(64, count - i));
+    const std::int64_t count = std::min(block, n - done);
+    const Kept kept = of(begin + done, count);
+    for (std::int64_t i = 0; i < count; i += 64)
+      *to++ = read(kept, i, std::min<std::int64_t>(64, count - i));
   }
 }
 

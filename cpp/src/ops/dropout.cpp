@@ -2,9 +2,9 @@
 
 #include <bit>
 #include <cmath>
-#include <numeric>
 
 #include "kernels/dropout.hpp"
+#include "ops/bits.hpp"
 #include "ops/checks.hpp"
 #include "ops/choices.hpp"
 #include "ops/work.hpp"
@@ -307,19 +307,6 @@ namespace {
 
 constexpr std::size_t max_axes = 3;
 
-/// Clears bits [first, first + n).
-void clear_bits(std::uint64_t* bits, std::int64_t first, std::int64_t n) {
-  while (n > 0) {
-    const std::int64_t shift = first % 64;
-    const std::int64_t count = std::min<std::int64_t>(64 - shift, n);
-    const std::uint64_t ones =
-        count == 64 ? ~std::uint64_t{0} : ((std::uint64_t{1} << count) - 1) << shift;
-    bits[first / 64] &= ~ones;
-    first += count;
-    n -= count;
-  }
-}
-
 /// The grid of seeds of DropBlock, and the block around each.
 struct BlockGrid {
   std::int64_t size[max_axes] = {1, 1, 1};  ///< of a plane
@@ -365,16 +352,10 @@ struct BlockGrid {
     }
     for (std::int64_t a = first[0]; a < last[0]; ++a) {
       for (std::int64_t b = first[1]; b < last[1]; ++b)
-        clear_bits(bits, base + (a * size[1] + b) * size[2] + first[2], last[2] - first[2]);
+        clear_range(bits, base + (a * size[1] + b) * size[2] + first[2], last[2] - first[2]);
     }
   }
 };
-
-std::int64_t count_ones(std::span<const std::uint64_t> bits) {
-  return std::accumulate(
-      bits.begin(), bits.end(), std::int64_t{0},
-      [](std::int64_t sum, std::uint64_t word) { return sum + std::popcount(word); });
-}
 
 }  // namespace
 
@@ -394,21 +375,19 @@ void drop_block(const Array& x, const Array& out, std::int64_t samples, std::int
   const std::int64_t seeds = BlockGrid::product(grid.seeds);
   const std::int64_t planes = samples * (per_channel ? channels : 1);
   const std::int64_t elements = planes * plane;
-  const auto words = static_cast<std::size_t>(elements + 63) / 64;
-  std::vector<std::uint64_t> kept(words + 1, ~std::uint64_t{0});
-  if (elements % 64 != 0) kept[words - 1] = (std::uint64_t{1} << elements % 64) - 1;
+  std::vector<std::uint64_t> kept(static_cast<std::size_t>(mask_words(elements)) + 1);
+  fill_bits(kept.data(), elements);
   const double rate = grid.rate(p);
-  std::vector<std::uint64_t> seed_kept(static_cast<std::size_t>(planes * seeds + 63) / 64);
+  std::vector<std::uint64_t> seed_kept(static_cast<std::size_t>(mask_words(planes * seeds)));
   random_keep(seed_kept, planes * seeds, rate, key, {}, threads);
   for (std::size_t word = 0; word < seed_kept.size(); ++word) {
     const std::int64_t left = planes * seeds - static_cast<std::int64_t>(word) * 64;
-    const std::uint64_t existing = left >= 64 ? ~std::uint64_t{0} : (std::uint64_t{1} << left) - 1;
-    for (std::uint64_t set = ~seed_kept[word] & existing; set != 0; set &= set - 1) {
+    for (std::uint64_t set = ~seed_kept[word] & first_bits(left); set != 0; set &= set - 1) {
       const std::int64_t seed = static_cast<std::int64_t>(word) * 64 + std::countr_zero(set);
       grid.clear(kept.data(), seed / seeds * plane, seed % seeds);
     }
   }
-  const std::int64_t remaining = count_ones({kept.data(), words});
+  const std::int64_t remaining = count_bits(kept.data(), elements);
   if (remaining == 0) return zero(out, threads);
   Numbering numbering;
   if (!per_channel) {
