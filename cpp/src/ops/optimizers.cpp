@@ -4,6 +4,7 @@
 #include <limits>
 
 #include "kernels/optimizers.hpp"
+#include "kernels/storage.hpp"
 #include "ops/checks.hpp"
 #include "ops/norm.hpp"
 #include "ops/penalty_terms.hpp"
@@ -742,6 +743,7 @@ void Step::tile(const Entry& e, std::size_t array, std::int64_t begin, std::size
                 const void* g, const StepCoefficients& numbers, Pass pass, Tiles& tiles,
                 double* total) {
   const OptimizersTable& table = *tables_.optimizers;
+  const StorageTable& storage = *tables_.storage;
   const OptimizerParameter& p = *e.parameter;
   const DType dtype = params_[array].dtype;
   const DType compute = compute_dtype(dtype);
@@ -755,14 +757,14 @@ void Step::tile(const Entry& e, std::size_t array, std::int64_t begin, std::size
   if (p.master != nullptr) {
     float* master = p.master + begin;
     x.w = pass == Pass::update ? master : reinterpret_cast<float*>(tiles.w);
-    table.adopt[type](w, master, n, static_cast<float*>(x.w));
+    storage.halves[type].adopt(w, master, n, static_cast<float*>(x.w));
   } else if (half) {
     x.w = tiles.w;
     auto* wide = reinterpret_cast<float*>(tiles.w);
     if (p.compensation != nullptr) {
-      table.join[type](w, at_element(p.compensation, begin, dtype), n, wide);
+      storage.halves[type].join(w, at_element(p.compensation, begin, dtype), n, wide);
     } else {
-      tables_.penalties->conversions[type].to_float32(w, n, wide);
+      tables_.storage->halves[type].to_float32(w, n, wide);
     }
   }
   if (composed_ || grads_[array].dtype != compute || general_gradient(*e.plan)) {
@@ -783,12 +785,13 @@ void Step::tile(const Entry& e, std::size_t array, std::int64_t begin, std::size
                       : static_cast<void*>(tiles.states[j]);
     auto* wide = reinterpret_cast<float*>(tiles.states[j]);
     if (options_.state_type == StateType::bfloat16) {
-      tables_.penalties->conversions[index_of(DType::bfloat16)].to_float32(
+      tables_.storage->halves[index_of(DType::bfloat16)].to_float32(
           at_element(p.states[j], begin, DType::bfloat16), n, wide);
     } else if (options_.state_type == StateType::dynamic8) {
       const int with_sign = state_of_squares(options_.kind, j) ? 0 : 1;
-      table.decode[with_sign](static_cast<const std::uint8_t*>(p.states[j]) + begin,
-                              p.scales[j] + begin / static_cast<std::int64_t>(code_block), n, wide);
+      storage.decode[with_sign](static_cast<const std::uint8_t*>(p.states[j]) + begin,
+                                p.scales[j] + begin / static_cast<std::int64_t>(code_block), n,
+                                wide);
     }
   }
   if (pass == Pass::measure) return kernels(compute).squares(x, n, c, total);
@@ -813,21 +816,21 @@ void Step::tile(const Entry& e, std::size_t array, std::int64_t begin, std::size
   if (half) store_halves(e, dtype, begin, n, static_cast<const float*>(x.w), w, tiles);
   if (p.average != nullptr) {
     if (half && p.master == nullptr && p.compensation == nullptr)  // of what is stored
-      tables_.penalties->conversions[type].to_float32(w, n, static_cast<float*>(x.w));
+      tables_.storage->halves[type].to_float32(w, n, static_cast<float*>(x.w));
     table.average[compute == DType::float64 ? 1 : 0](x.w, n, options_.average_decay,
                                                      at_element(p.average, begin, compute));
   }
   if (narrow) return;
-  if (options_.state_type == StateType::bfloat16) table.draw(of_states, n, tiles.random);
+  if (options_.state_type == StateType::bfloat16) storage.draw(of_states, n, tiles.random);
   for (int j = 0; j < states; ++j) {
     const auto* wide = reinterpret_cast<const float*>(tiles.states[j]);
     if (options_.state_type == StateType::bfloat16) {
-      table.round_randomly[index_of(DType::bfloat16)](
+      storage.halves[index_of(DType::bfloat16)].round_randomly(
           wide, n, tiles.random, at_element(p.states[j], begin, DType::bfloat16));
     } else if (options_.state_type == StateType::dynamic8) {
       const int with_sign = state_of_squares(options_.kind, j) ? 0 : 1;
-      table.encode[with_sign](wide, n, static_cast<std::uint8_t*>(p.states[j]) + begin,
-                              p.scales[j] + begin / static_cast<std::int64_t>(code_block));
+      storage.encode[with_sign](wide, n, static_cast<std::uint8_t*>(p.states[j]) + begin,
+                                p.scales[j] + begin / static_cast<std::int64_t>(code_block));
     }
   }
 }
@@ -839,7 +842,7 @@ void Step::with_wide_weights(const Entry& e, const Penalty& p, DType dtype, std:
   with_weights(p, e.parameter->place, begin, n,
                [&](const void* weights, std::int64_t offset, std::size_t m) {
                  if (weights != nullptr && item_size(dtype) == 2) {
-                   tables_.penalties->conversions[index_of(dtype)].to_float32(
+                   tables_.storage->halves[index_of(dtype)].to_float32(
                        weights, m, reinterpret_cast<float*>(tiles.weights));
                    weights = tiles.weights;
                  }
@@ -893,6 +896,7 @@ void Step::apply_prox(const Entry& e, DType compute, DType dtype, std::int64_t b
 void Step::store_halves(const Entry& e, DType dtype, std::int64_t begin, std::size_t n,
                         const float* w, void* out, Tiles& tiles) {
   const OptimizersTable& table = *tables_.optimizers;
+  const StorageTable& storage = *tables_.storage;
   const OptimizerParameter& p = *e.parameter;
   const std::size_t type = index_of(dtype);
   const std::uint64_t* mask = mask_at(e, begin);
@@ -902,12 +906,12 @@ void Step::store_halves(const Entry& e, DType dtype, std::int64_t begin, std::si
     if (low != nullptr) std::memcpy(tiles.halves[1], low, n * 2);
   }
   if (low != nullptr) {
-    table.split[type](w, n, out, low);
+    storage.halves[type].split(w, n, out, low);
   } else if (options_.stochastic_rounding) {
-    table.draw({e.key, 0, static_cast<std::uint64_t>(begin)}, n, tiles.random);
-    table.round_randomly[type](w, n, tiles.random, out);
+    storage.draw({e.key, 0, static_cast<std::uint64_t>(begin)}, n, tiles.random);
+    storage.halves[type].round_randomly(w, n, tiles.random, out);
   } else {
-    tables_.penalties->conversions[type].from_float32(w, n, out);
+    tables_.storage->halves[type].from_float32(w, n, out);
   }
   if (mask != nullptr) {
     table.restore[0](out, tiles.halves[0], n, mask);
@@ -956,13 +960,13 @@ void accumulate(Arrays grads, Arrays sums, bool first, double scale, int threads
 
 void encode_states(const Array& x, bool squares, std::uint8_t* codes, float* scales, int threads) {
   const FloatEnvironment environment;
-  const OptimizersTable& table = *tables().optimizers;
+  const StorageTable& storage = *tables().storage;
   const WorkList work({&x, 1});
   parallel(work.elements(), threads, [&](Team team) {
     work.forward(team, [&](const Run& run) {
-      table.encode[squares ? 0 : 1](static_cast<const float*>(x.data) + run.begin,
-                                    static_cast<std::size_t>(run.count), codes + run.begin,
-                                    scales + run.begin / static_cast<std::int64_t>(code_block));
+      storage.encode[squares ? 0 : 1](static_cast<const float*>(x.data) + run.begin,
+                                      static_cast<std::size_t>(run.count), codes + run.begin,
+                                      scales + run.begin / static_cast<std::int64_t>(code_block));
     });
   });
 }
@@ -970,11 +974,11 @@ void encode_states(const Array& x, bool squares, std::uint8_t* codes, float* sca
 void decode_states(const std::uint8_t* codes, const float* scales, bool squares, const Array& x,
                    int threads) {
   const FloatEnvironment environment;
-  const OptimizersTable& table = *tables().optimizers;
+  const StorageTable& storage = *tables().storage;
   const WorkList work({&x, 1});
   parallel(work.elements(), threads, [&](Team team) {
     work.forward(team, [&](const Run& run) {
-      table.decode[squares ? 0 : 1](
+      storage.decode[squares ? 0 : 1](
           codes + run.begin, scales + run.begin / static_cast<std::int64_t>(code_block),
           static_cast<std::size_t>(run.count), static_cast<float*>(x.data) + run.begin);
     });
