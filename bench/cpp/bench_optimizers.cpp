@@ -13,11 +13,6 @@ namespace {
 
 constexpr double tiny_rate = 1e-24;
 
-struct Rule {
-  const char* name;
-  OptimizerKind kind;
-};
-
 struct Extras {
   bool clip = false;
   bool l1 = false;
@@ -134,12 +129,11 @@ void add_optimizer_rows() {
                  all, On::workload),
            same);
   add_rows(op_of("sgd", OptimizerKind::sgd, {Pattern::add}, {}), all_dtypes);
-  for (const Rule& rule :
-       {Rule{"nadam", OptimizerKind::nadam}, Rule{"rmsprop", OptimizerKind::rmsprop},
-        Rule{"adagrad", OptimizerKind::adagrad}, Rule{"lion", OptimizerKind::lion},
-        Rule{"ftrl", OptimizerKind::ftrl}}) {
-    const Pattern pattern = state_count(rule.kind) == 1 ? Pattern::momentum : Pattern::adam;
-    add_rows(op_of(rule.name, rule.kind, {pattern}, {}), same);
+  for (const OptimizerKind kind :
+       {OptimizerKind::nadam, OptimizerKind::rmsprop, OptimizerKind::adagrad, OptimizerKind::lion,
+        OptimizerKind::ftrl}) {
+    const Pattern pattern = state_count(kind) == 1 ? Pattern::momentum : Pattern::adam;
+    add_rows(op_of(info_of(kind).name, kind, {pattern}, {}), same);
   }
 }
 

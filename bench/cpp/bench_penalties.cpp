@@ -8,27 +8,14 @@
 namespace ridgeline::bench {
 namespace {
 
-struct Named {
-  const char* name;
-  Penalty penalty;
-};
-
 constexpr double strength = 1e-6;
 constexpr double tiny_step = 1e-24;
 
-const Named common[] = {{"l1", {PenaltyKind::l1, strength}},
-                        {"l2", {PenaltyKind::l2, strength}},
-                        {"elastic_net", {PenaltyKind::elastic_net, strength, strength}}};
-const Named others[] = {{"mcp", {PenaltyKind::mcp, strength, 3}},
-                        {"scad", {PenaltyKind::scad, strength, 3.7}},
-                        {"huber", {PenaltyKind::huber, strength, 1}},
-                        {"log_sum", {PenaltyKind::log_sum, strength, 0.1}},
-                        {"l_half", {PenaltyKind::l_half, strength}},
-                        {"l0", {PenaltyKind::l0, strength}}};
+Penalty penalty_of(PenaltyKind kind) { return {kind, strength, info_of(kind).usual}; }
 
-Op value_of(const Named& named) {
-  const Penalty penalty = named.penalty;
-  return {std::string("value_") + named.name,
+Op value_of(PenaltyKind kind) {
+  const Penalty penalty = penalty_of(kind);
+  return {std::string("value_") + info_of(kind).name,
           {Pattern::read},
           [penalty](const Data& data, int threads) -> Call {
             return [=, params = data.params] {
@@ -37,9 +24,9 @@ Op value_of(const Named& named) {
           }};
 }
 
-Op gradient_of(const Named& named) {
-  const Penalty penalty = named.penalty;
-  return {std::string("add_gradient_") + named.name,
+Op gradient_of(PenaltyKind kind) {
+  const Penalty penalty = penalty_of(kind);
+  return {std::string("add_gradient_") + info_of(kind).name,
           {Pattern::add},
           [penalty](const Data& data, int threads) -> Call {
             return [=, grads = data.grads, params = data.params] {
@@ -49,9 +36,9 @@ Op gradient_of(const Named& named) {
           penalty.kind == PenaltyKind::elastic_net ? On::workload : On::usual};
 }
 
-Op prox_of(const Named& named) {
-  const Penalty penalty = named.penalty;
-  return {std::string("prox_") + named.name,
+Op prox_of(PenaltyKind kind) {
+  const Penalty penalty = penalty_of(kind);
+  return {std::string("prox_") + info_of(kind).name,
           {Pattern::rewrite},
           [penalty](const Data& data, int threads) -> Call {
             return [=, x = data.grads] { penalty_prox({&penalty, 1}, x, x, tiny_step, threads); };
@@ -59,10 +46,10 @@ Op prox_of(const Named& named) {
 }
 
 /// Into another array; `pattern` says whose roof.
-Op prox_out_of(const Named& named, Pattern pattern) {
-  const Penalty penalty = named.penalty;
+Op prox_out_of(PenaltyKind kind, Pattern pattern) {
+  const Penalty penalty = penalty_of(kind);
   const char* roof = pattern == Pattern::stream ? "_out_stream" : "_out";
-  return {std::string("prox_") + named.name + roof,
+  return {std::string("prox_") + info_of(kind).name + roof,
           {pattern},
           [penalty](const Data& data, int threads) -> Call {
             return [=, x = data.grads, out = data.out] {
@@ -74,17 +61,19 @@ Op prox_out_of(const Named& named, Pattern pattern) {
 }  // namespace
 
 void add_penalty_rows() {
-  for (const Named& named : common) {
-    add_rows(value_of(named), all_dtypes);
-    add_rows(gradient_of(named), all_dtypes);
+  const auto l1 = PenaltyKind::l1;
+  for (std::size_t i = 0; i < penalty_kind_count; ++i) {
+    const auto kind = static_cast<PenaltyKind>(i);
+    const PenaltyInfo& info = penalty_list[i];
+    if (info.weighted()) continue;
+    const bool common = kind == l1 || kind == PenaltyKind::l2 || kind == PenaltyKind::elastic_net;
+    const std::vector<DType> dtypes = common ? all_dtypes : std::vector{DType::float32};
+    if (common) add_rows(value_of(kind), dtypes);
+    if (info.differentiable()) add_rows(gradient_of(kind), dtypes);
+    if (!common || kind == l1) add_rows(prox_of(kind), dtypes);
   }
-  add_rows(prox_of(common[0]), all_dtypes);
-  add_rows(prox_out_of(common[0], Pattern::copy), all_dtypes);
-  add_rows(prox_out_of(common[0], Pattern::stream), all_dtypes);
-  for (const Named& named : others) {
-    if (named.penalty.kind != PenaltyKind::l0) add_rows(gradient_of(named), {DType::float32});
-    add_rows(prox_of(named), {DType::float32});
-  }
+  add_rows(prox_out_of(l1, Pattern::copy), all_dtypes);
+  add_rows(prox_out_of(l1, Pattern::stream), all_dtypes);
 }
 
 }  // namespace ridgeline::bench

@@ -28,19 +28,11 @@ Enum named(const char* what, const std::string& name, const std::array<const cha
   throw py::value_error(std::string(what) + ": got '" + name + "'");
 }
 
-constexpr std::array kinds = {"sgd",
-                              "momentum",
-                              "adam",
-                              "amsgrad",
-                              "nadam",
-                              "rmsprop",
-                              "rmsprop_momentum",
-                              "rmsprop_centered",
-                              "rmsprop_centered_momentum",
-                              "adagrad",
-                              "lion",
-                              "ftrl"};
-static_assert(kinds.size() == optimizer_kind_count);
+constexpr auto kinds = [] {
+  std::array<const char*, optimizer_kind_count> names{};
+  std::ranges::transform(optimizer_list, names.begin(), &OptimizerInfo::name);
+  return names;
+}();
 constexpr std::array conventions = {"torch", "keras", "optax"};
 constexpr std::array state_types = {"compute", "bfloat16", "8bit"};
 constexpr std::array clips = {"none", "global_norm", "norm", "value"};

@@ -1,20 +1,38 @@
 #include "bind_penalties.hpp"
 
-#include <array>
-
 #include "bindings.hpp"
+#include "ridgeline/optimizers.hpp"
 
 namespace ridgeline::python {
 namespace {
 
 PenaltyKind kind_of(const std::string& name) {
-  constexpr std::array names = {"l1",   "weighted_l1", "l2", "elastic_net", "mcp",
-                                "scad", "log_sum",     "l0", "l_half",      "huber"};
-  static_assert(names.size() == penalty_kind_count);
-  for (std::size_t i = 0; i < names.size(); ++i) {
-    if (name == names[i]) return static_cast<PenaltyKind>(i);
+  for (std::size_t i = 0; i < penalty_kind_count; ++i) {
+    if (name == penalty_list[i].name) return static_cast<PenaltyKind>(i);
   }
   throw py::value_error("kind: got '" + name + "'");
+}
+
+/// The name of each kind, with that of its second parameter or None.
+py::dict penalty_kinds() {
+  py::dict kinds;
+  for (const PenaltyInfo& info : penalty_list)
+    kinds[info.name] = info.shaped() ? py::object(py::str(info.shape)) : py::none();
+  return kinds;
+}
+
+/// The name of each kind, with its states as pairs (name, whether it is one of squares).
+py::dict optimizer_kinds() {
+  py::dict kinds;
+  for (std::size_t i = 0; i < optimizer_kind_count; ++i) {
+    py::list states;
+    for (int j = 0; j < state_count(static_cast<OptimizerKind>(i)); ++j) {
+      const OptimizerInfo::State& state = optimizer_list[i].states[j];
+      states.append(py::make_tuple(state.name, state.of_squares));
+    }
+    kinds[optimizer_list[i].name] = states;
+  }
+  return kinds;
 }
 
 }  // namespace
@@ -31,6 +49,8 @@ void bind_penalties(py::module_& m) {
            py::arg("weights"))
       .def("extend", &Terms::extend, py::arg("other"));
 
+  m.def("penalty_kinds", &penalty_kinds);
+  m.def("optimizer_kinds", &optimizer_kinds);
   m.def("number", [](const char* name, py::handle value) { return number(name, value); });
   m.def("reusable_tree", &reusable_tree, py::arg("tree"), py::arg("name") = "params",
         py::arg("writing") = false);

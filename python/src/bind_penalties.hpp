@@ -20,8 +20,7 @@ class Terms {
   }
 
   bool weighted() const {
-    return std::ranges::any_of(terms_,
-                               [](const Penalty& p) { return p.kind == PenaltyKind::weighted_l1; });
+    return std::ranges::any_of(terms_, [](const Penalty& p) { return info_of(p.kind).weighted(); });
   }
 
   /// The penalties for one call on `params`, less those where `grads` has holes.
@@ -31,7 +30,7 @@ class Terms {
           const Tensors* grads = nullptr)
         : penalties_(terms.terms_) {
       for (std::size_t i = 0; i < penalties_.size(); ++i) {
-        if (penalties_[i].kind != PenaltyKind::weighted_l1) continue;
+        if (!info_of(penalties_[i].kind).weighted()) continue;
         weights_.push_back(
             std::make_unique<Tensors>("weights", terms.weights_[i], access, &params));
         if (grads != nullptr) weights_.back()->leave_out_holes_of(*grads);

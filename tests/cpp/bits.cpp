@@ -100,22 +100,20 @@ class Elements {
 using Hashes = std::map<std::string, Hash>;
 
 void add_penalties(Hashes& hashes, DType dtype, std::int64_t n, bool whole_range) {
-  const char* names[] = {"l1",   "weighted_l1", "l2", "elastic_net", "mcp",
-                         "scad", "log_sum",     "l0", "l_half",      "huber"};
-  const double shapes[] = {0, 0, 0, 0.25, 2.5, 3.7, 0.125, 0, 0, 0.375};
   Elements params(dtype, n, whole_range, 1);
   Elements weights(dtype, n, false, 2);
   const Array w = params.array();
   const Array a = weights.array();
   clip_by_value({&a, 1}, 0, inf);
   for (std::size_t kind = 0; kind < penalty_kind_count; ++kind) {
+    const PenaltyInfo& info = penalty_list[kind];
     const auto hash = [&](const char* verb) -> Hash& {
-      return hashes[std::string(names[kind]) + "." + verb + " " + name_of(dtype)];
+      return hashes[std::string(info.name) + "." + verb + " " + name_of(dtype)];
     };
-    Penalty p{static_cast<PenaltyKind>(kind), 0.3, shapes[kind]};
-    if (p.kind == PenaltyKind::weighted_l1) p.weights = {&a, 1};
+    Penalty p{static_cast<PenaltyKind>(kind), 0.3, info.usual};
+    if (info.weighted()) p.weights = {&a, 1};
     hash("value").add(penalty_value({&p, 1}, {&w, 1}));
-    if (p.kind != PenaltyKind::l0) {
+    if (info.differentiable()) {
       Elements grads(dtype, n, whole_range, 3);
       const Array g = grads.array();
       hash("gradient").add(add_penalty_gradient({&p, 1}, {&g, 1}, {&w, 1}));
@@ -330,22 +328,10 @@ void add_steps(Hash& hash, const Way& way, DType dtype, std::int64_t n, bool who
 }
 
 void add_optimizers(Hashes& hashes, DType dtype, std::int64_t n, bool whole_range) {
-  const char* names[] = {"sgd",
-                         "momentum",
-                         "adam",
-                         "amsgrad",
-                         "nadam",
-                         "rmsprop",
-                         "rmsprop_momentum",
-                         "rmsprop_centered",
-                         "rmsprop_centered_momentum",
-                         "adagrad",
-                         "lion",
-                         "ftrl"};
   const Penalty elastic{PenaltyKind::elastic_net, 0.2, 0.3};
   std::vector<Way> ways;
   for (std::size_t kind = 0; kind < optimizer_kind_count; ++kind) {
-    Way way{names[kind], {}, ordinary_group()};
+    Way way{optimizer_list[kind].name, {}, ordinary_group()};
     way.options.kind = static_cast<OptimizerKind>(kind);
     ways.push_back(way);
     way.mask = true;
@@ -358,7 +344,8 @@ void add_optimizers(Hashes& hashes, DType dtype, std::int64_t n, bool whole_rang
     way.group.prox = Prox::preconditioned;
     way.options.clip = StepOptions::Clip::global_norm;
     way.options.max_norm = 1;
-    way.options.max_update_rms = kind == 11 ? std::nullopt : std::optional(0.5);
+    way.options.max_update_rms =
+        way.options.kind == OptimizerKind::ftrl ? std::nullopt : std::optional(0.5);
     ways.push_back(way);
   }
   Way adam{"adam", {}, ordinary_group()};
@@ -366,15 +353,14 @@ void add_optimizers(Hashes& hashes, DType dtype, std::int64_t n, bool whole_rang
   Elements weights(dtype, n, false, 2);
   const Array a = weights.array();
   clip_by_value({&a, 1}, 0, inf);
-  const double shapes[] = {0, 0, 0, 0.25, 2.5, 3.7, 0.125, 0, 0, 0.375};
   Penalty terms[penalty_kind_count][2];
   for (std::size_t kind = 0; kind < penalty_kind_count; ++kind) {
-    terms[kind][0] = {static_cast<PenaltyKind>(kind), 0.3, shapes[kind]};
-    if (kind == static_cast<std::size_t>(PenaltyKind::weighted_l1))
-      terms[kind][0].weights = {&a, 1};
+    const PenaltyInfo& info = penalty_list[kind];
+    terms[kind][0] = {static_cast<PenaltyKind>(kind), 0.3, info.usual};
+    if (info.weighted()) terms[kind][0].weights = {&a, 1};
     terms[kind][1] = {PenaltyKind::l2, 0.1};
     for (const Prox prox : {Prox::none, Prox::plain, Prox::preconditioned}) {
-      if (prox == Prox::none && terms[kind][0].kind == PenaltyKind::l0) continue;
+      if (prox == Prox::none && !info.differentiable()) continue;
       Way way = adam;
       way.name = "adam_prox";
       way.mask = kind % 2 == 0;

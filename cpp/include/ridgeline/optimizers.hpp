@@ -2,6 +2,7 @@
 // and written once, after one reading of the gradients if a norm is needed.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <optional>
 #include <span>
@@ -15,40 +16,50 @@
 namespace ridgeline {
 
 enum class OptimizerKind : std::uint8_t {
-  sgd,
-  momentum,  ///< SGD with a state
-  adam,      ///< and AdamW
-  amsgrad,
-  nadam,
-  rmsprop,
-  rmsprop_momentum,
-  rmsprop_centered,
-  rmsprop_centered_momentum,
-  adagrad,
-  lion,
-  ftrl,
+#define RIDGELINE_OPTIMIZER(kind, ...) kind,
+#include "ridgeline/optimizers.def"
+#undef RIDGELINE_OPTIMIZER
 };
-inline constexpr std::size_t optimizer_kind_count = 12;
 
+inline constexpr int max_states = 3;
+
+/// A row of optimizers.def.
+struct OptimizerInfo {
+  struct State {
+    const char* name;
+    bool of_squares;  ///< never negative
+  };
+
+  const char* name;
+  State states[max_states];  ///< those that there are, then ones without a name
+
+  static constexpr State mean(const char* name) { return {name, false}; }
+  static constexpr State squares(const char* name) { return {name, true}; }
+  /// Finds what the rows call mean and squares.
+  static constexpr auto list() {
+    return std::to_array<OptimizerInfo>({
+#define RIDGELINE_OPTIMIZER(kind, rule, ...) {#kind, {__VA_ARGS__}},
+#include "ridgeline/optimizers.def"
+#undef RIDGELINE_OPTIMIZER
+    });
+  }
+};
+inline constexpr auto optimizer_list = OptimizerInfo::list();
+inline constexpr std::size_t optimizer_kind_count = optimizer_list.size();
+
+constexpr const OptimizerInfo& info_of(OptimizerKind kind) {
+  return optimizer_list[static_cast<std::size_t>(kind)];
+}
 /// How many states an optimizer keeps for each element.
 constexpr int state_count(OptimizerKind kind) {
-  constexpr int counts[optimizer_kind_count] = {0, 1, 2, 3, 2, 1, 2, 2, 3, 1, 1, 2};
-  return counts[static_cast<std::size_t>(kind)];
+  int count = 0;
+  while (count < max_states && info_of(kind).states[count].name != nullptr)
+    ++count;
+  return count;
 }
-/// Whether a state is never negative: one of squares.
+/// Whether a state is one of squares, which is never negative.
 constexpr bool state_of_squares(OptimizerKind kind, int state) {
-  switch (kind) {
-  case OptimizerKind::adam:
-  case OptimizerKind::amsgrad:
-  case OptimizerKind::nadam:
-  case OptimizerKind::ftrl:
-    return state >= 1;
-  case OptimizerKind::momentum:
-  case OptimizerKind::lion:
-    return false;
-  default:
-    return state == 0;
-  }
+  return info_of(kind).states[state].of_squares;
 }
 
 /// Whose rule is followed where libraries differ; docs/optimizers.md lists the differences.
@@ -90,8 +101,8 @@ struct OptimizerParameter {
   std::int64_t steps = 0;    ///< done so far; a step adds 1
   double product = 1;        ///< of NAdam's momenta so far
 
-  void* states[3] = {};
-  float* scales[3] = {};  ///< dynamic8: one a block
+  void* states[max_states] = {};
+  float* scales[max_states] = {};  ///< dynamic8: one a block
   float* master = nullptr;
   void* compensation = nullptr;  ///< what rounding the parameter lost, in its own type
   void* average = nullptr;       ///< in the compute type

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <iterator>
 #include <span>
 
 #include "ridgeline/array.hpp"
@@ -9,18 +10,49 @@
 namespace ridgeline {
 
 enum class PenaltyKind : std::uint8_t {
-  l1,
-  weighted_l1,
-  l2,
-  elastic_net,
-  mcp,
-  scad,
-  log_sum,
-  l0,
-  l_half,
-  huber,
+#define RIDGELINE_PENALTY(kind, ...) kind,
+#include "ridgeline/penalties.def"
+#undef RIDGELINE_PENALTY
 };
-inline constexpr std::size_t penalty_kind_count = 10;
+
+/// A row of penalties.def.
+struct PenaltyInfo {
+  /// Of the second parameter, which is finite.
+  struct Bound {
+    double limit;
+    bool included;
+    constexpr bool holds(double x) const {
+      return (included ? x >= limit : x > limit) && x < __builtin_inf();
+    }
+  };
+  enum class Trait : std::uint8_t { ordinary, weighted, no_gradient };
+
+  const char* name;
+  const char* shape;  ///< the name of the second parameter; empty where there is none
+  Bound bound;
+  double usual;
+  int work;
+  Trait trait;
+
+  constexpr bool shaped() const { return *shape != '\0'; }
+  constexpr bool weighted() const { return trait == Trait::weighted; }
+  constexpr bool differentiable() const { return trait != Trait::no_gradient; }
+
+  static constexpr Bound any() { return {-__builtin_inf(), false}; }
+  static constexpr Bound above(double limit) { return {limit, false}; }
+  static constexpr Bound at_least(double limit) { return {limit, true}; }
+};
+inline constexpr PenaltyInfo penalty_list[] = {
+#define RIDGELINE_PENALTY(kind, functor, shape, bound, usual, work, trait)                         \
+  {#kind, shape, PenaltyInfo::bound, usual, work, PenaltyInfo::Trait::trait},
+#include "ridgeline/penalties.def"
+#undef RIDGELINE_PENALTY
+};
+inline constexpr std::size_t penalty_kind_count = std::size(penalty_list);
+
+constexpr const PenaltyInfo& info_of(PenaltyKind kind) {
+  return penalty_list[static_cast<std::size_t>(kind)];
+}
 
 /// One penalty. `shape` is gamma (MCP, SCAD), eps (log-sum), delta (Huber) or the L2 strength
 /// (elastic net). `weights` belong to weighted_l1: arrays like the parameters.

@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "kernels/rounding.hpp"
 #include "ridgeline/optimizers.hpp"
 
 namespace ridgeline {
@@ -47,8 +48,8 @@ struct StepOperands {
   void* states[3];
   /// Bit i: whether element i is updated at all. For all of the n elements in whole words.
   const std::uint64_t* mask;
-  void* steps;  ///< null, or where lr / denominator of each element goes
-  const struct Rounding* rounding = nullptr;  ///< of states of bfloat16
+  void* steps;                         ///< null, or where lr / denominator of each element goes
+  const Rounding* rounding = nullptr;  ///< of states of bfloat16
 };
 
 struct StepKernels {
@@ -65,17 +66,6 @@ struct StepKernels {
   void (*squares)(const StepOperands&, std::size_t n, const StepCoefficients&, double* totals);
 };
 
-/// Elements that one tile of Philox has 16 bits for.
-inline constexpr std::size_t rounding_tile = 128;
-
-/// Random bits for rounding, from element `first` on, the first of a tile. Those for one purpose
-/// are independent of those for another.
-struct Rounding {
-  Key key;
-  std::uint32_t purpose;
-  std::uint64_t first;
-};
-
 struct OptimizersTable {
   StepKernels steps[optimizer_kind_count][2];  ///< float32, float64
 
@@ -89,25 +79,6 @@ struct OptimizersTable {
   void (*average[2])(const void* w, std::size_t n, double decay, void* mean);
   /// x = saved where the mask is 0; for elements of 2, 4 and 8 bytes.
   void (*restore[3])(void* x, const void* saved, std::size_t n, const std::uint64_t* mask);
-
-  /// The bits for n elements: a word for two, for whole tiles.
-  void (*draw)(const Rounding&, std::size_t n, std::uint32_t* words);
-
-  // The 16-bit types; null for the others.
-  /// Rounds to one of the two neighbours, with the probability that makes the mean exact.
-  void (*round_randomly[dtype_count])(const float* x, std::size_t n, const std::uint32_t* words,
-                                      void* out);
-  /// w = master, or half where that is not its rounding: somebody else has written it.
-  void (*adopt[dtype_count])(const void* half, const float* master, std::size_t n, float* w);
-  /// w = high + low, or high where the sum does not round to it: somebody else has written it.
-  void (*join[dtype_count])(const void* high, const void* low, std::size_t n, float* w);
-  /// high = w rounded, low = (w - high) rounded.
-  void (*split[dtype_count])(const float* w, std::size_t n, void* high, void* low);
-
-  // Blocks of code_block elements as a byte each and the largest magnitude of each block; without
-  // sign, and with sign.
-  void (*decode[2])(const std::uint8_t* codes, const float* scales, std::size_t n, float* out);
-  void (*encode[2])(const float* x, std::size_t n, std::uint8_t* codes, float* scales);
 };
 
 }  // namespace ridgeline

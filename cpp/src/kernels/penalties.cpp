@@ -333,10 +333,14 @@ template <class P>
   }
 }
 
+/// The row of a functor in the list.
 template <class P>
-inline constexpr bool weighted = false;
-template <>
-inline constexpr bool weighted<WeightedL1> = true;
+inline constexpr PenaltyInfo row{};
+#define RIDGELINE_PENALTY(kind, functor, ...)                                                      \
+  template <>                                                                                      \
+  inline constexpr PenaltyInfo row<functor> = info_of(PenaltyKind::kind);
+#include "ridgeline/penalties.def"
+#undef RIDGELINE_PENALTY
 
 /// Proximal operators that run in float64 for every type, because they cancel.
 template <class P>
@@ -350,7 +354,7 @@ void value(const void* w, const void* weights, std::size_t n,
   const Lanes<Vec<double, reduce_lanes>> c(coefficients);
   const auto term = [&](auto... v) { return P::value(v..., c); };
   const auto* x = static_cast<const T*>(w);
-  if constexpr (weighted<P>) {
+  if constexpr (row<P>.weighted()) {
     reduce<Add>(n, totals, term, x, static_cast<const T*>(weights));
   } else {
     reduce_from(n, totals, total_of<P>(c), term, x);
@@ -367,7 +371,7 @@ void add_gradient(void* g, const void* w, const void* weights, std::size_t n,
   const auto term = [&](auto... v) { return P::value(v..., wide); };
   auto* out = static_cast<T*>(g);
   const auto* x = static_cast<const T*>(w);
-  if constexpr (weighted<P>) {
+  if constexpr (row<P>.weighted()) {
     map_reduce(out, n, totals, add, Lanewise<Add>{}, term, x, static_cast<const T*>(weights));
   } else {
     map_reduce(out, n, totals, add, total_of<P>(wide), term, x);
@@ -379,7 +383,7 @@ void prox(void* out, const void* x, const void* weights, std::size_t n,
           const PenaltyCoefficients& coefficients) {
   using V = Vec<compute_t<T>, map_lanes<T>>;
   const Lanes<V> c(coefficients);
-  if constexpr (weighted<P>) {
+  if constexpr (row<P>.weighted()) {
     map_into(
         static_cast<T*>(out), n, [&](V v, V a) { return P::prox(v, a, c); },
         static_cast<const T*>(x), static_cast<const T*>(weights));
@@ -416,7 +420,7 @@ void prox_each(void* x, const void* weights, const void* steps, std::size_t n,
   auto* out = static_cast<T*>(x);
   const auto* from = static_cast<const T*>(x);
   const auto* t = static_cast<const T*>(steps);
-  if constexpr (weighted<P>) {
+  if constexpr (row<P>.weighted()) {
     map_into(out, n, moved, from, t, static_cast<const T*>(weights));
   } else {
     map_into(out, n, moved, from, t);
@@ -434,7 +438,7 @@ template <class T, class P>
 constexpr PenaltyKernels kernels_of() {
   PenaltyKernels k{&value<T, P>, nullptr, &prox<T, P>, nullptr};
   if constexpr (sizeof(T) > 2) k.prox_each = &prox_each<T, P>;
-  if constexpr (!__is_same(P, L0)) k.add_gradient = &add_gradient<T, P>;
+  if constexpr (row<P>.differentiable()) k.add_gradient = &add_gradient<T, P>;
   return k;
 }
 
@@ -444,18 +448,6 @@ constexpr void fill(PenaltyKernels (&row)[dtype_count]) {
   row[static_cast<int>(DType::float64)] = kernels_of<double, P>();
   row[static_cast<int>(DType::bfloat16)] = kernels_of<Bfloat16, P>();
   row[static_cast<int>(DType::float16)] = kernels_of<Float16, P>();
-}
-
-template <class T>
-void to_float32(const void* x, std::size_t n, float* out) {
-  map_into(
-      out, n, [](auto v) { return v; }, static_cast<const T*>(x));
-}
-
-template <class T>
-void from_float32(const float* x, std::size_t n, void* out) {
-  map_into(
-      static_cast<T*>(out), n, [](auto v) { return v; }, x);
 }
 
 using Scalar = Vec<double, 1>;
@@ -523,21 +515,10 @@ PenaltyCoefficients coefficients(PenaltyKind kind, double strength, double shape
 
 constexpr PenaltiesTable make_table() {
   PenaltiesTable table{};
-  const auto row = [&](PenaltyKind kind) -> auto& { return table.kernels[static_cast<int>(kind)]; };
-  fill<L1>(row(PenaltyKind::l1));
-  fill<WeightedL1>(row(PenaltyKind::weighted_l1));
-  fill<L2>(row(PenaltyKind::l2));
-  fill<ElasticNet>(row(PenaltyKind::elastic_net));
-  fill<MCP>(row(PenaltyKind::mcp));
-  fill<SCAD>(row(PenaltyKind::scad));
-  fill<LogSum>(row(PenaltyKind::log_sum));
-  fill<L0>(row(PenaltyKind::l0));
-  fill<LHalf>(row(PenaltyKind::l_half));
-  fill<Huber>(row(PenaltyKind::huber));
-  table.conversions[static_cast<int>(DType::bfloat16)] = {&to_float32<Bfloat16>,
-                                                          &from_float32<Bfloat16>};
-  table.conversions[static_cast<int>(DType::float16)] = {&to_float32<Float16>,
-                                                         &from_float32<Float16>};
+#define RIDGELINE_PENALTY(kind, functor, ...)                                                      \
+  fill<functor>(table.kernels[static_cast<int>(PenaltyKind::kind)]);
+#include "ridgeline/penalties.def"
+#undef RIDGELINE_PENALTY
   table.find_bad_weights[static_cast<int>(DType::float32)] = &find_bad_weights<float>;
   table.find_bad_weights[static_cast<int>(DType::float64)] = &find_bad_weights<double>;
   table.find_bad_weights[static_cast<int>(DType::bfloat16)] = &find_bad_weights<Bfloat16>;

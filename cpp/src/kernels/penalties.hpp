@@ -35,14 +35,7 @@ struct PenaltyKernels {
                     const PenaltyCoefficients&, double ridge);
 };
 
-/// The way of a half type to float32 and back, rounded to nearest even; null for the others.
-struct Conversions {
-  void (*to_float32)(const void* x, std::size_t n, float* out);
-  void (*from_float32)(const float* x, std::size_t n, void* out);
-};
-
 struct PenaltiesTable {
-  Conversions conversions[dtype_count];
   PenaltyKernels kernels[penalty_kind_count][dtype_count];
   /// totals[b] = 1 if block b of the weights holds one that is negative, NaN or infinite, else 0.
   void (*find_bad_weights[dtype_count])(const void* weights, std::size_t n, double* totals);

@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "kernels/penalties.hpp"
+#include "kernels/storage.hpp"
 #include "ops/checks.hpp"
 #include "ops/penalty_terms.hpp"
 #include "ops/work.hpp"
@@ -13,29 +14,12 @@ namespace ridgeline {
 void check_penalties(Penalties penalties, Arrays params) {
   for (const Penalty& p : penalties) {
     check_non_negative("strength", p.strength, false);
-    switch (p.kind) {
-    case PenaltyKind::elastic_net:
-      check_non_negative("l2", p.shape, false);
-      break;
-    case PenaltyKind::weighted_l1:
-      check_alike("weights", p.weights, "params", params);
-      break;
-    case PenaltyKind::scad:
-      if (!(p.shape > 2 && std::isfinite(p.shape)))
-        bad_value("gamma", "got " + text(p.shape) + ", wants a finite number above 2");
-      break;
-    case PenaltyKind::mcp:
-    case PenaltyKind::log_sum:
-    case PenaltyKind::huber:
-      if (!(p.shape > 0 && std::isfinite(p.shape))) {
-        const char* name = p.kind == PenaltyKind::mcp     ? "gamma"
-                           : p.kind == PenaltyKind::huber ? "delta"
-                                                          : "eps";
-        bad_value(name, "got " + text(p.shape) + ", wants a finite number above 0");
-      }
-      break;
-    default:
-      break;
+    const PenaltyInfo& info = info_of(p.kind);
+    if (info.weighted()) check_alike("weights", p.weights, "params", params);
+    if (info.shaped() && !info.bound.holds(p.shape)) {
+      const char* least = info.bound.included ? "of at least " : "above ";
+      bad_value(info.shape, "got " + text(p.shape) + ", wants a finite number " + least +
+                                text(info.bound.limit));
     }
   }
 }
@@ -91,6 +75,7 @@ double sum_of(const WorkList& work, std::size_t arrays, std::size_t penalties, d
 /// What several stages of one call share.
 struct Stages {
   const PenaltiesTable& table;
+  const StorageTable& storage;
   const PreparedList& list;
   std::size_t count;
   Access
@@ -104,7 +89,7 @@ void run_wide(const Stages& stages, const Run& run, DType dtype, void* target, c
   const ScratchArray<float> wide_target(block_size);
   const ScratchArray<float> wide_source(block_size);
   const ScratchArray<float> wide_weights(block_size);
-  const Conversions& half = stages.table.conversions[static_cast<std::size_t>(dtype)];
+  const HalfKernels& half = stages.storage.halves[static_cast<std::size_t>(dtype)];
   half.to_float32(source, n, wide_source);
   if (stages.access != Access::write) half.to_float32(target, n, wide_target);
   float* from = wide_source;
@@ -183,23 +168,8 @@ namespace {
 /// The work of an element in penalties, besides reading and writing it.
 std::int64_t arithmetic(Penalties penalties) {
   std::int64_t sum = 0;
-  for (const Penalty& p : penalties) {
-    switch (p.kind) {
-    case PenaltyKind::mcp:
-    case PenaltyKind::scad:
-    case PenaltyKind::huber:
-      sum += 2;
-      break;
-    case PenaltyKind::l_half:
-      sum += 8;
-      break;
-    case PenaltyKind::log_sum:
-      sum += 30;
-      break;
-    default:
-      sum += 1;
-    }
-  }
+  for (const Penalty& p : penalties)
+    sum += info_of(p.kind).work;
   return sum;
 }
 
@@ -240,16 +210,17 @@ double add_penalty_gradient(Penalties penalties, Arrays grads, Arrays params, in
   check_penalties(penalties, params);
   check_disjoint("grads", grads, "params", params);
   for (const Penalty& p : penalties) {
-    if (p.kind == PenaltyKind::l0)
+    if (!info_of(p.kind).differentiable())
       bad_type("penalty", "L0 has no gradient; use its proximal operator");
     if (!p.weights.empty()) check_disjoint("grads", grads, "weights", p.weights);
   }
   const PenaltiesTable& table = *tables().penalties;
+  const StorageTable& storage = *tables().storage;
   PreparedList list(penalties.size());
   prepare(list, table, penalties, 0);
   const WorkList work(params);
   SmallBuffer<double, 64> totals(work.blocks() * penalties.size());
-  const Stages stages{table, list, penalties.size(), Access::update};
+  const Stages stages{table, storage, list, penalties.size(), Access::update};
   parallel((2 + arithmetic(penalties)) * work.elements(), threads, [&](Team team) {
     work.forward(team, [&](const Run& run) {
       const auto add = [&](std::size_t i, DType dtype, void* g, const void* w, const void* weights,
@@ -288,6 +259,7 @@ void penalty_prox(Penalties penalties, Arrays out, Arrays params, double step, i
     other = nullptr;
 
   const PenaltiesTable& table = *tables().penalties;
+  const StorageTable& storage = *tables().storage;
   PreparedList list(2);
   std::size_t count = 0;
   const auto add_stage = [&](const Penalty& p, double t) {
@@ -309,7 +281,7 @@ void penalty_prox(Penalties penalties, Arrays out, Arrays params, double step, i
     params = sources;
   }
   const WorkList work(params);
-  const Stages stages{table, list, count, Access::write};
+  const Stages stages{table, storage, list, count, Access::write};
   parallel((1 + arithmetic(penalties)) * work.elements(), threads, [&](Team team) {
     work.forward(team, [&](const Run& run) {
       const auto prox = [&](std::size_t i, DType dtype, void* y, const void* x, const void* weights,

@@ -10,27 +10,30 @@
 
 namespace ridgeline {
 
+#define RIDGELINE_ROW(family, table) extern const table family;
 #define RIDGELINE_TARGET(name)                                                                     \
   namespace name {                                                                                 \
-  extern const PenaltiesTable penalties;                                                           \
-  extern const ClippingTable clipping;                                                             \
-  extern const DropoutTable dropout;                                                               \
-  extern const RandomTable random;                                                                 \
-  extern const PruningTable pruning;                                                               \
-  extern const OptimizersTable optimizers;                                                         \
-  extern const RoofTable roof;                                                                     \
+  RIDGELINE_FAMILIES(RIDGELINE_ROW)                                                                \
   }
 #include "runtime/targets.def"
 #undef RIDGELINE_TARGET
+#undef RIDGELINE_ROW
 
 namespace {
 
 constexpr Tables compiled[] = {
+#define RIDGELINE_ROW(family, table) t.family = &family;
 #define RIDGELINE_TARGET(name)                                                                     \
-  {#name,         &name::penalties, &name::clipping,   &name::dropout,                             \
-   &name::random, &name::pruning,   &name::optimizers, &name::roof},
+  [] {                                                                                             \
+    using namespace name;                                                                          \
+    Tables t{};                                                                                    \
+    t.target = #name;                                                                              \
+    RIDGELINE_FAMILIES(RIDGELINE_ROW)                                                              \
+    return t;                                                                                      \
+  }(),
 #include "runtime/targets.def"
 #undef RIDGELINE_TARGET
+#undef RIDGELINE_ROW
 };
 
 const Tables& find(std::string_view name, const char* source) {

@@ -1,26 +1,20 @@
 // From a family to the table of the target in use.
 #pragma once
 
+#include "runtime/families.def"
+
 namespace ridgeline {
 
-struct PenaltiesTable;
-struct ClippingTable;
-struct DropoutTable;
-struct RandomTable;
-struct PruningTable;
-struct OptimizersTable;
-struct RoofTable;
+#define RIDGELINE_ROW(name, table) struct table;
+RIDGELINE_FAMILIES(RIDGELINE_ROW)
+#undef RIDGELINE_ROW
 
-/// The tables of one target: one row a family.
+/// The tables of one target.
 struct Tables {
   const char* target;
-  const PenaltiesTable* penalties;
-  const ClippingTable* clipping;
-  const DropoutTable* dropout;
-  const RandomTable* random;
-  const PruningTable* pruning;
-  const OptimizersTable* optimizers;
-  const RoofTable* roof;
+#define RIDGELINE_ROW(name, table) const table* name;
+  RIDGELINE_FAMILIES(RIDGELINE_ROW)
+#undef RIDGELINE_ROW
 };
 
 /// The tables in use. Take them once a call, so that a call runs on one target.

@@ -1,0 +1,35 @@
+// The rules' coefficients: what one step of a parameter multiplies by, one function a rule.
+#pragma once
+
+#include "kernels/optimizers.hpp"
+
+namespace ridgeline {
+
+/// What a rule's coefficients depend on.
+struct RuleStep {
+  OptimizerKind kind;
+  Convention convention;
+  const OptimizerGroup& group;
+  std::int64_t k;  ///< the number of this step, from 1
+  double product;  ///< NAdam's product of momenta, up to this step
+};
+
+/// The coefficients without what penalties, decay and gradients add.
+StepCoefficients coefficients_of(const RuleStep& step);
+
+/// NAdam's momentum of step k (from 1).
+double nadam_momentum(const OptimizerGroup& group, std::int64_t k);
+
+/// Rules whose steps are those of a momentum.
+bool has_momentum(OptimizerKind kind);
+
+/// How many learning rates a step is long that follows k equal gradients: b_k = mu b_(k-1) + (1 -
+/// tau) g from b_1 = g on. A proximal operator has to be of that step: else the fixed point of both
+/// would not be where the gradients of loss and penalty cancel.
+double step_length(OptimizerKind kind, Convention convention, const OptimizerGroup& group,
+                   std::int64_t k);
+
+/// After how many steps its length has come to the limit, to all digits.
+constexpr std::int64_t in_the_long_run = std::int64_t{1} << 60;
+
+}  // namespace ridgeline
