@@ -109,7 +109,7 @@ def test_items_that_were_meant_as_settings(key):
     with pytest.raises(TypeError, match=rf"^params\[0\]: got {key!r}, wants any of lr, "):
         rl.AdamW([{"params": w, key: 0.5}])
     opt = rl.AdamW(w)
-    with pytest.raises(TypeError, match=rf"^groups\[0\]: got {key!r}, wants any of lr, "):
+    with pytest.raises(TypeError, match=rf"^group: got {key!r}, wants any of lr, "):
         opt.groups[0][key] = 0.5
     with pytest.raises(TypeError, match=rf"^params\[1\]: got {key!r}, wants any of lr, "):
         opt.add_group({"params": np.ones(3), key: 0.5})
@@ -296,7 +296,9 @@ def test_loading_what_does_not_fit():
         rl.Adam({"w": np.ones(2, np.float32)}).load_state_dict(saved, strict=False)
 
 
-@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module."])
+@pytest.mark.parametrize(
+    "prefix", ["module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module."]
+)
 @pytest.mark.parametrize("wrapped", ["saved", "own"])
 def test_prefixes_of_wrapped_modules(prefix, wrapped):
     w, b = arrays()

@@ -1398,7 +1398,9 @@ def test_wrong_fractions(name, call):
     for value in ("0.5", None, 1j, object()):
         refused(TypeError, r"^sparsity: got ", call, W, value)
     refused(TypeError, r"^sparsity\[0\]: got ", call, [W], ["0.5"])
-    refused(ValueError, r"^sparsity: got a sequence of 1, wants a sequence of 2", call, [W, W], [0.5])
+    refused(
+        ValueError, r"^sparsity: got a sequence of 1, wants a sequence of 2", call, [W, W], [0.5]
+    )
     refused(ValueError, r"^sparsity: got ", call, [W, W], {"a": 0.5, "b": 0.5})
     refused(ValueError, r"^sparsity: got no key 'a'", call, {"a": W}, {"b": 0.5})
     refused((TypeError, ValueError), r"^sparsity.*: got ", call, W, [0.5])
@@ -1445,9 +1447,7 @@ def test_arguments_that_do_not_go_together(name):
         refused(ValueError, r"^comm: got one, wants none", call, W, comm=Ranks(1).comm(0), **both)
         refused(ValueError, rf"^{key}: got 2.0, wants", call, W, scope="global", **{key: 2})
         refused(TypeError, rf"^{key}: got ", call, W, scope="global", **{key: None})
-        refused(
-            ValueError, rf"^{key}\[1\]: got -1", call, [W, W], scope="global", **{key: [0, -1]}
-        )
+        refused(ValueError, rf"^{key}\[1\]: got -1", call, [W, W], scope="global", **{key: [0, -1]})
         refused(ValueError, rf"^{key}: got 1 of", call, [W, W], scope="global", **{key: [0.5]})
     crossed = {"min_sparsity": [0, 0.5], "max_sparsity": [1, 0.25]}
     match = rf"^min_sparsity: got 0.5 for {label}\[1\], wants at most max_sparsity, .* 0.25"

@@ -13,6 +13,7 @@ import pytest
 
 import ridgeline as rl
 from ridgeline import _core
+from ridgeline.optimizers import Optimizer
 
 PACKAGE = Path(rl.__file__).resolve().parent
 STUB = ast.parse((PACKAGE / "_core.pyi").read_text())
@@ -69,21 +70,29 @@ def compiled_arguments(function) -> tuple[list[tuple[str, bool]], str]:
     assert match, f"no signature, or several: {function.__doc__!r}"
     assert match[1] == function.__name__
     arguments = ast.parse(f"def f({re.sub(r'<.*?>', 'None', match[2])}): ...").body[0].args
-    assert not arguments.kwonlyargs
     assert not arguments.vararg
     assert not arguments.kwarg
-    named = [a.arg for a in (*arguments.posonlyargs, *arguments.args)]
+    return arguments_of(
+        arguments, [a.arg for a in (*arguments.posonlyargs, *arguments.args)]
+    ), match[3]
+
+
+def arguments_of(arguments, named) -> list[tuple[str | None, bool]]:
+    """Those by position, then those by keyword alone, after "*"."""
     without = len(named) - len(arguments.defaults)
-    return [(name, i >= without) for i, name in enumerate(named)], match[3]
+    found = [(name, i >= without) for i, name in enumerate(named)]
+    if arguments.kwonlyargs:
+        found.append(("*", False))
+    keywords = zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)
+    return found + [(a.arg, default is not None) for a, default in keywords]
 
 
 def stub_arguments(node) -> list[tuple[str | None, bool]]:
     """... of the stub; no name for arguments that are positional only."""
     arguments = node.args
-    assert not arguments.kwonlyargs
-    named = [None] * len(arguments.posonlyargs) + [a.arg for a in arguments.args]
-    without = len(named) - len(arguments.defaults)
-    return [(name, i >= without) for i, name in enumerate(named)]
+    return arguments_of(
+        arguments, [None] * len(arguments.posonlyargs) + [a.arg for a in arguments.args]
+    )
 
 
 @pytest.mark.parametrize(
@@ -213,6 +222,12 @@ def test_docstring_parameters(value):
             names, _, kind = line.partition(" : ")
             assert kind, f"no type: {line!r}"
             described += [name.lstrip("*") for name in names.split(", ")]
+    if inspect.isclass(value) and issubclass(value, Optimizer):
+        of_rule = [n for n in wanted if n not in inspect.signature(Optimizer).parameters]
+        assert set(wanted) <= {*described, "prox", "max_update_rms"} or described[-1] == "options"
+        wanted = described if value is Optimizer else ["params", *of_rule, "options"]
+        wanted = [name for name in wanted if name not in ("prox", "max_update_rms")]
+        described = [name for name in described if name not in ("prox", "max_update_rms")]
     assert described == wanted
 
 

@@ -299,18 +299,12 @@ class OptimizerGroup:
     penalty: object
 
 class Outcome:
-    @property
-    def norm(self) -> float | None: ...
-    @property
-    def factors(self) -> list[float]: ...
-    @property
-    def skipped(self) -> bool: ...
-    @property
-    def first_nonfinite(self) -> str | None: ...
-    @property
-    def penalty(self) -> float: ...
-    @property
-    def updated(self) -> bool: ...
+    norm: float | None
+    factors: list[float]
+    skipped: bool
+    first_nonfinite: str | None
+    penalty: float
+    updated: bool
 
 class Optimizer:
     def __init__(

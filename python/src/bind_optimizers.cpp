@@ -126,6 +126,7 @@ class Optimizer {
             std::vector<std::size_t> sizes)
       : tree_(std::move(params)), grouped_(grouped), groups_(sizes.size()) {
     options_.accumulated = accumulation_steps;
+    options_.sums = accumulation_steps > 1;
     options_.kind = named<OptimizerKind>("kind", kind, kinds);
     options_.convention = named<Convention>("convention", convention, conventions);
     options_.state_type = named<StateType>("state_type", state_type, state_types);
@@ -345,7 +346,7 @@ class Optimizer {
   /// Lists the parameters that have a gradient, or a sum of earlier ones; whether these are all
   /// parameters, with their gradients as given. Others are left out.
   bool take_active(const Tensors& g, bool adding) {
-    const bool sums = options_.accumulated > 1 && !adding;
+    const bool sums = options_.sums && !adding;
     active_.clear();
     bool whole = true;
     for (std::size_t k = 0; k < parameters_.size(); ++k) {

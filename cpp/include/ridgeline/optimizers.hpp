@@ -119,6 +119,7 @@ struct StepOptions {
   /// Of how many gradients the mean is taken: `grads` and the sums of earlier ones in `state`. One
   /// without memory stands for none.
   std::int64_t accumulated = 1;
+  bool sums = false;                ///< whether there may be such sums
   bool clip_after_penalty = false;  ///< clip the sum with the penalties' gradients
   enum class Clip : std::uint8_t { none, global_norm, norm, value } clip = Clip::none;
   double max_norm = 0, ord = 2;

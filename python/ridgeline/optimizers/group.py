@@ -13,13 +13,15 @@ from .. import _core
 from .._checks import (
     Check,
     any_finite,
-    decay as below_one,
     flag,
     instance,
     non_negative,
     one_of,
     optional,
     type_of,
+)
+from .._checks import (
+    decay as below_one,
 )
 from ..constraints import Constraint
 from ..penalties import Penalty
@@ -96,7 +98,11 @@ class _Number:
         return group._values[self.name]
 
     def __set__(self, group: Group, value: object) -> None:
-        group._owner_or_raise()._change((group,), self.name, value)
+        owner = group._owner()
+        if owner is None:
+            group._values[self.name] = self.check(self.name, value)
+        else:
+            owner._change((group,), self.name, value)
 
     def tell(self, core: _core.OptimizerGroup, value: Any) -> None:
         """Give a checked value to the core, unless it is one that each step asks for."""
@@ -182,23 +188,16 @@ class Group(MutableMapping[str, Any]):
         object.__setattr__(group, "_owner", weakref.ref(owner))  # no cycle: freed with its last use
         return group
 
-    def _owner_or_raise(self) -> Optimizer:
-        owner = self._owner()
-        if owner is None:
-            raise RuntimeError("the optimizer of this group is gone")
-        return owner
-
-    def _attach(self, core: _core.OptimizerGroup) -> None:
+    def _attach(self, owner: Optimizer, core: _core.OptimizerGroup) -> None:
         object.__setattr__(self, "_handle", core)
         for name in self._values:
-            self._tell(name)
+            self._tell(owner, name)
 
-    def _take(self, name: str, checked: Any) -> None:
+    def _take(self, owner: Optimizer, name: str, checked: Any) -> None:
         self._values[name] = checked
-        self._tell(name)
+        self._tell(owner, name)
 
-    def _tell(self, name: str) -> None:
-        owner = self._owner_or_raise()
+    def _tell(self, owner: Optimizer, name: str) -> None:
         number_of(name).tell(self._handle, owner._in_core(name, self._values[name]))
         if name in ("lr", "weight_decay") and isinstance(self._values[name], float):
             setattr(self._handle, name, self._values[name])
@@ -222,7 +221,7 @@ class Group(MutableMapping[str, Any]):
         if key in self._values:
             setattr(self, key, value)
         else:
-            check_foreign(f"groups[{self._owner_or_raise().groups.index(self)}]", key, self._values)
+            check_foreign("group", key, self._values)
             self._foreign[key] = value
 
     def __delitem__(self, key: str) -> None:

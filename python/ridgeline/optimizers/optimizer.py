@@ -355,7 +355,7 @@ class Optimizer(Declared, States):
         self._by_name = isinstance(tree, dict)
         self._make_states(self.master_weights, self.kahan, average=self._options["ema"] is not None)
         for i, group in enumerate(self.groups):
-            group._attach(self._core.group(i))
+            group._attach(self, self._core.group(i))
         self._core.set_decay(self._decay_factors([group.decay_filter for group in self.groups]))
         self._find_rates()
 
@@ -436,7 +436,7 @@ class Optimizer(Declared, States):
                 self.__dict__.clear()
                 self.__dict__.update(before)
                 for i, old in enumerate(self.groups):
-                    old._attach(core.group(i))
+                    old._attach(self, core.group(i))
                 raise
 
     def _change(self, groups: Sequence[Group], name: str, value: object) -> None:
@@ -448,7 +448,7 @@ class Optimizer(Declared, States):
             filters = [checked if group in groups else group.decay_filter for group in self.groups]
             self._core.set_decay(self._decay_factors(filters))
         for group in groups:
-            group._take(name, checked)
+            group._take(self, name, checked)
         self._find_rates()
 
     def _check_group(self, values: Mapping[str, Any]) -> None:
@@ -808,6 +808,11 @@ class Optimizer(Declared, States):
 
     def zero_grad(self, grads: Any = None) -> None:
         """Set gradients to 0, in place: `zero_grad_` under torch's name.
+
+        Parameters
+        ----------
+        grads : array or tree of arrays
+            See `zero_grad_`.
 
         Examples
         --------

@@ -88,9 +88,6 @@ class SGD(_Momentum):
     def _kind(self) -> str:
         return "momentum" if self._stateful else "sgd"
 
-    def _state_names(self) -> tuple[str, ...]:
-        return ("momentum_buffer",) if self._stateful else ()
-
 
 class Adam(GradientStep):
     """Adam (Kingma and Ba 2015), with `amsgrad` (Reddi, Kale and Kumar 2018).
@@ -148,10 +145,6 @@ class Adam(GradientStep):
 
     def _kind(self) -> str:
         return "amsgrad" if self.amsgrad else "adam"
-
-    def _state_names(self) -> tuple[str, ...]:
-        names = ("exp_avg", "exp_avg_sq")
-        return (*names, "max_exp_avg_sq") if self.amsgrad else names
 
 
 class AdamW(Adam):
@@ -257,9 +250,6 @@ class NAdam(GradientStep):
     def _kind(self) -> str:
         return "nadam"
 
-    def _state_names(self) -> tuple[str, ...]:
-        return ("exp_avg", "exp_avg_sq")
-
 
 class RMSprop(_Momentum):
     """RMSprop (Tieleman and Hinton 2012), centered (Graves 2013), with momentum.
@@ -319,10 +309,6 @@ class RMSprop(_Momentum):
 
     def _kind(self) -> str:
         return f"rmsprop{'_centered' * self.centered}{'_momentum' * bool(self._stateful)}"
-
-    def _state_names(self) -> tuple[str, ...]:
-        names = {"square_avg": True, "grad_avg": self.centered, "momentum_buffer": self._stateful}
-        return tuple(name for name, here in names.items() if here)
 
     def _check_state_type(self, name: str, value: str) -> None:
         if self.centered and value in ("bfloat16", "8bit"):
@@ -404,9 +390,6 @@ class Adagrad(_Sums, GradientStep):
     def _kind(self) -> str:
         return "adagrad"
 
-    def _state_names(self) -> tuple[str, ...]:
-        return ("sum",)
-
 
 class Lion(GradientStep):
     """Lion (Chen et al. 2023): the sign of an interpolated momentum.
@@ -453,9 +436,6 @@ class Lion(GradientStep):
 
     def _kind(self) -> str:
         return "lion"
-
-    def _state_names(self) -> tuple[str, ...]:
-        return ("exp_avg",)
 
 
 class FTRL(_Sums):
@@ -527,9 +507,6 @@ class FTRL(_Sums):
 
     def _kind(self) -> str:
         return "ftrl"
-
-    def _state_names(self) -> tuple[str, ...]:
-        return ("z", "n")
 
     def _in_core(self, name: str, value: Any) -> Any:
         return 2 * value if name == "l2" and self.convention == "keras" else value

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .group import Group, LearningRate
 
 HALVES = ("bfloat16", "float16")
+_RULES = _core.optimizer_kinds()
 _VERSION = 1
 _BLOCK = 256  # of elements that share the scale of an 8-bit state
 
@@ -36,6 +37,14 @@ class LoadReport(NamedTuple):
         Entries of the optimizer that the given dict does not have: they keep their values.
     unexpected_keys : list of str
         Entries of the dict that the optimizer does not have: they are ignored.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import ridgeline as rl
+    >>> saved = rl.Lion({"w": np.ones(2), "old": np.ones(3)}).state_dict()
+    >>> rl.Lion({"w": np.ones(2)}).load_state_dict(saved, strict=False)
+    LoadReport(missing_keys=['steps'], unexpected_keys=['exp_avg/old'])
     """
 
     missing_keys: list[str]
@@ -132,11 +141,9 @@ class States:
         """Return the core's name of the rule."""
         raise NotImplementedError
 
-    def _state_names(self) -> tuple[str, ...]:
-        raise NotImplementedError
-
-    def _squares(self, state: str) -> bool:
-        return state in ("exp_avg_sq", "max_exp_avg_sq", "square_avg")
+    def _squares(self) -> dict[str, bool]:
+        """Return for each state of the rule, by its name, whether it is one of squares."""
+        return dict(_RULES[self._kind()])
 
     def _initial_value(self, state: str) -> float:
         """Return what a state starts with."""
@@ -156,7 +163,7 @@ class States:
         count, compute = len(shapes), compute_dtypes(dtypes)
         kept: dict[str, list[Array]] = {}
         of_states = {"bfloat16": ["uint16"] * count, "8bit": ["uint8"] * count}
-        for name in self._state_names():
+        for name in self._squares():
             kept[name] = zeroed(of_states.get(self._state_type, compute), shapes)
             if self._state_type == "8bit":
                 blocks = [((math.prod(shape) + _BLOCK - 1) // _BLOCK,) for shape in shapes]
@@ -188,12 +195,12 @@ class States:
             bits = int(np.float32(value).view(np.uint32))
             return np.uint16((bits + 0x7FFF + (bits >> 16 & 1)) >> 16)
         if self._state_type == "8bit":
-            return 0 if self._squares(state) else 127
+            return 0 if self._squares()[state] else 127
         return value
 
     def _attach(self) -> None:
         kept, core = self._kept, self._core
-        for j, name in enumerate(self._state_names()):
+        for j, name in enumerate(self._squares()):
             core.attach_states(j, kept[name], kept.get(f"{name}_scale"))
         for name, attach in (
             ("master", core.attach_masters),
@@ -209,7 +216,7 @@ class States:
 
     def _reset_states(self, k: int, elements: Array) -> None:
         """Set the states of some elements of a parameter to 0."""
-        for name in (*self._state_names(), "compensation"):
+        for name in (*self._squares(), "compensation"):
             if name in self._kept and self._kept[name][k].shape == elements.shape:
                 zero = 0 if name == "compensation" else self._stored(name, 0.0)
                 self._kept[name][k][elements] = zero

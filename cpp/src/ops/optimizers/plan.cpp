@@ -136,7 +136,7 @@ void Step::prepare_groups(std::span<const OptimizerGroup> groups) {
     clips_sum_ = clips_sum_ || (options_.clip_after_penalty && plans_.back()->by_gradient);
   }
   clips_sum_ = clips_sum_ && options_.clip != StepOptions::Clip::none;
-  composed_ = clips_sum_ || options_.accumulated > 1;
+  composed_ = clips_sum_ || options_.sums;
   value_totals_.resize(values_ * work_.blocks());
 }
 

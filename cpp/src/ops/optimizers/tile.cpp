@@ -139,7 +139,7 @@ void Step::compose_gradient(TileContext& t, Pass pass) const {
     }
   }
   if (clips_sum_) {
-    if (options_.accumulated > 1) {
+    if (options_.sums) {
       prepare_gradient(t, t.compute, t.tiles.g, 1 / static_cast<double>(options_.accumulated),
                        -infinite, infinite);
     }
