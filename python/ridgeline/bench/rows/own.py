@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import itertools
 import runpy
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,9 +10,10 @@ from typing import Any, TypeVar
 
 from ridgeline import _core
 
+from ..peers.registry import Implementation
+from . import OPERATIONS
 from . import layouts as shapes
-from .operations import DTYPES, GRADS, ONE, OPERATIONS, OUT, PARAMS, Operation
-from .peers import Implementation
+from .operation import DTYPES, GRADS, ONE, OUT, PARAMS, Operation, always
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -136,12 +136,12 @@ def case(
         assert reference is not None
         _operations[operation] = Operation(
             operation,
-            "own",
             function,
             reference,
-            tuple(traffic),
-            lambda norms: itertools.repeat(tuple(numbers)),
+            family="own",
             arrays=tuple(arrays),
+            numbers=always(*numbers),
+            passes=tuple(traffic),
             writes=GRADS in arrays,
             layouts=tuple(LAYOUTS[each] for each in layouts),
             dtypes=tuple(dtypes),
