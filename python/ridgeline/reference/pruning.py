@@ -211,6 +211,24 @@ def _factor(score: Float64, normalize: str) -> float:
     return norm if normalize == "l2" else norm / math.sqrt(score.size)
 
 
+def _prune_groups(
+    arrays: Arrays,
+    alive: Sequence[Bools],
+    chosen: Iterable[int],
+    result: list[Bools],
+    scores_of: Callable[[int, Array, Bools, Integers, int], Array],
+    structure: tuple[Any, ...],
+) -> None:
+    """Write the masks of n of every m elements into the result."""
+    _, kept, group, *axis = structure
+    first = 0
+    for i in chosen:
+        score = scores_of(first, arrays[i], alive[i], *units(arrays[i].shape))
+        score = np.asarray(score).reshape(arrays[i].shape)
+        first += score.size
+        result[i] = n_of_m(score, kept, group, axis[0] if axis else -1, alive[i])
+
+
 def _prune(
     arrays: Arrays,
     scores_of: Callable[[int, Array, Bools, Integers, int], Array],
@@ -233,13 +251,7 @@ def _prune(
     result = [np.array(a) for a in alive]
     chosen = [i for i in range(n) if i not in set(exclude)]
     if structure is not None and structure[0] == "nm":
-        first = 0
-        for i in chosen:
-            score = scores_of(first, arrays[i], alive[i], *units(arrays[i].shape))
-            score = np.asarray(score).reshape(arrays[i].shape)
-            first += score.size
-            _, kept, group, *axis = structure
-            result[i] = n_of_m(score, kept, group, axis[0] if axis else -1, alive[i])
+        _prune_groups(arrays, alive, chosen, result, scores_of, structure)
         return result
 
     numbers, scores, living = [], [], []

@@ -103,19 +103,9 @@ def case(
     In a file ``my_kernels.py``, they run with ``ridgeline bench --load my_kernels.py -k damp``.
     """
     _check("kind", [kind], KINDS)
-    known = {each.name for each in (*OPERATIONS, *_operations.values())}
     defines = traffic is not None or reference is not None
-    if not defines and operation not in known:
-        near = difflib.get_close_matches(operation, known, 3, 0)
-        raise ValueError(
-            f"operation: got {operation!r}, wants one that exists, such as {', '.join(near)}; "
-            "or traffic and reference, which define a new one"
-        )
+    _check_name(operation, defines)
     if defines:
-        if operation in known:
-            raise ValueError(f"operation: {operation!r} exists; without traffic and reference")
-        if not operation.isidentifier():
-            raise ValueError(f"operation: got {operation!r}, wants letters, digits, underscores")
         if not traffic or reference is None:
             raise ValueError("a new operation wants traffic and reference")
         _check("traffic", traffic, _core.memory_patterns())
@@ -175,6 +165,20 @@ def forget() -> None:
     """Forget all that was registered."""
     _operations.clear()
     _beside.clear()
+
+
+def _check_name(operation: str, defines: bool) -> None:
+    known = {each.name for each in (*OPERATIONS, *_operations.values())}
+    if not defines and operation not in known:
+        near = difflib.get_close_matches(operation, known, 3, 0)
+        raise ValueError(
+            f"operation: got {operation!r}, wants one that exists, such as {', '.join(near)}; "
+            "or traffic and reference, which define a new one"
+        )
+    if defines and operation in known:
+        raise ValueError(f"operation: {operation!r} exists; without traffic and reference")
+    if defines and not operation.isidentifier():
+        raise ValueError(f"operation: got {operation!r}, wants letters, digits, underscores")
 
 
 def _check(name: str, got: Sequence[str], known: Any) -> None:
