@@ -211,6 +211,13 @@ def _factor(score: Float64, normalize: str) -> float:
     return norm if normalize == "l2" else norm / math.sqrt(score.size)
 
 
+def _going(of: str, fraction: float, size: int, before: int) -> int:
+    """Return how many of so many units are pruned, some of which were before."""
+    if of == "remaining":
+        return before + round(fraction * (size - before))
+    return max(before, round(fraction * size))
+
+
 def _prune_groups(
     arrays: Arrays,
     alive: Sequence[Bools],
@@ -269,14 +276,11 @@ def _prune(
     sizes = [live.size for live in living]
     already = [int(np.sum(~live)) for live in living]
 
-    def going(fraction: float, size: int, before: int) -> int:
-        if of == "remaining":
-            return before + round(fraction * (size - before))
-        return max(before, round(fraction * size))
-
     if scope == "tensor":
         fractions = _each(0.0 if sparsity is None else sparsity, n)
-        counts = [going(fractions[i], *at) for i, *at in zip(chosen, sizes, already, strict=True)]
+        counts = [
+            _going(of, fractions[i], *at) for i, *at in zip(chosen, sizes, already, strict=True)
+        ]
     elif chosen:
         assert isinstance(sparsity, int | float)
         low, high = (
@@ -286,7 +290,7 @@ def _prune(
             ]
             for fractions in (_each(min_sparsity, n), _each(max_sparsity, n))
         )
-        gone = going(sparsity, sum(sizes), sum(already))
+        gone = _going(of, sparsity, sum(sizes), sum(already))
         counts = shares(scores, living, gone, low, high)
     else:
         counts = []
