@@ -261,8 +261,7 @@ def _prune(
         _prune_groups(arrays, alive, chosen, result, scores_of, structure)
         return result
 
-    numbers, scores, living = [], [], []
-    first = 0
+    numbers, scores, living, first = [], [], [], 0
     for i in chosen:
         number, count = units(arrays[i].shape, structure)
         live = np.zeros(count, np.bool_)
