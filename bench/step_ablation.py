@@ -34,7 +34,7 @@ LR, BETAS, EPS, DECAY = 1e-2, (0.9, 0.999), 1e-8, 0.1
 L1, LIMIT, SPARSITY, SCALE = 0.1, 10.0, 0.5, 1024.0  # nothing reaches the limit
 LAYOUTS = {
     each.name: each.elements(4)
-    for each in (layouts.GPT2, layouts.RESNET, layouts.THOUSAND, layouts.MEMORY)
+    for each in (layouts.GPT2, layouts.RESNET, layouts.THOUSAND, layouts.MEMORY, layouts.CACHE_2)
 }
 CHECKED = 3  # steps that are compared
 

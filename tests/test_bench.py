@@ -52,8 +52,8 @@ def without_libraries(monkeypatch):
 
 @pytest.fixture(autouse=True)
 def quickly(monkeypatch):
-    """Survey the roof in small arrays; forget what a test registered."""
-    monkeypatch.setattr(session, "_ROOF_BYTES", 2**20)
+    """Survey the roof once in small arrays; forget what a test registered."""
+    monkeypatch.setattr(session, "_ROOF", (2**20, 1))
     yield
     own.forget()
 
@@ -667,7 +667,7 @@ class TestScripts:
     def test_ablation(self, run, adamw):
         if adamw == "torch":
             pytest.importorskip("torch")
-        text = run("step_ablation.py", "--arrays", "1000x256", "--rounds", "1", "--adamw", adamw)
+        text = run("step_ablation.py", "--arrays", "512KiB", "--rounds", "1", "--adamw", adamw)
         assert text.count("| one pass: rl.AdamW | 32.12 |") == 2
         assert text.count("| one pass: rl.AdamW | 30.12 |") == 1
         assert text.count("| ratio |") == 3

@@ -22,7 +22,7 @@ from .measure import Effort
 
 QUICK = 60.0  # seconds
 BUDGET = 2.0  # seconds for a row
-_ROOF_BYTES = 2**28
+_ROOF = 2**28, 9  # bytes, runs
 
 
 class Refusal(Exception):
@@ -62,7 +62,7 @@ class Session:
             task = progress.add_task("the memory roof", total=sum(costs))
             rl.runtime.use_target(self.targets[0])
             data = Memory(max(map(room, self.chosen)))
-            size, runs = (2**26, 5) if self.args.quick else (_ROOF_BYTES, 9)
+            size, runs = (2**26, 5) if self.args.quick else _ROOF
             self.roofs.extend(roof.survey(size, self.threads, runs))
             for (case, n), cost in zip(planned, costs, strict=True):
                 without = registry.missing(self.args.compile, n)
