@@ -26,13 +26,15 @@ import ml_dtypes
 import numpy as np
 
 import ridgeline as rl
-from ridgeline.bench import layouts, machine, peers
+from ridgeline.bench import machine
+from ridgeline.bench.peers import registry
+from ridgeline.bench.rows import layouts
 
 LR, BETAS, EPS, DECAY = 1e-2, (0.9, 0.999), 1e-8, 0.1
 L1, LIMIT, SPARSITY, SCALE = 0.1, 10.0, 0.5, 1024.0  # nothing reaches the limit
 LAYOUTS = {
     each.name: each.elements(4)
-    for each in (layouts.GPT2, layouts.RESNET, layouts.THOUSAND, layouts.MEMORY)
+    for each in (layouts.GPT2, layouts.RESNET, layouts.THOUSAND, layouts.MEMORY, layouts.CACHE_2)
 }
 CHECKED = 3  # steps that are compared
 
@@ -267,7 +269,7 @@ def main() -> None:
         parser.error(f"--rounds: got {args.rounds}, wants 1 or more")
 
     threads = args.threads or rl.get_num_threads()
-    peers.set_threads(threads)
+    registry.set_threads(threads)
     facts = machine.describe()
     cpu, versions = facts["machine"]["cpu"], facts["versions"]
     libraries = ", ".join(f"{name} {versions[name]}" for name in ("ridgeline", "numpy", "torch"))

@@ -14,9 +14,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ridgeline.bench import compare, report_data, results
-from ridgeline.bench.report import markdown_table, roof_table
-from ridgeline.bench.results import Implementation, Row, Run
+from ridgeline.bench.report import compare, results
+from ridgeline.bench.report import data as report_data
+from ridgeline.bench.report.markdown import markdown_table, roof_table
+from ridgeline.bench.report.results import Implementation, Row, Run
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULT = ROOT / "docs" / "benchmarks" / "result.json.gz"

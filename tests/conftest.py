@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
@@ -38,10 +39,35 @@ def cmake() -> Callable[..., None]:
     return run
 
 
+def _left_build() -> Path | None:
+    """The build directory that `pip install .` or a preset left, if no source is newer."""
+    sources = [p for folder in ("cpp", "python/src") for p in (ROOT / folder).rglob("*.*")]
+    newest = max(p.stat().st_mtime for p in [*sources, ROOT / "CMakeLists.txt"])
+    release = {"CMAKE_BUILD_TYPE:STRING=", "CMAKE_BUILD_TYPE:STRING=Release"}  # by default
+    for library in (ROOT / "build").glob("*/cpp/libridgeline.a"):
+        build = library.parent.parent
+        cache = {*(build / "CMakeCache.txt").read_text().splitlines()}
+        plain = {f"CMAKE_HOME_DIRECTORY:INTERNAL={ROOT}", "RIDGELINE_SANITIZE:STRING="} <= cache
+        if plain and release & cache and library.stat().st_mtime > newest:
+            return build
+    return None
+
+
 @pytest.fixture(scope="session")
 def core_build(tmp_path_factory: pytest.TempPathFactory, cmake: Callable[..., None]) -> Path:
-    """The build directory of the C++ core, with all targets: about a minute of one CPU."""
-    build = tmp_path_factory.mktemp("core")
-    cmake("-S", ROOT, "-B", build)
-    cmake("--build", build, "--parallel", str(os.cpu_count() or 1))
+    """A build directory of the C++ core with all targets.
+
+    The one that is there, else one for all workers of the session: that takes minutes.
+    """
+    if left := _left_build():
+        return left
+    temporary = tmp_path_factory.getbasetemp()
+    shared = temporary.parent if "PYTEST_XDIST_WORKER" in os.environ else temporary
+    build = shared / "core"
+    with (shared / "core.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (build / "done").exists():
+            cmake("-S", ROOT, "-B", build)
+            cmake("--build", build, "--parallel", str(os.cpu_count() or 1))
+            (build / "done").touch()
     return build

@@ -17,20 +17,12 @@ import pytest
 
 import ridgeline as rl
 from ridgeline import _core
-from ridgeline.bench import (
-    arguments,
-    cases,
-    checks,
-    cli,
-    layouts,
-    machine,
-    measure,
-    memory,
-    own,
-    peers,
-    results,
-    roof,
-)
+from ridgeline.bench import cli, machine
+from ridgeline.bench.peers import penalties
+from ridgeline.bench.peers import registry as peers
+from ridgeline.bench.report import results
+from ridgeline.bench.rows import cases, layouts, own
+from ridgeline.bench.run import arguments, checks, measure, memory, roof, session
 
 pytest.importorskip("rich")
 
@@ -60,8 +52,8 @@ def without_libraries(monkeypatch):
 
 @pytest.fixture(autouse=True)
 def quickly(monkeypatch):
-    """Survey the roof in small arrays; forget what a test registered."""
-    monkeypatch.setattr(cli, "_ROOF_BYTES", 2**20)
+    """Survey the roof once in small arrays; forget what a test registered."""
+    monkeypatch.setattr(session, "_ROOF", (2**20, 1))
     yield
     own.forget()
 
@@ -187,7 +179,7 @@ class TestRun:
         assert "--append: wants --json" in capsys.readouterr().err
 
     def test_quick_ends_in_time(self, monkeypatch, capsys):
-        monkeypatch.setattr(cli, "QUICK", 0.0)
+        monkeypatch.setattr(session, "QUICK", 0.0)
         assert bench("--quick") == 2
         assert "no time left" in capsys.readouterr().err
         names = {case.name for case in cases.cases()}
@@ -317,7 +309,7 @@ class TestChecks:
 
     @pytest.mark.usefixtures("without_libraries")
     def test_a_wrong_peer_is_left_out(self, case, monkeypatch):
-        monkeypatch.setitem(peers._NUMPY_ONE, "prox_l1", lambda x, step: None)
+        monkeypatch.setattr(penalties, "_numpy_soft", lambda x, step: None)
         good, left_out = checks.checked(case, LIBRARIES)
         assert [each.name for each in good] == ["ridgeline", "reference", "empty call"]
         assert left_out == {"numpy": "gives another result"}
@@ -327,7 +319,7 @@ class TestChecks:
         def fail(x, step):
             raise RuntimeError("no compiler\nat all")
 
-        monkeypatch.setitem(peers._NUMPY_ONE, "prox_l1", fail)
+        monkeypatch.setattr(penalties, "_numpy_soft", fail)
         _, left_out = checks.checked(case, LIBRARIES)
         assert left_out == {"numpy": "RuntimeError: no compiler"}
 
@@ -675,7 +667,7 @@ class TestScripts:
     def test_ablation(self, run, adamw):
         if adamw == "torch":
             pytest.importorskip("torch")
-        text = run("step_ablation.py", "--arrays", "1000x256", "--rounds", "1", "--adamw", adamw)
+        text = run("step_ablation.py", "--arrays", "512KiB", "--rounds", "1", "--adamw", adamw)
         assert text.count("| one pass: rl.AdamW | 32.12 |") == 2
         assert text.count("| one pass: rl.AdamW | 30.12 |") == 1
         assert text.count("| ratio |") == 3

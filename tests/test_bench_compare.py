@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
-from ridgeline.bench import compare, results
-from ridgeline.bench.results import Implementation, Row, Run, Stats
+from ridgeline.bench.report import compare, results
+from ridgeline.bench.report.results import Implementation, Row, Run, Stats
 
 pytest.importorskip("rich")
 

@@ -13,24 +13,17 @@ import pytest
 
 import ridgeline as rl
 from ridgeline import _core
-from ridgeline.bench import (
-    arguments,
-    cases,
-    checks,
-    fairness,
-    layouts,
-    measure,
-    memory,
-    operations,
-    peers,
-    penalty_peers,
-    prune_peers,
-    random_peers,
-    step_peers,
-)
-from ridgeline.bench.cases import Case
-from ridgeline.bench.layouts import Layout
-from ridgeline.bench.peers import Implementation
+from ridgeline.bench.peers import optimizers as step_peers
+from ridgeline.bench.peers import pruning as prune_peers
+from ridgeline.bench.peers import random as random_peers
+from ridgeline.bench.peers import registry as peers
+from ridgeline.bench.peers import settings, tools
+from ridgeline.bench.peers.registry import Implementation
+from ridgeline.bench.rows import OPERATIONS, cases, fairness, layouts
+from ridgeline.bench.rows.cases import Case
+from ridgeline.bench.rows.layouts import Layout
+from ridgeline.bench.rows.operation import GRADS, OUT, PARAMS
+from ridgeline.bench.run import arguments, checks, measure, memory
 
 LIBRARIES = tuple(peers.LIBRARIES)
 NUMPY = "numpy"
@@ -58,19 +51,19 @@ class TestOperations:
         assert len(cases.cases()) < 330
 
     def test_each_is_there_once_in_a_dtype(self):
-        pairs = [(op.name, dtype) for op in operations.OPERATIONS for dtype in op.dtypes]
+        pairs = [(op.name, dtype) for op in OPERATIONS for dtype in op.dtypes]
         assert len(set(pairs)) == len(pairs)
 
     def test_traffic_is_what_patterns_move(self):
         known = _core.memory_patterns()
-        for operation in operations.OPERATIONS:
+        for operation in OPERATIONS:
             assert set(operation.passes) <= set(known)
-        without = {op.name for op in operations.OPERATIONS if not op.passes}
+        without = {op.name for op in OPERATIONS if not op.passes}
         assert without == {"dropout_mask_50", "patch_dropout_50", "score_lamp"}
 
     def test_types(self):
-        wide = {op.name for op in operations.OPERATIONS if "float64" in op.dtypes}
-        half = {op.name for op in operations.OPERATIONS if "bfloat16" in op.dtypes}
+        wide = {op.name for op in OPERATIONS if "float64" in op.dtypes}
+        half = {op.name for op in OPERATIONS if "bfloat16" in op.dtypes}
         assert wide - half == {"uniform", "normal"}
         assert half == {
             "value_elastic_net",
@@ -101,7 +94,7 @@ class TestOperations:
             }
 
     @pytest.mark.usefixtures("without_libraries")
-    @pytest.mark.parametrize("operation", operations.OPERATIONS, ids=by_name)
+    @pytest.mark.parametrize("operation", OPERATIONS, ids=by_name)
     def test_data_costs_the_same_at_every_call(self, operation):
         """Also the last call of a run writes, where the operation says that calls write."""
         most = max(300, abs(math.prod(operation.shape)))
@@ -133,7 +126,7 @@ class TestOperations:
         elif operation.changes or operation.once:
             assert changed != is_still
         else:
-            assert not changed or in_place or operations.OUT in operation.arrays
+            assert not changed or in_place or OUT in operation.arrays
         tiny = np.finfo(np.float32).tiny
         written = [x.astype(np.float64) for x in after]
         assert all(np.all((np.abs(x) >= tiny) | (x == 0)) for x in written)
@@ -141,7 +134,7 @@ class TestOperations:
 
     @pytest.mark.slow
     @pytest.mark.filterwarnings("ignore")  # the peers' own
-    @pytest.mark.parametrize("operation", operations.OPERATIONS, ids=by_name)
+    @pytest.mark.parametrize("operation", OPERATIONS, ids=by_name)
     def test_every_peer_computes_the_same(self, operation):
         without = peers.missing(compiled=False, threads=10**6)
         single = [each for each in operation.layouts if each.single]
@@ -220,7 +213,7 @@ def public_kernels():
 
 class TestPublicInterface:
     def test_every_kernel_has_an_operation(self):
-        measured = set(itertools.chain.from_iterable(op.public for op in operations.OPERATIONS))
+        measured = set(itertools.chain.from_iterable(op.public for op in OPERATIONS))
         known = set(public_kernels()) - {"L0.add_gradient_"}  # there is none
         assert known - measured == set(NO_KERNEL)
         assert measured - known == set()
@@ -256,7 +249,7 @@ class TestDtypes:
         "case",
         [
             Case(op, layouts.CACHE_2 if op.recipe is None else Layout("small", (5_003,)), dtype)
-            for op in operations.OPERATIONS
+            for op in OPERATIONS
             for dtype in op.dtypes
             if dtype != "float32"
         ],
@@ -323,7 +316,7 @@ class TestJax:
     def test_calls_follow_each_other(self):
         jax = pytest.importorskip("jax")
         x = jax.numpy.arange(4.0)
-        double = penalty_peers.donating(lambda x: 2 * x)
+        double = tools.donating(lambda x: 2 * x)
         assert np.array_equal(double(x), [0, 2, 4, 6])
         assert np.array_equal(double(x), [0, 4, 8, 12])
         assert np.array_equal(double(jax.numpy.ones(2)), [2, 2])
@@ -336,7 +329,7 @@ class TestJax:
             assert jax.numpy.zeros(1).dtype == dtype
 
 
-DRAWS = {op.name: op for op in operations.OPERATIONS if op.fair and not op.prunes}
+DRAWS = {op.name: op for op in OPERATIONS if op.fair and not op.prunes}
 
 
 def draw(name, function=None):
@@ -393,7 +386,7 @@ def chosen(name, read, p, keep):
     x = read[0]
     if name in SHARED:
         keep = keep.reshape(*x.shape[: SHARED[name]], *[1] * (x.ndim - SHARED[name]))
-    a, shift, dropped = fairness.alpha_constants(p)
+    a, shift, dropped = settings.alpha_constants(p)
     if name in ("alpha_dropout_10", "feature_alpha_dropout_10"):
         return [np.where(keep, a * x + shift, dropped)]
     if name == "alpha_dropout_backward_10":
@@ -415,7 +408,7 @@ class TestFairness:
     @pytest.mark.parametrize("generator", [np.random.PCG64, np.random.SFC64])
     @pytest.mark.parametrize("name", DRAWS)
     def test_numpy_is_fair(self, name, generator):
-        table = random_peers._numpy_table(generator)
+        table = random_peers.numpy_table(generator)
         for _ in range(3):
             assert is_fair(name, *draw(name, table[DRAWS[name].peers or name]))
 
@@ -485,7 +478,7 @@ class TestFairness:
     def test_alpha_dropout_is_no_dropout(self):
         name = "alpha_dropout_10"
         (x,), (y,), (p, *_) = draw(name)
-        a, _, dropped = fairness.alpha_constants(p)
+        a, _, dropped = settings.alpha_constants(p)
         kept = np.abs(y - dropped) > 1e-5
         assert not is_fair(name, [x], [rl.dropout(x, p, rl.Key(1))], (p,))
         assert not is_fair(name, [x], [np.where(kept, a * x, dropped)], (p,))
@@ -548,9 +541,9 @@ class TestFairness:
         for wrong in (
             rl.dropout(x, p, key),
             rl.drop_block(x, p, 2, key),
-            rl.drop_block(x, 0.12, fairness.BLOCK, key),
-            rl.drop_block(x, p, fairness.BLOCK, key, per_channel=False),
-            rl.drop_block(x, p, fairness.BLOCK, key, edges="clipped"),
+            rl.drop_block(x, 0.12, settings.BLOCK, key),
+            rl.drop_block(x, p, settings.BLOCK, key, per_channel=False),
+            rl.drop_block(x, p, settings.BLOCK, key, edges="clipped"),
             y * np.float32(1 + 1e-5),
             np.where(y == 0, 0, x),
             one_more,
@@ -579,7 +572,7 @@ class TestFairness:
 
     def test_integers_that_are_not_uniform(self):
         rng = np.random.default_rng(0)
-        n, high = 50_000, fairness.HIGH
+        n, high = 50_000, settings.HIGH
 
         def fair(x):
             return is_fair("integers", [], [x], ())
@@ -705,7 +698,7 @@ class TestPeersThatDraw:
             checks.checked(a_case(operation), (*LIBRARIES, "numpy"))
 
 
-PRUNES = {op.name: op for op in operations.OPERATIONS if op.prunes and op.family == "pruning"}
+PRUNES = {op.name: op for op in OPERATIONS if op.prunes and op.family == "pruning"}
 
 
 class TestPruning:
@@ -796,7 +789,7 @@ class TestPruning:
         case = a_case(operation, Layout("test", (1000,)))
         data = arguments.Memory(case.bytes)
         data.restore(1000)
-        (x,) = data.flat(1000, operations.GRADS)
+        (x,) = data.flat(1000, GRADS)
         implementation = case.implementations(LIBRARIES)[0]
         runner = measure._Runner(case, implementation, [[x]], [1.0], data)
         runner.calibrate()
@@ -858,7 +851,7 @@ class TestPruning:
         assert right == [True, False]
 
 
-STEPS = {f"{op.name}/{op.dtypes[0]}": op for op in operations.OPERATIONS if op.recipe is not None}
+STEPS = {f"{op.name}/{op.dtypes[0]}": op for op in OPERATIONS if op.recipe is not None}
 SMALL = Layout("small", (257, 40_003, 3, 1), single=False)
 ALONE = Layout("one", (5_003,))
 
@@ -1014,10 +1007,10 @@ class TestSteps:
         case = a_case(STEPS[name], SMALL)
         data = arguments.Memory(arguments.room(case))
         data.restore_params(case.elements, case.dtype)
-        before = data.flat(case.elements, operations.PARAMS, dtype=case.dtype)[0].copy()
+        before = data.flat(case.elements, PARAMS, dtype=case.dtype)[0].copy()
         effort = measure.Effort(0.0, 0.02)
         row = measure.run_case(case, data, effort, [rl.runtime.target()], LIBRARIES)
-        after = data.flat(case.elements, operations.PARAMS, dtype=case.dtype)[0]
+        after = data.flat(case.elements, PARAMS, dtype=case.dtype)[0]
         assert np.array_equal(after, before)
         assert row.traffic_bytes == 24 * case.elements
         assert row.roof.median > 0

@@ -17,9 +17,10 @@ from pathlib import Path
 
 import pytest
 
-from ridgeline.bench import report, results
-from ridgeline.bench.report_data import ours, summary, verdict
-from ridgeline.bench.report_markdown import markdown_table, roof_table
+from ridgeline.bench.report import page as report
+from ridgeline.bench.report import results
+from ridgeline.bench.report.data import ours, summary, verdict
+from ridgeline.bench.report.markdown import markdown_table, roof_table
 
 HOSTILE = "<script>alert(\"1\")</script> & 'x' | `y`"
 VOID = {"meta", "link", "input", "br", "wbr"}

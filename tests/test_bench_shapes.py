@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ridgeline.bench import shapes
+from ridgeline.bench.rows import shapes
 
 
 def test_one_array_of_so_many_bytes():

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from ridgeline.bench import cases, results
+from ridgeline.bench.report import results
+from ridgeline.bench.rows import cases
 
 ROOT = Path(__file__).parents[1]
 

@@ -128,7 +128,7 @@ def test_info_needs_no_optional_package(ridgeline):
 
 
 def test_demo(ridgeline, tmp_path, demo_installed):
-    done = ridgeline("demo", "--quick", "--output", "new/place")
+    done = ridgeline("demo", "--quick", "--seeds", "1", "--output", "new/place")
     assert done.returncode == 0, done.stderr
     for name in ("ridgeline-demo.png", "ridgeline-demo-pruning.png"):
         picture = tmp_path / "new" / "place" / name
@@ -241,13 +241,13 @@ def test_demo_prunes_while_training(demo_installed):
 
 
 def test_demo_learns_as_well_with_small_states(demo_installed):
-    """Moments of 2 bytes and of 1 end where those of 4 do, within the noise over 10 seeds."""
+    """Moments of 2 bytes and of 1 end where those of 4 do, within the noise over 5 seeds."""
     from ridgeline import demo
 
     last = {}
     for states in ("float32", "bfloat16", "8bit"):
         method = demo.Method(states, "k", optimizer=partial(demo.adamw, state_dtype=states))
-        runs = [demo.train(method, demo.Task.of_seed(seed), seed, 20) for seed in range(10)]
+        runs = [demo.train(method, demo.Task.of_seed(seed), seed, 20) for seed in range(5)]
         last[states] = np.array([[run.train_loss[-1], run.test_accuracy[-1]] for run in runs])
     noise = last["float32"].std(axis=0, ddof=1)
     for states in ("bfloat16", "8bit"):

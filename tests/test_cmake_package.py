@@ -12,7 +12,7 @@ CONSUMER = Path(__file__).resolve().parent / "consumer"
 
 @pytest.mark.slow
 def test_another_project_finds_and_uses_it(core_build, cmake, tmp_path):
-    cmake("--install", core_build, "--prefix", tmp_path / "prefix")
+    cmake("--install", core_build, "--prefix", tmp_path / "prefix", "--component", "cpp")
     cmake("-S", CONSUMER, "-B", tmp_path / "build", f"-DCMAKE_PREFIX_PATH={tmp_path / 'prefix'}")
     cmake("--build", tmp_path / "build")
     output = subprocess.run(

@@ -231,16 +231,16 @@ def test_what_fails_leaves_nothing(tmp_path):
 
 def test_the_result_of_a_benchmark_stays(tmp_path):
     """`ridgeline bench` writes its files by the same function."""
-    from ridgeline.bench import cli
+    from ridgeline.bench.report import store
 
     file = tmp_path / "result.json.gz"
-    cli._write(file, "old")
+    store.write(file, "old")
     before = file.read_bytes()
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
     try:
         with pytest.raises(OSError, match="File too large"):
-            cli._write(file, "".join(map(str, range(100_000))))
+            store.write(file, "".join(map(str, range(100_000))))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert file.read_bytes() == before

@@ -77,8 +77,13 @@ MOMENTA = {
 }
 
 
-@pytest.mark.parametrize("name", PENALTIES)
-@pytest.mark.parametrize("case", MOMENTA)
+def a_third(*factors):
+    """Choose a third of all combinations; of three factors each pair of values remains."""
+    indexed = itertools.product(*map(enumerate, factors))
+    return [tuple(x for _, x in each) for each in indexed if sum(i for i, _ in each) % 3 == 0]
+
+
+@pytest.mark.parametrize(("case", "name"), a_third(MOMENTA, PENALTIES))
 def test_a_momentum_ends_at_the_minimum_of_loss_and_penalty(case, name):
     make, convention, momentum, extra = MOMENTA[case]
     penalty, expected = PENALTIES[name]
@@ -100,9 +105,12 @@ def test_a_momentum_ends_at_the_minimum_of_loss_and_penalty(case, name):
     assert w[0] == pytest.approx(least, abs=1e-3)
 
 
-@pytest.mark.parametrize("convention", ["torch", "keras", "optax"])
-@pytest.mark.parametrize("name", PENALTIES)
-@pytest.mark.parametrize("kind", ["Adam", "AMSGrad", "AdamW", "NAdam", "RMSprop", "Adagrad"])
+ADAPTIVE = ("Adam", "AMSGrad", "AdamW", "NAdam", "RMSprop", "Adagrad")
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "convention"), a_third(ADAPTIVE, PENALTIES, ("torch", "keras", "optax"))
+)
 def test_an_adaptive_step_ends_at_the_minimum(kind, name, convention):
     w = np.full(1, 2.9)
     opt = made(
@@ -491,7 +499,7 @@ def test_states_are_never_subnormal(kind, options, dtype):
         w = np.ones(100, dtype)
         opt = made(kind, w, **options)
         opt.step(g)
-        for _ in range(2300):
+        for _ in range(2300 if dtype == np.float64 else 350):  # halvings from 1 to 0, twice
             opt.step(np.zeros(100, dtype))
             for name, state in opt.state.items():
                 least = np.abs(state[state != 0])

@@ -4,25 +4,21 @@ Each case is one operation on one set of arrays, done by ridgeline, by its refer
 peers (NumPy, PyTorch, JAX, Numba and others where installed) in turn, beside the memory roof of the
 same moment::
 
-    operations.py    what is measured; layouts.py: on which arrays; cases.py: both; own.py: users'
-    peers.py         the same operations in NumPy, PyTorch and JAX; loops.py: in Numba
-    penalty_peers.py the penalties among them
-    random_peers.py  those that draw at random; fairness.py: whether they draw what they should
-    prune_peers.py   those that prune; step_peers.py: steps of optimizers
-    arguments.py     memory and arguments of calls; checks.py: whether results are the same
-    roof.py          the speed of memory with trivial arithmetic
-    measure.py       interleaved rounds, medians, doubts
-    memory.py        peak extra memory, in fresh processes
-    machine.py       where figures come from, and what disturbed them
-    cli.py           options and tables
-    results.py       the JSON of a run; compare.py: two of them; report.py: as a page
+    report/      the JSON of a run, a comparison of two, tables and a page
+    peers/       the operations in NumPy, PyTorch, JAX, Numba and others
+    rows/        what is measured: operations, a file for each family; on which arrays
+    run/         arguments, checks of the results, interleaved rounds, the memory roof
+    machine.py   where figures come from, and what disturbed them
+    cli.py       the options
+
+A room imports only rooms that stand above it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .own import case
+from .rows.own import case
 
 __all__ = ["case", "main"]
 

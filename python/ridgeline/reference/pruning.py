@@ -211,6 +211,31 @@ def _factor(score: Float64, normalize: str) -> float:
     return norm if normalize == "l2" else norm / math.sqrt(score.size)
 
 
+def _going(of: str, fraction: float, size: int, before: int) -> int:
+    """Return how many of so many units are pruned, some of which were before."""
+    if of == "remaining":
+        return before + round(fraction * (size - before))
+    return max(before, round(fraction * size))
+
+
+def _prune_groups(
+    arrays: Arrays,
+    alive: Sequence[Bools],
+    chosen: Iterable[int],
+    result: list[Bools],
+    scores_of: Callable[[int, Array, Bools, Integers, int], Array],
+    structure: tuple[Any, ...],
+) -> None:
+    """Write the masks of n of every m elements into the result."""
+    _, kept, group, *axis = structure
+    first = 0
+    for i in chosen:
+        score = scores_of(first, arrays[i], alive[i], *units(arrays[i].shape))
+        score = np.asarray(score).reshape(arrays[i].shape)
+        first += score.size
+        result[i] = n_of_m(score, kept, group, axis[0] if axis else -1, alive[i])
+
+
 def _prune(
     arrays: Arrays,
     scores_of: Callable[[int, Array, Bools, Integers, int], Array],
@@ -233,17 +258,10 @@ def _prune(
     result = [np.array(a) for a in alive]
     chosen = [i for i in range(n) if i not in set(exclude)]
     if structure is not None and structure[0] == "nm":
-        first = 0
-        for i in chosen:
-            score = scores_of(first, arrays[i], alive[i], *units(arrays[i].shape))
-            score = np.asarray(score).reshape(arrays[i].shape)
-            first += score.size
-            _, kept, group, *axis = structure
-            result[i] = n_of_m(score, kept, group, axis[0] if axis else -1, alive[i])
+        _prune_groups(arrays, alive, chosen, result, scores_of, structure)
         return result
 
-    numbers, scores, living = [], [], []
-    first = 0
+    numbers, scores, living, first = [], [], [], 0
     for i in chosen:
         number, count = units(arrays[i].shape, structure)
         live = np.zeros(count, np.bool_)
@@ -257,14 +275,11 @@ def _prune(
     sizes = [live.size for live in living]
     already = [int(np.sum(~live)) for live in living]
 
-    def going(fraction: float, size: int, before: int) -> int:
-        if of == "remaining":
-            return before + round(fraction * (size - before))
-        return max(before, round(fraction * size))
-
     if scope == "tensor":
         fractions = _each(0.0 if sparsity is None else sparsity, n)
-        counts = [going(fractions[i], *at) for i, *at in zip(chosen, sizes, already, strict=True)]
+        counts = [
+            _going(of, fractions[i], *at) for i, *at in zip(chosen, sizes, already, strict=True)
+        ]
     elif chosen:
         assert isinstance(sparsity, int | float)
         low, high = (
@@ -274,7 +289,7 @@ def _prune(
             ]
             for fractions in (_each(min_sparsity, n), _each(max_sparsity, n))
         )
-        gone = going(sparsity, sum(sizes), sum(already))
+        gone = _going(of, sparsity, sum(sizes), sum(already))
         counts = shares(scores, living, gone, low, high)
     else:
         counts = []

@@ -14,30 +14,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ..peers.settings import BLOCK, HIGH, alpha_constants, block_seeds
+
 Array = npt.NDArray[Any]
 Fair = Callable[[Sequence[Array], Sequence[Array], Sequence[Any]], bool]
 
-_SELU = 1.7580993408473766  # scale times alpha of SELU
 _ERRORS = 6.0  # standard errors that a sum may be off
 _ERRORS_OF_MANY = 8.0  # and the worst of up to 10**6 sums
 # Relative errors of a scale and a product, each rounded to float32, or of results in half types.
 _ROUNDED = {"float32": 3e-7, "float64": 3e-7, "bfloat16": 2**-7, "float16": 2**-10}
 _SUM = 7  # and of a sum of numbers up to 10, so many times that
-
-BLOCK = 3  # of drop_block
-HIGH = 1000  # of integers
-
-
-def alpha_constants(p: float) -> tuple[float, float, float]:
-    """Return a and A a p, the factor and the shift of what is kept, and A a p - A a."""
-    a = 1 / math.sqrt((_SELU * _SELU * p + 1) * (1 - p))
-    return a, _SELU * a * p, _SELU * a * p - _SELU * a
-
-
-def block_seeds(shape: Sequence[int], p: float) -> float:
-    """Return the probability of a seed of drop_block (Ghiasi, Lin & Le 2018)."""
-    height, width = shape[2:]
-    return p * height * width / BLOCK**2 / ((height - BLOCK + 1) * (width - BLOCK + 1))
 
 
 def dropout(read: Sequence[Array], made: Sequence[Array], numbers: Sequence[Any]) -> bool:
@@ -323,9 +309,11 @@ def _is_uncorrelated(z: Array) -> bool:
     """Whether numbers of mean 0 and variance 1 are, at all distances up to half of them.
 
     A repeated row or block correlates at its length. Wiener & Khinchin: the sums of z_i z_(i + d)
-    are the inverse transform of the power spectrum of z and as many zeros.
+    are the inverse transform of the power spectrum of z and half as many zeros, or more: a power of
+    2 is transformed fastest.
     """
     n = z.size
-    sums = np.fft.irfft(np.abs(np.fft.rfft(z, 2 * n)) ** 2, 2 * n)[1 : n // 2]
+    padded = 2 ** (n + n // 2).bit_length()
+    sums = np.fft.irfft(np.abs(np.fft.rfft(z, padded)) ** 2, padded)[1 : n // 2]
     errors = np.sqrt(n - np.arange(1, n // 2))
     return bool(np.all(np.abs(sums) <= _ERRORS_OF_MANY * errors))

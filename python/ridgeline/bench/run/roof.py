@@ -14,8 +14,8 @@ import numpy as np
 
 from ridgeline import _core
 
+from ..report.results import Roof
 from .arguments import Memory
-from .results import Roof
 
 _SAMPLE = 200e-6  # seconds that a sample takes at least
 _SHARED = 2**18  # bytes from which threads are worth it

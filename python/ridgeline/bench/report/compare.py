@@ -39,7 +39,7 @@ from typing import Any
 
 import numpy as np
 
-from .._files import replace_file
+from ..._files import replace_file
 from . import results
 from .results import OURS, Implementation, Row, Run, Stats, interval_text, range_text, time_text
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from html import escape
 from statistics import median
 
-from .report_data import (
+from .data import (
     Ratio,
     array_bytes,
     doubts,

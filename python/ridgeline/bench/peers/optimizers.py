@@ -1,4 +1,4 @@
-"""Optimizer steps as one writes them in NumPy, PyTorch, DeepSpeed, optax, scikit-learn and Numba.
+"""Idiomatic optimizer steps in NumPy, PyTorch, DeepSpeed, optax, scikit-learn and Numba.
 
 Each function takes gradients, parameters and, with a clip, the largest norm, and makes a step: a
 function of the gradients that keeps its own states. Lists or one array; PyTorch's step looks at the
@@ -20,7 +20,7 @@ import numpy as np
 import ridgeline as rl
 from ridgeline import reference
 
-from .penalty_peers import COMPILED
+from .settings import COMPILED
 
 Step = Callable[[Any], Any]
 Make = Callable[..., Step]
@@ -435,10 +435,17 @@ def torch_tables(recipe: Recipe, compiled: bool) -> dict[str, Make]:
     rule = RULES[recipe.rule]
     if not rule.torch:
         return {}
-    torch, parameters, shrink = _torch_parts()
-    b1, b2 = BETAS
+    tables = {f"torch {rule.torch}": _torch_optim(recipe)}
+    if compiled and recipe.rule in ("adamw", "momentum"):
+        tables["torch.compile"] = _torch_compiled(recipe)
+    return tables
 
-    def of_library(grads: Any, params: Any, *limit: float) -> Step:
+
+def _torch_optim(recipe: Recipe) -> Make:
+    rule = RULES[recipe.rule]
+    torch, parameters, shrink = _torch_parts()
+
+    def make(grads: Any, params: Any, *limit: float) -> Step:
         weights = parameters(_listed(params), _listed(grads))
         settings = {"lr": RATE, **rule.settings, rule.torch: True}
         optimizer = getattr(torch.optim, rule.optimizer)(weights, **settings)
@@ -455,7 +462,14 @@ def torch_tables(recipe: Recipe, compiled: bool) -> dict[str, Make]:
 
         return step
 
-    def by_compiler(grads: Any, params: Any, *limit: float) -> Step:
+    return make
+
+
+def _torch_compiled(recipe: Recipe) -> Make:
+    torch: Any = importlib.import_module("torch")
+    b1, b2 = BETAS
+
+    def make(grads: Any, params: Any, *limit: float) -> Step:
         weights, held = _listed(params), _listed(grads)
         if len(weights) > COMPILED:
             raise ValueError(f"{len(weights)} arrays would take too long to compile")
@@ -494,10 +508,7 @@ def torch_tables(recipe: Recipe, compiled: bool) -> dict[str, Make]:
 
         return step
 
-    tables: dict[str, Make] = {f"torch {rule.torch}": of_library}
-    if compiled and recipe.rule in ("adamw", "momentum"):
-        tables["torch.compile"] = by_compiler
-    return tables
+    return make
 
 
 def deepspeed_tables(recipe: Recipe) -> dict[str, Make]:
@@ -586,7 +597,7 @@ def optax_tables(recipe: Recipe) -> dict[str, Make]:
 
 def numba_tables(recipe: Recipe) -> dict[str, Make]:
     """Return the loops by hand: one for the norm, one for all the rest."""
-    from . import loops
+    from . import numba_loops as loops
 
     if recipe.rule not in ("adam", "adamw", "momentum"):
         return {}

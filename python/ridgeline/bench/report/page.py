@@ -10,10 +10,9 @@ from html import escape
 from importlib.resources import files
 from pathlib import Path
 
-from .._files import replace_file
-from . import report_charts as charts
-from . import report_tables as tables
-from .report_data import (
+from ..._files import replace_file
+from . import charts, tables
+from .data import (
     MEMORY_BYTES,
     is_doubtful,
     is_usual,
@@ -25,7 +24,7 @@ from .report_data import (
     summary,
     threads_text,
 )
-from .report_markdown import markdown, markdown_table, roof_table
+from .markdown import markdown, markdown_table, roof_table
 from .results import OURS, Row, Run, bytes_text, load
 from .svg import SHAPES
 

@@ -13,12 +13,12 @@ import numpy.typing as npt
 
 from ridgeline import Mask, MaskSet
 
-from . import fairness
+from ..peers.registry import Implementation
+from ..rows import fairness
+from ..rows.cases import FLOOR, Case
+from ..rows.layouts import Layout
+from ..rows.operation import GRADS, OUT, OUT_2, PARAMS, Numbers
 from .arguments import Flat, Memory, arguments, dtype_of, norms_of
-from .cases import FLOOR, Case
-from .layouts import Layout
-from .operations import GRADS, OUT, OUT_2, PARAMS, Numbers
-from .peers import Implementation
 
 _SCALES = (1.0, 0.25, 2.0, 1.5)  # of the gradients of the steps that are checked
 # Relative error of a result against the reference's, which has wider sums and one rounding.

@@ -17,12 +17,13 @@ from typing import Any
 
 import ridgeline as rl
 
-from . import own, peers
+from ..peers import registry
+from ..peers.registry import Implementation
+from ..report.results import Row
+from ..rows import own
+from ..rows.cases import Case, select
+from ..rows.layouts import Layout
 from .arguments import Memory, arguments, norms_of
-from .cases import Case, select
-from .layouts import Layout
-from .peers import Implementation
-from .results import Row
 
 _RESET = Path("/proc/self/clear_refs")
 
@@ -83,7 +84,7 @@ def _child(
     (case,) = (case for case in select(case_name) if case.name == case_name)
     (implementation,) = (each for each in case.implementations(without) if each.name == name)
     if implementation.kind in ("torch", "numba"):
-        peers.set_threads(threads)
+        registry.set_threads(threads)
     sizes = case.operation.reduced(case.sizes)
     small = Layout(case.layout.name, sizes, case.layout.single)
     for each in (dataclasses.replace(case, layout=small), case):

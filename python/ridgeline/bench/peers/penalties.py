@@ -1,8 +1,8 @@
-"""Penalties as one writes them: the formulas once, for NumPy, PyTorch and JAX; loops in Numba.
+"""Idiomatic penalties: each formula once for NumPy, PyTorch and JAX, and Numba loops.
 
-A formula takes the library, `numpy`, `torch` or `jax.numpy`, and an array; that of a proximal step
-also its length. The functions made of them have the signature of ridgeline's. Half types are
-computed in float32, as one has to.
+A formula takes the library (`numpy`, `torch` or `jax.numpy`) and an array; that of a proximal step
+also takes the step size. The functions made of them have the signature of ridgeline's. Half types
+are computed in float32.
 """
 
 from __future__ import annotations
@@ -15,19 +15,9 @@ from typing import Any
 
 import numpy as np
 
-Function = Callable[..., Any]
-Table = dict[str, Function]
+from .settings import COMPILED, DELTA, EPS, GAMMA, L1, L2, RIDGE, SCAD_GAMMA, STRENGTH
+from .tools import Function, Table, donating, for_each, held, silent, sum_over, waiting, wide
 
-L1 = 1e-5  # of the elastic net
-L2 = 1e-4
-STRENGTH = 1.0  # of the others
-GAMMA = 1.5  # of MCP, which is constant from there
-SCAD_GAMMA = 2.1
-EPS = 0.5
-DELTA = 1.0
-RIDGE = 1e-2  # of the L2 beside MCP
-STEP = 1e-3
-COMPILED = 200  # arrays: more take a minute to compile
 _TINY = 1e-30
 
 
@@ -150,27 +140,6 @@ FORMULAS: dict[str, Formulas] = {
 }
 
 
-def held(make: Function) -> Function:
-    """Return what `make` makes of the last array that it was given, made once."""
-    last: list[Any] = [None, None]
-
-    def get(array: Any) -> Any:
-        if last[0] is not array:
-            last[:] = array, make(array)
-        return last[1]
-
-    return get
-
-
-def silent(function: Function) -> Function:
-    """Return a function that returns nothing."""
-
-    def run(*arguments: Any) -> None:
-        function(*arguments)
-
-    return run
-
-
 def _table(library: Callable[[str, Formulas], Table], *names: str) -> Table:
     found: Table = {}
     for name in names or FORMULAS:
@@ -179,11 +148,6 @@ def _table(library: Callable[[str, Formulas], Table], *names: str) -> Table:
 
 
 # NumPy
-
-
-def wide(x: Any) -> Any:
-    """Return float32 for a half type."""
-    return x.astype(np.float32) if x.itemsize < 4 else x
 
 
 def _numpy(name: str, of: Formulas) -> Table:
@@ -225,31 +189,61 @@ def _numpy_weighted() -> Function:
     return prox
 
 
-def numpy_table() -> Table:
-    """Return the functions of one array; where it can be done in place, as one would."""
-    return {
+def numpy_table(single: bool) -> Table:
+    """Return the functions of one array, in place where that is possible, or of a list."""
+    table: Table = {
         **_table(_numpy),
         "prox_l1": _numpy_soft,
         "prox_l1_out": _numpy_soft_out,
         "prox_l2": _numpy_scale,
         "prox_weighted_l1": _numpy_weighted(),
     }
+    return table if single else _of_lists(table)
+
+
+def _of_lists(table: Table) -> Table:
+    return {
+        "value_elastic_net": sum_over(table["value_elastic_net"]),
+        "add_gradient_elastic_net": sum_over(table["add_gradient_elastic_net"]),
+        "prox_l1": for_each(table["prox_l1"]),
+    }
 
 
 # PyTorch
 
 
-def torch_tables(compiled: bool) -> dict[str, Table]:
-    """Return the functions of one array: the formulas, torch's own functions, and compiled."""
+def torch_tables(single: bool, compiled: bool) -> dict[str, Table]:
+    """Return the formulas, torch's own functions, and compiled; lists also by foreach."""
     torch: Any = importlib.import_module("torch")
-    functional: Any = importlib.import_module("torch.nn.functional")
+    table = _torch_formulas(torch, lambda function: function) | _torch_by_hand(torch)
+    if not single:
+        return {"torch": _of_lists(table), "torch foreach": _torch_foreach(torch)}
+    tables = {"torch": table, **_torch_functional(torch)}
+    if compiled:
+        tables["torch.compile"] = _torch_formulas(
+            torch, lambda function: torch.compile(function, dynamic=False)
+        )
+    return tables
 
-    def wide(x: Any) -> Any:
-        return x.float() if x.element_size() < 4 else x
+
+def _item(function: Function) -> Function:
+    return lambda *arrays: function(*arrays).item()
+
+
+def _torch_wide(x: Any) -> Any:
+    return x.float() if x.element_size() < 4 else x
+
+
+def _torch_soft(x: Any, step: float) -> None:
+    x.sub_(x.clamp(-step, step))
+
+
+def _torch_formulas(torch: Any, change: Function) -> Table:
+    """Return the functions after `change`, which compiles them or returns them as they are."""
 
     def add_gradient_of(of: Formulas) -> Function:
         def add_gradient(g: Any, w: Any) -> Any:
-            x = wide(w)
+            x = _torch_wide(w)
             g.add_(of.gradient(torch, x))  # type: ignore[misc]
             return of.value(torch, x)
 
@@ -257,50 +251,50 @@ def torch_tables(compiled: bool) -> dict[str, Table]:
 
     def elastic_net(g: Any, w: Any) -> Any:
         g.add_(w.sign(), alpha=L1).add_(w, alpha=L2)
-        return FORMULAS["elastic_net"].value(torch, wide(w))
+        return FORMULAS["elastic_net"].value(torch, _torch_wide(w))
 
     def prox_of(of: Formulas) -> Function:
-        return silent(lambda x, step: x.copy_(of.prox(torch, wide(x), step)))
+        return silent(lambda x, step: x.copy_(of.prox(torch, _torch_wide(x), step)))
 
-    def soft(x: Any, step: float) -> None:
-        x.sub_(x.clamp(-step, step))
+    def make(name: str, of: Formulas) -> Table:
+        made = {
+            f"value_{name}": _item(change(lambda w: of.value(torch, _torch_wide(w)))),
+            f"prox_{name}": change(prox_of(of)),
+        }
+        if of.gradient:
+            made[f"add_gradient_{name}"] = _item(change(add_gradient_of(of)))
+        return made
 
-    def item(function: Function) -> Function:
-        return lambda *arrays: function(*arrays).item()
+    return {
+        **_table(make),
+        "add_gradient_elastic_net": _item(change(elastic_net)),
+        "prox_l1": change(_torch_soft),
+    }
 
-    def made_of(change: Function) -> Callable[[str, Formulas], Table]:
-        """Return the functions before they are compiled, or as they are."""
 
-        def make(name: str, of: Formulas) -> Table:
-            made = {
-                f"value_{name}": item(change(lambda w: of.value(torch, wide(w)))),
-                f"prox_{name}": change(prox_of(of)),
-            }
-            if of.gradient:
-                made[f"add_gradient_{name}"] = item(change(add_gradient_of(of)))
-            return made
-
-        return make
-
+def _torch_by_hand(torch: Any) -> Table:
+    """Return what takes fewer passes than its formula."""
     thresholds = held(torch.abs)
 
     def weighted(x: Any, weights: Any, step: float) -> None:
         threshold = step * STRENGTH * thresholds(weights)
         x.sub_(torch.clamp(x, -threshold, threshold))
 
+    return {
+        "prox_l1_out": lambda x, out, step: torch.sub(x, x.clamp(-step, step), out=out),
+        "prox_l2": silent(lambda x, step: x.mul_(1 / (1 + step * STRENGTH))),
+        "prox_weighted_l1": weighted,
+    }
+
+
+def _torch_functional(torch: Any) -> dict[str, Table]:
+    functional = torch.nn.functional
+
     def huber(w: Any) -> Any:
         zeros = torch.zeros((), dtype=w.dtype).expand_as(w)
         return STRENGTH * functional.huber_loss(w, zeros, reduction="sum", delta=DELTA)
 
-    tables: dict[str, Table] = {
-        "torch": {
-            **_table(made_of(lambda function: function)),
-            "add_gradient_elastic_net": item(elastic_net),
-            "prox_l1": soft,
-            "prox_l1_out": lambda x, out, step: torch.sub(x, x.clamp(-step, step), out=out),
-            "prox_l2": silent(lambda x, step: x.mul_(1 / (1 + step * STRENGTH))),
-            "prox_weighted_l1": weighted,
-        },
+    return {
         "torch softshrink": {
             "prox_l1": silent(lambda x, step: x.copy_(functional.softshrink(x, step))),
             "prox_l1_out": lambda x, out, step: functional.softshrink(x, step),
@@ -310,48 +304,26 @@ def torch_tables(compiled: bool) -> dict[str, Table]:
                 lambda x, step: x.copy_(functional.hardshrink(x, math.sqrt(2 * step * STRENGTH)))
             ),
         },
-        "torch huber_loss": {"value_huber": item(huber)},
+        "torch huber_loss": {"value_huber": _item(huber)},
     }
-    if compiled:
-        fast = _table(made_of(lambda function: torch.compile(function, dynamic=False)))
-        tables["torch.compile"] = {
-            **fast,
-            "add_gradient_elastic_net": item(torch.compile(elastic_net, dynamic=False)),
-            "prox_l1": torch.compile(soft, dynamic=False),
-        }
-    return tables
+
+
+def _torch_foreach(torch: Any) -> Table:
+    def add_gradient(grads: Any, params: Any) -> float:
+        torch._foreach_add_(grads, torch._foreach_sign(params), alpha=L1)
+        torch._foreach_add_(grads, params, alpha=L2)
+        magnitudes = torch.stack(torch._foreach_norm(params, 1)).sum()
+        squares = torch.stack(torch._foreach_norm(params, 2)).square().sum()
+        return float(L1 * magnitudes + L2 / 2 * squares)
+
+    def prox(arrays: Any, step: float) -> None:
+        moved = torch._foreach_clamp_max(torch._foreach_clamp_min(arrays, -step), step)
+        torch._foreach_sub_(arrays, moved)
+
+    return {"add_gradient_elastic_net": add_gradient, "prox_l1": prox}
 
 
 # JAX
-
-
-def donating(function: Function) -> Function:
-    """Compile a function of what it changes and other arguments, for calls that follow each other.
-
-    It returns what the operation returns, if anything, and the new arrays, which may lie where
-    those of the call before were: that is as near as JAX comes to writing in place.
-    """
-    jax: Any = importlib.import_module("jax")
-    compiled = jax.jit(function, donate_argnums=0)
-    given = current = None
-
-    def run(changed: Any, *arguments: Any) -> Any:
-        nonlocal given, current
-        if given is not changed:
-            given = changed
-            current = jax.tree.map(lambda x: jax.numpy.array(x, copy=True), changed)
-        result = jax.block_until_ready(compiled(current, *arguments))
-        current = result[1] if isinstance(result, tuple) else result
-        return result
-
-    return run
-
-
-def waiting(function: Function) -> Function:
-    """Compile a function, and wait for its result."""
-    jax: Any = importlib.import_module("jax")
-    compiled = jax.jit(function)
-    return lambda *arguments: jax.block_until_ready(compiled(*arguments))
 
 
 def jax_table() -> Table:
@@ -399,7 +371,7 @@ def jax_table() -> Table:
 
 def numba_tables(single: bool, serial: bool, threaded: bool, is_wide: bool) -> dict[str, Table]:
     """Return the loops by hand; sums in the dtype of the arrays, and in float64."""
-    from . import loops
+    from . import numba_loops as loops
 
     if not single:
         return {

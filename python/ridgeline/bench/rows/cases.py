@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 from ridgeline import _core
 
-from . import own
+from ..peers.registry import Implementation, peers
+from ..report.results import ITEMSIZES
+from . import OPERATIONS, own
 from .layouts import CACHE_2, MEMORY, TINY, WORKLOADS, Layout
-from .operations import OPERATIONS, Operation
-from .peers import Implementation, peers
-from .results import ITEMSIZES
+from .operation import Operation
 
 FLOOR = "empty call"
 REFERENCE = 2**18  # elements up to which the reference is timed

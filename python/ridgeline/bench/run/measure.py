@@ -21,12 +21,12 @@ import numpy as np
 
 import ridgeline as rl
 
-from . import results
+from ..peers.registry import Implementation
+from ..report import results
+from ..report.compare import ratio_interval
+from ..rows.cases import Case
 from .arguments import REGIONS, Flat, Memory, calls, norms_of
-from .cases import Case
 from .checks import checked, relative_error
-from .compare import ratio_interval
-from .peers import Implementation
 from .roof import Sampler
 
 MIN_RUNS = 11  # fewer can't be significant among many rows

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
-from .report_data import (
+from .data import (
     Ratio,
     doubts,
     extra_text,

@@ -30,7 +30,7 @@ class Scale:
 
     Examples
     --------
-    >>> from ridgeline.bench.svg import Scale
+    >>> from ridgeline.bench.report.svg import Scale
     >>> Scale(1, 100, 0, 50, log=True)(10)
     25.0
     """
@@ -154,7 +154,7 @@ def spread(positions: Sequence[float], gap: float, low: float, high: float) -> l
 
     Examples
     --------
-    >>> from ridgeline.bench.svg import spread
+    >>> from ridgeline.bench.report.svg import spread
     >>> spread([10, 12, 40], 10, 0, 50)
     [6.0, 16.0, 40.0]
     """

@@ -13,9 +13,9 @@ import numpy.typing as npt
 
 from ridgeline import Key, Mask, MaskSet
 
-from .cases import Case
-from .operations import GRADS, OUT, OUT_2, PARAMS, Numbers
-from .peers import Implementation
+from ..peers.registry import Implementation
+from ..rows.cases import Case
+from ..rows.operation import GRADS, OUT, OUT_2, PARAMS, Numbers
 
 PRUNED = 0.5  # of the masks that are arguments
 REGIONS = (GRADS, PARAMS, OUT, OUT_2)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import itertools
 import runpy
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,9 +10,10 @@ from typing import Any, TypeVar
 
 from ridgeline import _core
 
+from ..peers.registry import Implementation
+from . import OPERATIONS
 from . import layouts as shapes
-from .operations import DTYPES, GRADS, ONE, OPERATIONS, OUT, PARAMS, Operation
-from .peers import Implementation
+from .operation import DTYPES, GRADS, ONE, OUT, PARAMS, Operation, always
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -103,19 +103,9 @@ def case(
     In a file ``my_kernels.py``, they run with ``ridgeline bench --load my_kernels.py -k damp``.
     """
     _check("kind", [kind], KINDS)
-    known = {each.name for each in (*OPERATIONS, *_operations.values())}
     defines = traffic is not None or reference is not None
-    if not defines and operation not in known:
-        near = difflib.get_close_matches(operation, known, 3, 0)
-        raise ValueError(
-            f"operation: got {operation!r}, wants one that exists, such as {', '.join(near)}; "
-            "or traffic and reference, which define a new one"
-        )
+    _check_name(operation, defines)
     if defines:
-        if operation in known:
-            raise ValueError(f"operation: {operation!r} exists; without traffic and reference")
-        if not operation.isidentifier():
-            raise ValueError(f"operation: got {operation!r}, wants letters, digits, underscores")
         if not traffic or reference is None:
             raise ValueError("a new operation wants traffic and reference")
         _check("traffic", traffic, _core.memory_patterns())
@@ -136,12 +126,12 @@ def case(
         assert reference is not None
         _operations[operation] = Operation(
             operation,
-            "own",
             function,
             reference,
-            tuple(traffic),
-            lambda norms: itertools.repeat(tuple(numbers)),
+            family="own",
             arrays=tuple(arrays),
+            numbers=always(*numbers),
+            passes=tuple(traffic),
             writes=GRADS in arrays,
             layouts=tuple(LAYOUTS[each] for each in layouts),
             dtypes=tuple(dtypes),
@@ -175,6 +165,20 @@ def forget() -> None:
     """Forget all that was registered."""
     _operations.clear()
     _beside.clear()
+
+
+def _check_name(operation: str, defines: bool) -> None:
+    known = {each.name for each in (*OPERATIONS, *_operations.values())}
+    if not defines and operation not in known:
+        near = difflib.get_close_matches(operation, known, 3, 0)
+        raise ValueError(
+            f"operation: got {operation!r}, wants one that exists, such as {', '.join(near)}; "
+            "or traffic and reference, which define a new one"
+        )
+    if defines and operation in known:
+        raise ValueError(f"operation: {operation!r} exists; without traffic and reference")
+    if defines and not operation.isidentifier():
+        raise ValueError(f"operation: got {operation!r}, wants letters, digits, underscores")
 
 
 def _check(name: str, got: Sequence[str], known: Any) -> None:

@@ -1,4 +1,4 @@
-"""Pruning as one writes it in NumPy, PyTorch and JAX, and with the Numba loops.
+"""Idiomatic pruning in NumPy, PyTorch and JAX, and with the Numba loops.
 
 All have the signature of the operation, and return a mask of their own kind: an array of bool or of
 0 and 1, or a list of them. Most compare with the k-th magnitude: where elements equal it, more or
@@ -14,10 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from .penalty_peers import donating, held, silent, waiting
-
-Function = Callable[..., Any]
-Table = dict[str, Function]
+from .settings import SIDE
+from .tools import Function, Table, donating, held, merged, silent, waiting
 
 OPERATIONS = (
     "prune",
@@ -39,7 +37,6 @@ TIED = ("prune", "prune_2_of_4")  # the operations whose data, in half types, ha
 # Of equals these keep the first, as ridgeline does.
 STABLE = ("numpy argsort", "torch argsort", "jax ranks")
 SORTED = 2**17  # elements that JAX sorts in a bearable time
-SIDE = 4  # of blocks
 
 
 def _gone(sparsity: float, elements: int) -> int:
@@ -234,8 +231,6 @@ def numpy_tables(single: bool, half: bool) -> dict[str, Table]:
 def torch_tables(single: bool, half: bool) -> dict[str, Table]:
     """Return torch.nn.utils.prune, and what one writes by hand."""
     torch: Any = importlib.import_module("torch")
-    prune: Any = importlib.import_module("torch.nn.utils.prune")
-    vector = held(torch.from_numpy)
 
     def multiply(w: Any, kept: Any) -> None:
         w.mul_(kept)
@@ -243,36 +238,108 @@ def torch_tables(single: bool, half: bool) -> dict[str, Table]:
     def fill(w: Any, kept: Any) -> None:
         w.masked_fill_(~kept, 0)
 
+    apply = {"torch mul": multiply, "torch masked_fill": fill}
     if not single:
-
-        def module(w: Any) -> Any:
-            made = torch.nn.Module()
-            made.weight = torch.nn.Parameter(w, requires_grad=False)
-            return made
-
-        def global_unstructured(arrays: Any, sparsity: float) -> Any:
-            modules = [module(w) for w in arrays]
-            prune.global_unstructured(
-                [(each, "weight") for each in modules], prune.L1Unstructured, amount=sparsity
-            )
-            return [each.weight_mask for each in modules]
-
-        def kthvalue_of_all(arrays: Any, sparsity: float) -> Any:
-            magnitudes = [w.abs() for w in arrays]
-            joined = torch.cat(magnitudes)
-            kth = torch.kthvalue(joined, _gone(sparsity, joined.numel())).values
-            return [x > kth for x in magnitudes]
-
         return {
-            "torch prune": {"prune_global": global_unstructured},
-            "torch kthvalue": {"prune_global": kthvalue_of_all},
-            "torch mul": {"apply_mask": _each(multiply)},
-            "torch masked_fill": {"apply_mask": _each(fill)},
+            **_torch_global(torch),
+            **{name: {"apply_mask": _each(function)} for name, function in apply.items()},
         }
+    return merged(
+        {"torch": _torch_scores(torch)},
+        _torch_structured(torch),
+        _torch_magnitude(torch, half),
+        _torch_of_4(torch),
+        {name: {"apply_mask": function} for name, function in apply.items()},
+    )
 
-    def kthvalue(w: Any, sparsity: float) -> Any:
-        magnitudes = w.abs()
-        return magnitudes > torch.kthvalue(magnitudes, _gone(sparsity, w.numel())).values
+
+def _torch_kth(torch: Any, values: Any, sparsity: float) -> Any:
+    return torch.kthvalue(values.ravel(), _gone(sparsity, values.numel())).values
+
+
+def _torch_global(torch: Any) -> dict[str, Table]:
+    prune: Any = importlib.import_module("torch.nn.utils.prune")
+
+    def module(w: Any) -> Any:
+        made = torch.nn.Module()
+        made.weight = torch.nn.Parameter(w, requires_grad=False)
+        return made
+
+    def global_unstructured(arrays: Any, sparsity: float) -> Any:
+        modules = [module(w) for w in arrays]
+        prune.global_unstructured(
+            [(each, "weight") for each in modules], prune.L1Unstructured, amount=sparsity
+        )
+        return [each.weight_mask for each in modules]
+
+    def kthvalue_of_all(arrays: Any, sparsity: float) -> Any:
+        magnitudes = [w.abs() for w in arrays]
+        kth = _torch_kth(torch, torch.cat(magnitudes), sparsity)
+        return [x > kth for x in magnitudes]
+
+    return {
+        "torch prune": {"prune_global": global_unstructured},
+        "torch kthvalue": {"prune_global": kthvalue_of_all},
+    }
+
+
+def _torch_scores(torch: Any) -> Table:
+    vector = held(torch.from_numpy)
+
+    def lamp(w: Any) -> Any:
+        squares, order = w.double().square().sort(descending=True)
+        made = torch.empty_like(w)
+        made[order] = (squares / squares.cumsum(0)).float()
+        return made
+
+    return {
+        "taylor": lambda w, g, out: torch.mul(w, g, out=out).abs_(),
+        "gradient": lambda g, out: torch.abs(g, out=out),
+        "movement": silent(lambda scores, w, rate: scores.addcmul_(w, w, value=-rate)),
+        "wanda": lambda w, out, norms: torch.abs(w, out=out).mul_(vector(norms)),
+        "lamp": lamp,
+    }
+
+
+def _torch_structured(torch: Any) -> dict[str, Table]:
+    prune: Any = importlib.import_module("torch.nn.utils.prune")
+
+    def structured(dim: int) -> Function:
+        return lambda w, sparsity: prune.LnStructured(sparsity, n=2, dim=dim).compute_mask(
+            w, torch.ones_like(w)
+        )
+
+    def best(squares: Any, sparsity: float) -> Any:
+        return squares > _torch_kth(torch, squares, sparsity)
+
+    def blocks(w: Any, sparsity: float) -> Any:
+        tiles = w.reshape(w.shape[0] // SIDE, SIDE, w.shape[1] // SIDE, SIDE)
+        kept = best(tiles.square().sum((1, 3)), sparsity)
+        return kept.repeat_interleave(SIDE, 0).repeat_interleave(SIDE, 1)
+
+    def rows(w: Any, sparsity: float) -> Any:
+        return best(w.square().sum(1), sparsity)[:, None].expand_as(w)
+
+    def columns(w: Any, sparsity: float) -> Any:
+        return best(w.square().sum(0), sparsity).expand_as(w)
+
+    return {
+        "torch prune": {"prune_rows": structured(0), "prune_columns": structured(1)},
+        "torch kthvalue": {"prune_blocks": blocks, "prune_rows": rows, "prune_columns": columns},
+    }
+
+
+def _torch_magnitude(torch: Any, half: bool) -> dict[str, Table]:
+    prune: Any = importlib.import_module("torch.nn.utils.prune")
+
+    def unstructured(w: Any, sparsity: float) -> Any:
+        return prune.L1Unstructured(sparsity).compute_mask(w, torch.ones_like(w))
+
+    def random(w: Any, sparsity: float, key: Any) -> Any:
+        return prune.RandomUnstructured(sparsity).compute_mask(w, torch.ones_like(w))
+
+    def by_score(scores: Any, sparsity: float) -> Any:
+        return scores > _torch_kth(torch, scores, sparsity)
 
     def topk(w: Any, sparsity: float) -> Any:
         gone = _gone(sparsity, w.numel())
@@ -287,32 +354,28 @@ def torch_tables(single: bool, half: bool) -> dict[str, Table]:
         kept[order[: w.numel() - _gone(sparsity, w.numel())]] = True
         return kept
 
-    def structured(dim: int) -> Function:
-        return lambda w, sparsity: prune.LnStructured(sparsity, n=2, dim=dim).compute_mask(
-            w, torch.ones_like(w)
-        )
+    return {
+        "torch prune": {"prune": unstructured, "prune_random": random},
+        "torch kthvalue": {
+            "prune": lambda w, sparsity: by_score(w.abs(), sparsity),
+            "prune_by_score": by_score,
+        },
+        "torch topk": {"prune": topk},
+        "torch argsort": {"prune": argsort} if half else {},
+    }
 
-    def best(squares: Any, sparsity: float) -> Any:
-        return squares > torch.kthvalue(squares.ravel(), _gone(sparsity, squares.numel())).values
 
-    def blocks(w: Any, sparsity: float) -> Any:
-        tiles = w.reshape(w.shape[0] // SIDE, SIDE, w.shape[1] // SIDE, SIDE)
-        kept = best(tiles.square().sum((1, 3)), sparsity)
-        return kept.repeat_interleave(SIDE, 0).repeat_interleave(SIDE, 1)
-
-    def by_score(scores: Any, sparsity: float) -> Any:
-        return scores > torch.kthvalue(scores, _gone(sparsity, scores.numel())).values
-
-    def lamp(w: Any) -> Any:
-        squares, order = w.double().square().sort(descending=True)
-        made = torch.empty_like(w)
-        made[order] = (squares / squares.cumsum(0)).float()
-        return made
-
+def _torch_of_4(torch: Any) -> dict[str, Table]:
     def kept_of_4(w: Any, choose: Function) -> Any:
         groups = w.abs().reshape(-1, 4)
         kept = torch.zeros_like(groups, dtype=torch.bool)
         return kept.scatter_(1, choose(groups), True).reshape(w.shape)
+
+    def topk(w: Any) -> Any:
+        return kept_of_4(w, lambda x: x.topk(2, sorted=False).indices)
+
+    def argsort(w: Any) -> Any:
+        return kept_of_4(w, lambda x: x.argsort(dim=1, descending=True, stable=True)[:, :2])
 
     def sparsifier(w: Any) -> Any:
         ao: Any = importlib.import_module("torch.ao.pruning")
@@ -327,45 +390,9 @@ def torch_tables(single: bool, half: bool) -> dict[str, Table]:
         return layer.parametrizations.weight[0].mask
 
     return {
-        "torch": {
-            "taylor": lambda w, g, out: torch.mul(w, g, out=out).abs_(),
-            "gradient": lambda g, out: torch.abs(g, out=out),
-            "movement": silent(lambda scores, w, rate: scores.addcmul_(w, w, value=-rate)),
-            "wanda": lambda w, out, norms: torch.abs(w, out=out).mul_(vector(norms)),
-            "lamp": lamp,
-        },
-        "torch prune": {
-            "prune_rows": structured(0),
-            "prune_columns": structured(1),
-            "prune": lambda w, sparsity: prune.L1Unstructured(sparsity).compute_mask(
-                w, torch.ones_like(w)
-            ),
-            "prune_random": lambda w, sparsity, key: prune.RandomUnstructured(
-                sparsity
-            ).compute_mask(w, torch.ones_like(w)),
-        },
-        "torch kthvalue": {
-            "prune": kthvalue,
-            "prune_by_score": by_score,
-            "prune_blocks": blocks,
-            "prune_rows": lambda w, sparsity: best(w.square().sum(1), sparsity)[:, None].expand_as(
-                w
-            ),
-            "prune_columns": lambda w, sparsity: best(w.square().sum(0), sparsity).expand_as(w),
-        },
-        "torch topk": {
-            "prune": topk,
-            "prune_2_of_4": lambda w: kept_of_4(w, lambda x: x.topk(2, sorted=False).indices),
-        },
-        "torch argsort": {
-            "prune_2_of_4": lambda w: kept_of_4(
-                w, lambda x: x.argsort(dim=1, descending=True, stable=True)[:, :2]
-            ),
-            **({"prune": argsort} if half else {}),
-        },
+        "torch topk": {"prune_2_of_4": topk},
+        "torch argsort": {"prune_2_of_4": argsort},
         "torch ao": {"prune_2_of_4": sparsifier},
-        "torch mul": {"apply_mask": multiply},
-        "torch masked_fill": {"apply_mask": fill},
     }
 
 
@@ -437,7 +464,7 @@ def jax_tables(single: bool, elements: int) -> dict[str, Table]:
 
 def _selected(arrays: list[Any], sparsity: float, loops_for: Function) -> list[Any]:
     """Return the masks of uint32 keys of 31 bits, ranked together, by two histograms."""
-    from . import loops
+    from . import numba_loops as loops
 
     gone = _gone(sparsity, sum(keys.size for keys in arrays))
     counts = loops.counters(16)
@@ -482,7 +509,7 @@ def _numba_table(compiled: Any) -> Table:
 
 def numba_tables(single: bool, serial: bool, threaded: bool) -> dict[str, Table]:
     """Return the loops by hand; of those that draw, by the hash."""
-    from . import loops
+    from . import numba_loops as loops
 
     if not single:
         return {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from .report_data import (
+from .data import (
     Ratio,
     doubts,
     extra_text,

@@ -13,14 +13,14 @@ from typing import Any
 
 import numpy as np
 
-from . import penalty_peers
-from .fairness import alpha_constants
+from . import settings
+from .settings import alpha_constants
 
-STRENGTH = np.float32(penalty_peers.STRENGTH)
+STRENGTH = np.float32(settings.STRENGTH)
 PENALTIES = {  # l1 and l2
     "l1": (STRENGTH, np.float32(0)),
     "l2": (np.float32(0), STRENGTH),
-    "elastic_net": (np.float32(penalty_peers.L1), np.float32(penalty_peers.L2)),
+    "elastic_net": (np.float32(settings.L1), np.float32(settings.L2)),
 }
 ZERO = np.float32(0)
 ONE = np.float32(1)

@@ -1,0 +1,1 @@
+"""Results: their JSON, a comparison of two, tables and a page."""

@@ -1,0 +1,1 @@
+"""Measure: arguments of calls, checks of their results, rounds, the memory roof."""
