@@ -226,6 +226,56 @@ def test_weight_decay_as_a_function(decay):
     assert opt.step(g).step == 4
 
 
+# ---- filters of penalties
+
+
+@rules
+@pytest.mark.parametrize("prox", [None, "plain"])
+def test_penalty_filter(rule, prox):
+    """The bits of groups with penalties of their own."""
+    if rule == "FTRL" and prox:
+        pytest.skip("has no prox")
+    (w, b), (v, c) = arrays(), arrays()
+    u, d = np.ones(3, np.float32), np.ones(3, np.float32)
+    options = {} if prox is None else {"prox": prox}
+    factors = {"w": True, "b": False, "u": 0.5}
+    penalty = rl.L1(0.25) + rl.L2(0.5) + rl.Huber(0.25, 1.0) if prox is None else rl.MCP(0.25, 8.0)
+    half = rl.L1(0.125) + rl.L2(0.25) + rl.Huber(0.125, 1.0) if prox is None else rl.MCP(0.125, 8.0)
+    kind = getattr(rl, rule)
+    opt = kind(
+        {"w": w, "b": b, "u": u}, lr=0.1, penalty=penalty,
+        penalty_filter=lambda name, _: factors[name], **options,
+    )  # fmt: skip
+    groups = [{"params": v, "penalty": penalty}, {"params": c}, {"params": d, "penalty": half}]
+    other = kind(groups, lr=0.1, **options)
+    for k in range(3):
+        g, h = arrays(k)
+        e = g.ravel()[:3].copy()
+        report = opt.step({"w": g, "b": h, "u": e})
+        wants = other.step([g, h, e])
+        assert report.penalty == wants.penalty > 0
+    for got, expected in ((w, v), (b, c), (u, d)):
+        assert got.tobytes() == expected.tobytes()
+    factors["b"] = -1.0
+    with pytest.raises(ValueError, match=r"^penalty_filter: got -1, wants"):
+        opt.penalty_filter = lambda name, _: factors[name]
+    opt.penalty_filter = None
+    factors["b"] = 1.0
+    assert opt.step({"w": g, "b": h, "u": e}).penalty > other.step([g, h, e]).penalty
+
+
+def test_penalty_filter_and_weights():
+    """Weights of the adaptive lasso stay with their arrays."""
+    tree = {"a": np.ones(2), "b": np.ones(3), "c": np.ones(2)}
+    weights = {"a": np.full(2, 2.0), "b": np.full(3, 4.0), "c": np.full(2, 8.0)}
+    opt = rl.SGD(
+        tree, lr=0.125, penalty=rl.L1(1.0, weights=weights), prox="plain",
+        penalty_filter=lambda name, _: {"a": 0.5, "b": 0.0, "c": 0.25}[name],
+    )  # fmt: skip
+    opt.step({name: np.zeros_like(each) for name, each in tree.items()})
+    assert [each.tolist() for each in tree.values()] == [[0.875] * 2, [1.0] * 3, [0.75] * 2]
+
+
 # ---- the last window
 
 

@@ -10,6 +10,7 @@
 #include <chrono>
 #include <limits>
 #include <list>
+#include <map>
 #include <thread>
 
 #include "bind_penalties.hpp"
@@ -53,16 +54,17 @@ struct Group {
 class Settings {
  public:
   /// `tree` is the group's own part of the parameters: what its penalty's weights are for.
-  void add(const Group& group, const Tensors& all, const py::object& tree) {
+  void add(const Group& group, double penalty, const Tensors& all, const py::object& tree) {
     groups_.push_back(group.settings);
-    if (group.penalty.is_none()) return;
+    if (group.penalty.is_none() || penalty == 0) return;
     const auto& terms = group.penalty.cast<const Terms&>();
     const Tensors* params = &all;
     if (terms.weighted()) {
       models_.push_back(std::make_unique<Tensors>("params", tree, Access::read));
       params = models_.back().get();
     }
-    bound_.push_back(std::make_unique<Terms::Bound>(terms, *params));
+    bound_.push_back(
+        std::make_unique<Terms::Bound>(terms, *params, Access::read, nullptr, penalty));
     groups_.back().penalties = *bound_.back();
   }
   std::vector<OptimizerGroup>& groups() { return groups_; }
@@ -135,14 +137,15 @@ class Optimizer {
     for (std::size_t group = 0; group < sizes.size(); ++group) {
       for (std::size_t i = 0; i < sizes[group]; ++i, ++k) {
         OptimizerParameter p;
-        p.group = group;
         p.place = i;
         p.number = k;
         parameters_.push_back(p);
+        group_of_.push_back(group);
       }
     }
     if (k != params_->size()) throw py::value_error("sizes: do not add up");
     accumulated_.assign(k, false);
+    set_penalty_factors(std::vector<double>(k, 1.0));
     run({&*params_}, [&] { check_parameters(params_->arrays()); });
   }
 
@@ -184,6 +187,19 @@ class Optimizer {
     const Busy busy(*this);
     for (std::size_t k = 0; k < parameters_.size(); ++k)
       parameters_[k].decay = factors.at(k);
+  }
+
+  /// What each parameter's penalties are multiplied by.
+  void set_penalty_factors(const std::vector<double>& factors) {
+    const Busy busy(*this);
+    std::map<std::pair<std::size_t, double>, std::size_t> known;
+    parts_.clear();
+    for (std::size_t k = 0; k < parameters_.size(); ++k) {
+      const std::pair part(group_of_[k], factors.at(k));
+      const auto [place, is_new] = known.emplace(part, parts_.size());
+      if (is_new) parts_.push_back({part.first, part.second});
+      parameters_[k].group = place->second;
+    }
   }
 
   std::vector<std::int64_t> steps() const {
@@ -273,10 +289,11 @@ class Optimizer {
     options.only = task == Task::norm ? Only::norm : task == Task::add ? Only::check : Only::all;
 
     Settings settings;
-    for (std::size_t i = 0; i < groups_.size(); ++i) {
-      settings.add(groups_[i], *params_, tree_of(i));
-      if (lr) settings.groups()[i].lr = lr->at(i);
-      if (weight_decay) settings.groups()[i].weight_decay = weight_decay->at(i);
+    for (const Part& part : parts_) {
+      settings.add(groups_[part.group], part.penalty, *params_, tree_of(part.group));
+      OptimizerGroup& group = settings.groups().back();
+      if (lr) group.lr = lr->at(part.group);
+      if (weight_decay) group.weight_decay = weight_decay->at(part.group);
     }
 
     const Tensors g("grads", grads, Access::read, &*params_, true, true);
@@ -520,7 +537,15 @@ class Optimizer {
 
   py::object tree_;
   bool grouped_;
+  /// Parameters of a group whose penalty is multiplied by the same factor: a group of the core.
+  struct Part {
+    std::size_t group;
+    double penalty;
+  };
+
   std::vector<Group> groups_;
+  std::vector<std::size_t> group_of_;  ///< of each parameter
+  std::vector<Part> parts_;
   StepOptions options_;
   bool average_warmup_ = false;
   std::unique_ptr<Tensors> params_;
@@ -637,6 +662,7 @@ void bind_optimizers(py::module_& m) {
           "group", [](Optimizer& self, std::size_t i) -> Group& { return self.groups().at(i); },
           py::arg("index"), py::return_value_policy::reference_internal)
       .def("set_decay", &Optimizer::set_decay, py::arg("factors"))
+      .def("set_penalty_factors", &Optimizer::set_penalty_factors, py::arg("factors"))
       .def("set_clip", &Optimizer::set_clip, py::arg("kind"), py::kw_only(),
            py::arg("max_norm") = 0.0, py::arg("ord") = 2.0, py::arg("low") = 0.0,
            py::arg("high") = 0.0)

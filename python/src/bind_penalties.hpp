@@ -23,12 +23,15 @@ class Terms {
     return std::ranges::any_of(terms_, [](const Penalty& p) { return info_of(p.kind).weighted(); });
   }
 
-  /// The penalties for one call on `params`, less those where `grads` has holes.
+  /// The penalties for one call on `params`, less those where `grads` has holes, with strengths
+  /// that are multiplied by `factor`.
   class Bound {
    public:
     Bound(const Terms& terms, const Tensors& params, Access access = Access::read,
-          const Tensors* grads = nullptr)
+          const Tensors* grads = nullptr, double factor = 1)
         : penalties_(terms.terms_) {
+      for (Penalty& each : penalties_)
+        each.strength *= factor;
       for (std::size_t i = 0; i < penalties_.size(); ++i) {
         if (!info_of(penalties_[i].kind).weighted()) continue;
         weights_.push_back(

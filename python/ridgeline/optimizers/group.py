@@ -154,6 +154,7 @@ class Group(MutableMapping[str, Any]):
         _limits,
     )
     decay_filter: ParameterFilter | None = _number(_filter, None)
+    penalty_filter: ParameterFilter | None = _number(_filter, None)
     betas: tuple[float, float] = _number(_betas)
     alpha: float = _number(below_one)
     eps: float = _number(non_negative)

@@ -155,6 +155,9 @@ class Optimizer(Declared, States):
     decay_filter : callable, optional
         ``decay_filter(name, param)`` says whether a parameter decays, or by what factor of
         `weight_decay`; `skip_biases_and_norms` is one, `decay_filter_for` makes one.
+    penalty_filter : callable, optional
+        The same for `penalty`: whether it applies to a parameter, or what its strength is
+        multiplied by.
     on_nonfinite : {None, "skip", "raise", "propagate"}
         What to do if a gradient is not finite, or their norm: change nothing, raise, or compute all
         the same. None: "skip" where a norm is taken (`GlobalNorm`, `Norm`), else "propagate".
@@ -210,6 +213,7 @@ class Optimizer(Declared, States):
     mask: Any = fixed(default=None, read=lambda opt: opt._mask)
     constraint: Constraint | None = hyperparameter(default=None)
     decay_filter: ParameterFilter | None = hyperparameter(default=None)
+    penalty_filter: ParameterFilter | None = hyperparameter(default=None)
     decay: Decay | None = hyperparameter(default=None)
     clip_after_penalty: bool | None = setting(default=None, check=optional(flag))
     on_nonfinite: OnNonFinite | None = setting(
@@ -292,7 +296,8 @@ class Optimizer(Declared, States):
     def _hyperparameters(self) -> list[str]:
         """List the names of a group's hyperparameters: those of all optimizers, then our own."""
         names = [n for n, field in self._fields.items() if isinstance(field, Hyperparameter)]
-        first = ["lr", "weight_decay", "decay", "penalty", "prox", "constraint", "decay_filter"]
+        first = ["lr", "weight_decay", "decay", "penalty", "prox", "constraint"]
+        first += ["decay_filter", "penalty_filter"]
         return sorted(names, key=lambda n: first.index(n) if n in first else len(first))
 
     def _group(self, place: str, given: Mapping[str, Any], values: dict[str, Any]) -> Group:
@@ -356,7 +361,8 @@ class Optimizer(Declared, States):
         self._make_states(self.master_weights, self.kahan, average=self._options["ema"] is not None)
         for i, group in enumerate(self.groups):
             group._attach(self, self._core.group(i))
-        self._core.set_decay(self._decay_factors([group.decay_filter for group in self.groups]))
+        for name in ("decay_filter", "penalty_filter"):
+            self._set_factors(name, [group._values[name] for group in self.groups])
         self._find_rates()
 
     def _check_precision(self, place: str, dtype: str) -> None:
@@ -444,9 +450,9 @@ class Optimizer(Declared, States):
         checked = number_of(name).check(name, value)
         for group in groups:
             self._check_group({**group._values, name: checked})
-        if name == "decay_filter":
-            filters = [checked if group in groups else group.decay_filter for group in self.groups]
-            self._core.set_decay(self._decay_factors(filters))
+        if name in ("decay_filter", "penalty_filter"):
+            filters = [checked if g in groups else g._values[name] for g in self.groups]
+            self._set_factors(name, filters)
         for group in groups:
             group._take(self, name, checked)
         self._find_rates()
@@ -467,8 +473,8 @@ class Optimizer(Declared, States):
             return self._torch_couples_decay and self.convention == "torch"
         return choice == "coupled"
 
-    def _decay_factors(self, filters: Sequence[ParameterFilter | None]) -> list[float]:
-        """Return each parameter's factor, given the filters of the groups."""
+    def _set_factors(self, name: str, filters: Sequence[ParameterFilter | None]) -> None:
+        """Tell the core each parameter's factor, given the filters of the groups."""
         factors = []
         for k, array in enumerate(self._arrays):
             chosen = filters[self._group_of[k]]
@@ -477,9 +483,11 @@ class Optimizer(Declared, States):
                 factor = chosen(self._own_names[k], array)
                 if isinstance(factor, bool | np.bool_):
                     factor = float(factor)
-                factor = non_negative("decay_filter", factor)
+                factor = non_negative(name, factor)
             factors.append(factor)
-        return factors
+        core = self._core
+        set_them = core.set_decay if name == "decay_filter" else core.set_penalty_factors
+        set_them(factors)
 
     def _change_setting(self, name: str, checked: Any) -> None:
         self._check_settings({**self._options, name: checked})
