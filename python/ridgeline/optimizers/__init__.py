@@ -19,9 +19,10 @@ target and any memory layout.
 
 from .filters import decay_filter_for, skip_biases_and_norms
 from .group import Group
-from .optimizer import Optimizer, StepReport
+from .optimizer import Optimizer
 from .rules import FTRL, SGD, Adagrad, Adam, AdamW, Lion, NAdam, RMSprop
-from .states import LoadReport
+from .saving import LoadReport
+from .steps import StepReport
 
 __all__ = [
     "FTRL",

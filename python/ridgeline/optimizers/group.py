@@ -28,7 +28,7 @@ from ..penalties import Penalty
 from .fields import did_you_mean
 
 if TYPE_CHECKING:
-    from .optimizer import Optimizer
+    from .grouped import Grouped
 
 Prox: TypeAlias = Literal["plain", "preconditioned"]
 Decay: TypeAlias = Literal["coupled", "decoupled"]
@@ -169,7 +169,7 @@ class Group(MutableMapping[str, Any]):
 
     _values: dict[str, Any]
     _foreign: dict[str, Any]
-    _owner: weakref.ref[Optimizer]
+    _owner: weakref.ref[Grouped]
     _params: Any
     _handle: _core.OptimizerGroup
 
@@ -179,7 +179,7 @@ class Group(MutableMapping[str, Any]):
 
     @classmethod
     def _of(
-        cls, params: Any, values: dict[str, Any], foreign: dict[str, Any], owner: Optimizer
+        cls, params: Any, values: dict[str, Any], foreign: dict[str, Any], owner: Grouped
     ) -> Group:
         """Return a group of checked values."""
         group = object.__new__(cls)
@@ -189,16 +189,16 @@ class Group(MutableMapping[str, Any]):
         object.__setattr__(group, "_owner", weakref.ref(owner))  # no cycle: freed with its last use
         return group
 
-    def _attach(self, owner: Optimizer, core: _core.OptimizerGroup) -> None:
+    def _attach(self, owner: Grouped, core: _core.OptimizerGroup) -> None:
         object.__setattr__(self, "_handle", core)
         for name in self._values:
             self._tell(owner, name)
 
-    def _take(self, owner: Optimizer, name: str, checked: Any) -> None:
+    def _take(self, owner: Grouped, name: str, checked: Any) -> None:
         self._values[name] = checked
         self._tell(owner, name)
 
-    def _tell(self, owner: Optimizer, name: str) -> None:
+    def _tell(self, owner: Grouped, name: str) -> None:
         number_of(name).tell(self._handle, owner._in_core(name, self._values[name]))
         if name in ("lr", "weight_decay") and isinstance(self._values[name], float):
             setattr(self._handle, name, self._values[name])

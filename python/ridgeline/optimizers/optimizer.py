@@ -1,20 +1,18 @@
-"""The optimizer: construction, groups, mask and step."""
+"""The base class of all optimizers: its options, settings, mask and copies."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import KW_ONLY
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
-from .. import _core
 from .._checks import decay as below_one
-from .._checks import flag, integer, non_negative, one_of, optional, positive, type_of
-from .._files import file_names
-from .._ranks import Communicator, communicator, gathered_norms, non_finite_norm
-from .._tree import located, matched, named_tree, rebuilt, without_none
+from .._checks import flag, integer, one_of, optional, positive, type_of
+from .._ranks import Communicator, communicator
+from .._tree import located, matched
 from ..clipping import GlobalNorm, Norm, Value
 from ..constraints import Constraint
 from ..masks import Mask
@@ -30,52 +28,11 @@ from .fields import (
     required,
     setting,
 )
-from .group import Decay, Group, ParameterFilter, Prox, check_foreign, detached, number_of
-from .states import HALVES, Array, States, dtype_name, state_type
+from .group import Decay, ParameterFilter, Prox, number_of
+from .states import Array, state_type
+from .steps import Clip, OnNonFinite, Steps
 
-Clip: TypeAlias = GlobalNorm | Norm | Value
-OnNonFinite: TypeAlias = Literal["skip", "raise", "propagate"]
 Convention: TypeAlias = Literal["torch", "keras", "optax"]
-
-
-class StepReport(NamedTuple):
-    """What a step did.
-
-    Attributes
-    ----------
-    norm : float or None
-        The norm of all unscaled gradients before clipping; None if none was taken.
-    scale : float or list of float
-        The factor of clipping by a norm: 1.0 if it did not clip. With `Norm` one for each array
-        that had a gradient.
-    skipped : bool
-        Whether nothing was changed, because a gradient was not finite.
-    first_nonfinite : str or None
-        The place of the first gradient with a NaN or an infinity, if that was looked for.
-    penalty : float
-        The value of the penalties at the parameters before the step.
-    updated : bool
-        False if skipped, while gradients are accumulated, and if no parameter had a gradient.
-    step : int
-        The number of updates so far.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> import ridgeline as rl
-    >>> opt = rl.SGD(np.ones(2), lr=0.1, clip=rl.GlobalNorm(1.0))
-    >>> opt.step(np.array([3.0, 4.0]))  # doctest: +NORMALIZE_WHITESPACE
-    StepReport(norm=5.0, scale=0.2, skipped=False, first_nonfinite=None, penalty=0.0,
-               updated=True, step=1)
-    """
-
-    norm: float | None
-    scale: float | list[float]
-    skipped: bool
-    first_nonfinite: str | None
-    penalty: float
-    updated: bool
-    step: int
 
 
 def _clip(name: str, value: Any) -> Any:
@@ -100,7 +57,7 @@ def _state_dtype(name: str, value: object) -> str | None:
     return None if kind == "compute" else kind
 
 
-class Optimizer(Declared, States):
+class Optimizer(Declared, Steps):
     r"""Base class of all optimizers; not instantiated directly.
 
     The order of one step, for each element: the gradient times ``1 / loss_scale``; the finite
@@ -231,9 +188,6 @@ class Optimizer(Declared, States):
     accumulation_steps: int = fixed(default=1, check=lambda name, value: integer(name, value, 1))
     convention: Convention = fixed(default="torch")
 
-    _conventions: ClassVar[tuple[str, ...]] = ("torch", "keras", "optax")
-    _torch_couples_decay: ClassVar[bool] = True
-
     # ---- construction
 
     def _start(self, given: dict[str, Any]) -> None:
@@ -283,212 +237,6 @@ class Optimizer(Declared, States):
                     first, second = sorted(("kahan", name))
                     raise ValueError(f"{second}: got True beside {first}, wants one of them")
 
-    def _take_groups(self, params: Any, shared: dict[str, Any]) -> None:
-        """Make the groups from what the constructor was given."""
-        self._grouped = _is_groups(params)
-        names = self._hyperparameters()
-        values = {name: shared[name] for name in names}
-        self.groups = tuple(
-            self._group(f"params[{place}]", given, values)
-            for place, given in enumerate(params if self._grouped else [{"params": params}])
-        )
-
-    def _hyperparameters(self) -> list[str]:
-        """List the names of a group's hyperparameters: those of all optimizers, then our own."""
-        names = [n for n, field in self._fields.items() if isinstance(field, Hyperparameter)]
-        first = ["lr", "weight_decay", "decay", "penalty", "prox", "constraint"]
-        first += ["decay_filter", "penalty_filter"]
-        return sorted(names, key=lambda n: first.index(n) if n in first else len(first))
-
-    def _group(self, place: str, given: Mapping[str, Any], values: dict[str, Any]) -> Group:
-        """Return a group of its own parameters, with the values that it does not give."""
-        tree = named_tree(given["params"], writing=True)
-        if isinstance(tree, list) and not tree and isinstance(given["params"], Iterator):
-            raise ValueError("params: got an iterator that has nothing left, wants arrays")
-        # Our own containers: what becomes of the caller's does not matter.
-        tree = rebuilt(tree, [array for _, _, array in located("params", tree)])
-        values, foreign = dict(values), {}
-        for name, value in given.items():
-            if name in values:
-                values[name] = number_of(name).check(name, value)
-            elif name != "params":
-                check_foreign(place, name, values)
-                foreign[name] = value
-        self._check_group(values)
-        return Group._of(tree, values, foreign, self)
-
-    def _fix(self) -> None:
-        """Fix what depends on the hyperparameters at construction."""
-
-    def _tree(self) -> Any:
-        """Return the parameters: a list of trees if there are groups."""
-        trees = [group._params for group in self.groups]
-        return trees if self._grouped else trees[0]
-
-    def _connect(self) -> None:
-        """Look at all parameters, and give the core what it needs of them."""
-        tree = self._tree()
-        found = located("params", tree)
-        if not found:
-            raise ValueError("params: got no arrays, wants at least one")
-        # A parameter's name for filters is that in its group, for files that in all of them.
-        own = [
-            (g, name)
-            for g, group in enumerate(self.groups)
-            for _, name, _ in located("params", group._params)
-        ]
-        dtypes = [dtype_name(array) for _, _, array in found]
-        for (place, _, _), dtype in zip(found, dtypes, strict=True):
-            self._check_precision(place, dtype)
-        self._check_halves(dtypes)
-        self._core = _core.Optimizer(
-            kind=self._kind(),
-            convention=self.convention,
-            state_type="compute" if self._state_type.startswith("float") else self._state_type,
-            accumulation_steps=self._every,
-            params=tree,
-            grouped=self._grouped,
-            sizes=[sum(g == place for g, _ in own) for place in range(len(self.groups))],
-        )
-        self._dtypes = dtypes
-        self._shapes = [tuple(int(n) for n in array.shape) for _, _, array in found]
-        self._paths = file_names([path or "param" for _, path, _ in found])
-        self._own_names = [name for _, name in own]
-        self._group_of = [g for g, _ in own]
-        self._arrays = [array for _, _, array in found]
-        self._places = rebuilt(tree, range(len(found)))
-        self._by_name = isinstance(tree, dict)
-        self._make_states(self.master_weights, self.kahan, average=self._options["ema"] is not None)
-        for i, group in enumerate(self.groups):
-            group._attach(self, self._core.group(i))
-        for name in ("decay_filter", "penalty_filter"):
-            self._set_factors(name, [group._values[name] for group in self.groups])
-        self._find_rates()
-
-    def _check_precision(self, place: str, dtype: str) -> None:
-        wide, kind = dtype == "float64", self._state_type
-        if kind == "compute":
-            return
-        if wide != (kind == "float64"):
-            wants = "float64" if wide else "float32, bfloat16 or 8bit"
-            raise TypeError(
-                f"state_dtype: got {kind!r} for {place} of {dtype}, wants {wants} or None"
-            )
-        self._check_state_type("state_dtype", kind)
-
-    def _check_state_type(self, name: str, value: str) -> None:
-        """Refuse a type of states in which the rule does not work."""
-
-    def _check_halves(self, dtypes: list[str]) -> None:
-        for name in ("master_weights", "kahan", "stochastic_rounding"):
-            if self._options[name] is not False and not any(each in HALVES for each in dtypes):
-                raise TypeError(
-                    f"{name}: got params of {', '.join(dict.fromkeys(dtypes))}, wants bfloat16 or "
-                    "float16 among them"
-                )
-
-    # ---- groups and settings
-
-    def add_group(self, params: Any, **hyperparameters: Any) -> None:
-        """Add a group of parameters, with states of its own; the other states stay as they are.
-
-        If the optimizer was created without groups, its parameters become the first group:
-        gradients are a list of containers afterwards, and names in files start with ``0/``.
-
-        Parameters
-        ----------
-        params : array or tree of arrays, or dict with ``"params"``
-            The parameters of the new group, or the group as in the constructor.
-        **hyperparameters : lr, weight_decay and more
-            What differs from the first group, and items of your own.
-
-        Raises
-        ------
-        TypeError, ValueError
-            As in the constructor. Nothing is changed then.
-        RuntimeError
-            If another thread is in the middle of a step.
-
-        Examples
-        --------
-        >>> import numpy as np
-        >>> import ridgeline as rl
-        >>> body, head = np.ones(2), np.ones(2)
-        >>> opt = rl.SGD(body, lr=0.5)
-        >>> opt.add_group(head, lr=0.25)
-        >>> report = opt.step([np.ones(2), np.ones(2)])
-        >>> body, head
-        (array([0.5, 0.5]), array([0.75, 0.75]))
-        """
-        given = params if _is_groups([params]) else {"params": params}
-        given = {**given, **hyperparameters}
-        core, before = self._core, dict(self.__dict__)
-        with core.turn(reads=False):
-            try:
-                place = f"params[{len(self.groups)}]"
-                group = self._group(place, given, dict(self.groups[0]._values))
-                self.groups, self._grouped = (*self.groups, group), True
-                self._kept = {name: [*arrays] for name, arrays in self._kept.items()}
-                self._connect()
-                self._configure()
-                new = len(self._shapes) - len(core.steps)
-                self._core.steps = core.steps + [0] * new
-                self._core.products = core.products + [1.0] * new
-                self._core.accumulated = core.accumulated + [False] * new
-                self._core.count, self._core.micro_step = core.count, core.micro_step
-                if self._mask is not None:
-                    self.set_mask([*(self._mask if before["_grouped"] else [self._mask]), None])
-            except BaseException:
-                self.__dict__.clear()
-                self.__dict__.update(before)
-                for i, old in enumerate(self.groups):
-                    old._attach(self, core.group(i))
-                raise
-
-    def _change(self, groups: Sequence[Group], name: str, value: object) -> None:
-        """Give groups a new value; on an error all keep the old one."""
-        checked = number_of(name).check(name, value)
-        for group in groups:
-            self._check_group({**group._values, name: checked})
-        if name in ("decay_filter", "penalty_filter"):
-            filters = [checked if g in groups else g._values[name] for g in self.groups]
-            self._set_factors(name, filters)
-        for group in groups:
-            group._take(self, name, checked)
-        self._find_rates()
-
-    def _check_group(self, values: Mapping[str, Any]) -> None:
-        """Check the hyperparameters of a group against each other."""
-
-    def _check_rate(self, lr: float) -> None:
-        """Check the learning rate of one step more closely."""
-
-    def _in_core(self, name: str, value: Any) -> Any:
-        """Return a hyperparameter as the core takes it."""
-        return value
-
-    def _couples_decay(self, choice: Decay | None) -> bool:
-        """Return whether weight decay joins the gradient: as in the library of the convention."""
-        if choice is None:
-            return self._torch_couples_decay and self.convention == "torch"
-        return choice == "coupled"
-
-    def _set_factors(self, name: str, filters: Sequence[ParameterFilter | None]) -> None:
-        """Tell the core each parameter's factor, given the filters of the groups."""
-        factors = []
-        for k, array in enumerate(self._arrays):
-            chosen = filters[self._group_of[k]]
-            factor: Any = 1.0
-            if chosen is not None:
-                factor = chosen(self._own_names[k], array)
-                if isinstance(factor, bool | np.bool_):
-                    factor = float(factor)
-                factor = non_negative(name, factor)
-            factors.append(factor)
-        core = self._core
-        set_them = core.set_decay if name == "decay_filter" else core.set_penalty_factors
-        set_them(factors)
-
     def _change_setting(self, name: str, checked: Any) -> None:
         self._check_settings({**self._options, name: checked})
         self._options[name] = checked
@@ -515,10 +263,6 @@ class Optimizer(Declared, States):
         key = self.stochastic_rounding
         core.set_rounding_key(Key(0) if key is True else key or None)
         core.set_average_decay(self._options["ema"] or 0.0, warmup=self.ema_warmup)
-
-    def _policy(self) -> OnNonFinite:
-        by_norm = isinstance(self.clip, GlobalNorm | Norm)
-        return self.on_nonfinite or ("skip" if by_norm else "propagate")
 
     @property
     def ema_decay(self) -> float | None:
@@ -617,222 +361,6 @@ class Optimizer(Declared, States):
                 raise ValueError(f"{place}: got shape {own.shape}, wants {shape}")
         return masks
 
-    # ---- steps
-
-    def step(
-        self, grads: Any = None, lr: float | None = None, *, loss_scale: float = 1.0
-    ) -> StepReport:
-        """Update all parameters from their gradients.
-
-        Parameters
-        ----------
-        grads : array or tree of arrays
-            Only read; of the structure and shapes of the parameters (with groups, a list of such
-            trees), and of any float dtype: other dtypes are converted on the way. None in place of
-            an array leaves that parameter, its state and its count of steps as they are; if all
-            are None, nothing happens. Not given: the ``.grad`` of torch parameters.
-        lr : float, optional
-            The learning rate of this step, for all groups.
-        loss_scale : float, default 1
-            What the loss was multiplied by: gradients are divided by it.
-
-        Returns
-        -------
-        StepReport
-
-        Raises
-        ------
-        NonFiniteError
-            If asked for by ``on_nonfinite="raise"``; it names the first bad array. Like every
-            error, it leaves parameters and states as they were.
-        TypeError, ValueError
-            If the gradients differ from the parameters in structure or shape, overlap them, or a
-            number is out of range.
-
-        Examples
-        --------
-        >>> import numpy as np
-        >>> import ridgeline as rl
-        >>> w = np.array([1.0, 0.05])
-        >>> opt = rl.SGD(w, lr=0.1, penalty=rl.L1(1.0), prox="plain")
-        >>> report = opt.step(np.array([1.0, 0.0]))
-        >>> w.round(3), report.penalty
-        (array([0.8, 0. ]), 1.05)
-        """
-        if self._every == 1 and self.comm is None:  # one call of the core, which is a turn
-            return self._step(grads, lr, loss_scale)
-        with self._core.turn(reads=False):
-            return self._step(grads, lr, loss_scale)
-
-    def _step(self, grads: Any, lr: float | None, loss_scale: float) -> StepReport:
-        scale = _core.reciprocal(positive("loss_scale", loss_scale))
-        grads = self._own_gradients() if grads is None else _no_parameters(grads)
-        if self._by_name and not isinstance(grads, dict):
-            grads = named_tree(grads, "grads")
-        rates = self._rates(lr)
-        if self.comm is not None:
-            grads = _core.reusable_tree(grads, "grads")  # they are looked at more than once
-        if self._core.micro_step + 1 < self._every:
-            # Ranks decide together, on their sums.
-            policy = None if self.comm is None else "propagate"
-            self._core.step(grads, task="add", scale=scale, on_nonfinite=policy, **rates)
-            return StepReport(None, 1.0, False, None, 0.0, False, self.steps)
-        return self._update(grads, scale=scale, **rates)
-
-    def flush(self, lr: float | None = None) -> StepReport:
-        """Update with the mean of the gradients accumulated so far, if there are any.
-
-        For the last window of an epoch that is shorter than `accumulation_steps`.
-
-        Parameters
-        ----------
-        lr : float, optional
-            The learning rate of this step, for all groups.
-
-        Returns
-        -------
-        StepReport
-
-        Raises
-        ------
-        NonFiniteError, TypeError, ValueError
-            As `step`.
-
-        Examples
-        --------
-        >>> import numpy as np
-        >>> import ridgeline as rl
-        >>> w = np.array([1.0])
-        >>> opt = rl.SGD(w, lr=0.5, accumulation_steps=4)
-        >>> for g in (1.0, 0.0):
-        ...     report = opt.step(np.array([g]))
-        >>> opt.flush().updated, w
-        (True, array([0.75]))
-        """
-        with self._core.turn(reads=False):
-            if self._core.micro_step == 0:
-                return StepReport(None, 1.0, False, None, 0.0, False, self.steps)
-            nothing = rebuilt(self._places, [None] * len(self._arrays))
-            return self._update(nothing, flush=True, **self._rates(lr))
-
-    def _update(self, grads: Any, **options: Any) -> StepReport:
-        """Update, by the norm over all ranks if there are some."""
-        known = first = None
-        if self.comm is not None:
-            known, first = self._norm_of_ranks(self.comm, grads, options)
-        done = self._core.step(grads, task="update", norm=known, **options)
-        by_norm = isinstance(self.clip, GlobalNorm)
-        norm = done.norm if known is None or by_norm else None
-        if isinstance(self.clip, Norm):
-            scale: Any = done.factors
-        else:
-            scale = 1.0 if done.skipped else done.factors[0]
-        bad = first or done.first_nonfinite
-        return StepReport(norm, scale, done.skipped, bad, done.penalty, done.updated, self.steps)
-
-    def _find_rates(self) -> None:
-        """Note which rates each step has to ask for: functions and arrays."""
-        self._asked = {
-            name: any(type(group._values[name]) is not float for group in self.groups)
-            for name in ("lr", "weight_decay")
-        }
-
-    def _rates(self, lr: float | None) -> dict[str, Any]:
-        """Return the rates of a step where they are not those that the core knows."""
-        rates: dict[str, Any] = {}
-        if lr is not None:
-            rates["lr"] = [self._rate("lr", lr)] * len(self.groups)
-        for name, asked in self._asked.items():
-            if asked and name not in rates:
-                rates[name] = [self._rate(name, group._values[name]) for group in self.groups]
-        return rates
-
-    def _rate(self, name: str, value: Any) -> float:
-        rate = non_negative(name, detached(value(self.steps) if callable(value) else value))
-        if name == "lr":
-            self._check_rate(rate)
-        return rate
-
-    def _norm_of_ranks(
-        self, comm: Communicator, grads: Any, options: dict[str, Any]
-    ) -> tuple[float | None, str | None]:
-        """Return the norm over all ranks, and this rank's first array that is not finite."""
-        if isinstance(self.clip, Norm):
-            raise ValueError(
-                "comm: got a communicator with clip=Norm, wants GlobalNorm, Value or None"
-            )
-        policy = self._policy()
-        by_norm = isinstance(self.clip, GlobalNorm)
-        if not by_norm and policy == "propagate":
-            return None, None
-        own = self._core.step(grads, task="norm", **options)
-        parts = gathered_norms(comm, own.norm or 0.0)
-        norm = _core.global_norm(
-            parts, self.clip.ord if isinstance(self.clip, GlobalNorm) else math.inf
-        )
-        if math.isfinite(norm) or policy != "raise":
-            return norm, own.first_nonfinite
-        raise non_finite_norm(norm, own.first_nonfinite)
-
-    def _own_gradients(self) -> Any:
-        """Return the gradients that torch left in the parameters."""
-        try:
-            found = [array.grad for array in self._arrays]
-        except AttributeError:
-            known = located("params", self._tree())
-            place = next(at for at, _, w in known if not hasattr(w, "grad"))
-            raise TypeError(
-                f"grads: got None, wants gradients: {place} is no torch tensor with its own"
-            ) from None
-        return rebuilt(self._places, found)
-
-    def zero_grad_(self, grads: Any = None) -> None:
-        """Set gradients to 0, in place.
-
-        Parameters
-        ----------
-        grads : array or tree of arrays
-            Written. None among them is passed over. Not given: the ``.grad`` of torch parameters.
-
-        Raises
-        ------
-        TypeError, ValueError
-            If something is no array that can be written.
-
-        Examples
-        --------
-        >>> import numpy as np
-        >>> import ridgeline as rl
-        >>> w, g = np.ones(2), np.ones(2)
-        >>> rl.SGD(w).zero_grad_(g)
-        >>> g
-        array([0., 0.])
-        """
-        if grads is None:
-            grads = [
-                array.grad for array in self._arrays if getattr(array, "grad", None) is not None
-            ]
-        _core.set_zero_(without_none(grads))
-
-    def zero_grad(self, grads: Any = None) -> None:
-        """Set gradients to 0, in place: `zero_grad_` under torch's name.
-
-        Parameters
-        ----------
-        grads : array or tree of arrays
-            See `zero_grad_`.
-
-        Examples
-        --------
-        >>> import numpy as np
-        >>> import ridgeline as rl
-        >>> w, g = np.ones(2), np.ones(2)
-        >>> rl.SGD(w).zero_grad(g)
-        >>> g
-        array([0., 0.])
-        """
-        self.zero_grad_(grads)
-
     # ---- copies
 
     def __getstate__(self) -> dict[str, Any]:
@@ -897,26 +425,3 @@ class GradientStep(Optimizer):
     def _configure(self) -> None:
         super()._configure()
         self._core.set_max_update_rms(self.max_update_rms)
-
-
-def _is_groups(params: Any) -> bool:
-    return (
-        isinstance(params, list | tuple)
-        and len(params) > 0
-        and all(isinstance(group, dict) and "params" in group for group in params)
-    )
-
-
-def _no_parameters(grads: Any) -> Any:
-    """Return gradients; an error if the first is a parameter, as in step(model.parameters())."""
-    if isinstance(grads, Iterator):
-        grads = list(grads)
-    first = grads
-    while isinstance(first, dict | list | tuple) and first:
-        first = next(iter(first.values())) if isinstance(first, dict) else first[0]
-    if type(first).__name__ == "Parameter" and hasattr(first, "requires_grad"):
-        raise _core.RequiresGradError(
-            "grads: got parameters, wants gradients: [p.grad for p in model.parameters()], or none "
-            "in step(), which takes these"
-        )
-    return grads

@@ -1,0 +1,272 @@
+"""Construction: groups of parameters, the core, and hyperparameters that change."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+
+from .. import _core
+from .._checks import non_negative
+from .._files import file_names
+from .._tree import located, named_tree, rebuilt
+from .fields import Field, Hyperparameter
+from .group import Decay, Group, ParameterFilter, check_foreign, detached, number_of
+from .saving import Saved
+from .states import HALVES, dtype_name
+
+
+class Grouped(Saved):
+    """The part of an optimizer that has groups; a base class of `Optimizer` alone."""
+
+    _fields: dict[str, Field[Any, Any]]
+    _conventions: ClassVar[tuple[str, ...]] = ("torch", "keras", "optax")
+    _torch_couples_decay: ClassVar[bool] = True
+
+    def _configure(self) -> None:
+        """Tell the core the settings."""
+        raise NotImplementedError
+
+    def set_mask(self, mask: Any, *, reset: bool = False) -> None:
+        """Choose which elements the steps leave alone."""
+        raise NotImplementedError
+
+    def _take_groups(self, params: Any, shared: dict[str, Any]) -> None:
+        """Make the groups from what the constructor was given."""
+        self._grouped = _is_groups(params)
+        names = self._hyperparameters()
+        values = {name: shared[name] for name in names}
+        self.groups = tuple(
+            self._group(f"params[{place}]", given, values)
+            for place, given in enumerate(params if self._grouped else [{"params": params}])
+        )
+
+    def _hyperparameters(self) -> list[str]:
+        """List the names of a group's hyperparameters: those of all optimizers, then our own."""
+        names = [n for n, field in self._fields.items() if isinstance(field, Hyperparameter)]
+        first = ["lr", "weight_decay", "decay", "penalty", "prox", "constraint"]
+        first += ["decay_filter", "penalty_filter"]
+        return sorted(names, key=lambda n: first.index(n) if n in first else len(first))
+
+    def _group(self, place: str, given: Mapping[str, Any], values: dict[str, Any]) -> Group:
+        """Return a group of its own parameters, with the values that it does not give."""
+        tree = named_tree(given["params"], writing=True)
+        if isinstance(tree, list) and not tree and isinstance(given["params"], Iterator):
+            raise ValueError("params: got an iterator that has nothing left, wants arrays")
+        # Our own containers: what becomes of the caller's does not matter.
+        tree = rebuilt(tree, [array for _, _, array in located("params", tree)])
+        values, foreign = dict(values), {}
+        for name, value in given.items():
+            if name in values:
+                values[name] = number_of(name).check(name, value)
+            elif name != "params":
+                check_foreign(place, name, values)
+                foreign[name] = value
+        self._check_group(values)
+        return Group._of(tree, values, foreign, self)
+
+    def _tree(self) -> Any:
+        """Return the parameters: a list of trees if there are groups."""
+        trees = [group._params for group in self.groups]
+        return trees if self._grouped else trees[0]
+
+    def _connect(self) -> None:
+        """Look at all parameters, and give the core what it needs of them."""
+        tree = self._tree()
+        found = located("params", tree)
+        if not found:
+            raise ValueError("params: got no arrays, wants at least one")
+        # A parameter's name for filters is that in its group, for files that in all of them.
+        own = [
+            (g, name)
+            for g, group in enumerate(self.groups)
+            for _, name, _ in located("params", group._params)
+        ]
+        dtypes = [dtype_name(array) for _, _, array in found]
+        for (place, _, _), dtype in zip(found, dtypes, strict=True):
+            self._check_precision(place, dtype)
+        self._check_halves(dtypes)
+        self._core = _core.Optimizer(
+            kind=self._kind(),
+            convention=self._options["convention"],
+            state_type="compute" if self._state_type.startswith("float") else self._state_type,
+            accumulation_steps=self._every,
+            params=tree,
+            grouped=self._grouped,
+            sizes=[sum(g == place for g, _ in own) for place in range(len(self.groups))],
+        )
+        self._dtypes = dtypes
+        self._shapes = [tuple(int(n) for n in array.shape) for _, _, array in found]
+        self._paths = file_names([path or "param" for _, path, _ in found])
+        self._own_names = [name for _, name in own]
+        self._group_of = [g for g, _ in own]
+        self._arrays = [array for _, _, array in found]
+        self._places = rebuilt(tree, range(len(found)))
+        self._by_name = isinstance(tree, dict)
+        self._make_states(
+            self._options["master_weights"],
+            self._options["kahan"],
+            average=self._options["ema"] is not None,
+        )
+        for i, group in enumerate(self.groups):
+            group._attach(self, self._core.group(i))
+        for name in ("decay_filter", "penalty_filter"):
+            self._set_factors(name, [group._values[name] for group in self.groups])
+        self._find_rates()
+
+    def _check_precision(self, place: str, dtype: str) -> None:
+        wide, kind = dtype == "float64", self._state_type
+        if kind == "compute":
+            return
+        if wide != (kind == "float64"):
+            wants = "float64" if wide else "float32, bfloat16 or 8bit"
+            raise TypeError(
+                f"state_dtype: got {kind!r} for {place} of {dtype}, wants {wants} or None"
+            )
+        self._check_state_type("state_dtype", kind)
+
+    def _check_state_type(self, name: str, value: str) -> None:
+        """Refuse a type of states in which the rule does not work."""
+
+    def _check_halves(self, dtypes: list[str]) -> None:
+        for name in ("master_weights", "kahan", "stochastic_rounding"):
+            if self._options[name] is not False and not any(each in HALVES for each in dtypes):
+                raise TypeError(
+                    f"{name}: got params of {', '.join(dict.fromkeys(dtypes))}, wants bfloat16 or "
+                    "float16 among them"
+                )
+
+    def add_group(self, params: Any, **hyperparameters: Any) -> None:
+        """Add a group of parameters, with states of its own; the other states stay as they are.
+
+        If the optimizer was created without groups, its parameters become the first group:
+        gradients are a list of containers afterwards, and names in files start with ``0/``.
+
+        Parameters
+        ----------
+        params : array or tree of arrays, or dict with ``"params"``
+            The parameters of the new group, or the group as in the constructor.
+        **hyperparameters : lr, weight_decay and more
+            What differs from the first group, and items of your own.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As in the constructor. Nothing is changed then.
+        RuntimeError
+            If another thread is in the middle of a step.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import ridgeline as rl
+        >>> body, head = np.ones(2), np.ones(2)
+        >>> opt = rl.SGD(body, lr=0.5)
+        >>> opt.add_group(head, lr=0.25)
+        >>> report = opt.step([np.ones(2), np.ones(2)])
+        >>> body, head
+        (array([0.5, 0.5]), array([0.75, 0.75]))
+        """
+        given = params if _is_groups([params]) else {"params": params}
+        given = {**given, **hyperparameters}
+        core, before = self._core, dict(self.__dict__)
+        with core.turn(reads=False):
+            try:
+                place = f"params[{len(self.groups)}]"
+                group = self._group(place, given, dict(self.groups[0]._values))
+                self.groups, self._grouped = (*self.groups, group), True
+                self._kept = {name: [*arrays] for name, arrays in self._kept.items()}
+                self._connect()
+                self._configure()
+                new = len(self._shapes) - len(core.steps)
+                self._core.steps = core.steps + [0] * new
+                self._core.products = core.products + [1.0] * new
+                self._core.accumulated = core.accumulated + [False] * new
+                self._core.count, self._core.micro_step = core.count, core.micro_step
+                if self._mask is not None:
+                    self.set_mask([*(self._mask if before["_grouped"] else [self._mask]), None])
+            except BaseException:
+                self.__dict__.clear()
+                self.__dict__.update(before)
+                for i, old in enumerate(self.groups):
+                    old._attach(self, core.group(i))
+                raise
+
+    def _change(self, groups: Sequence[Group], name: str, value: object) -> None:
+        """Give groups a new value; on an error all keep the old one."""
+        checked = number_of(name).check(name, value)
+        for group in groups:
+            self._check_group({**group._values, name: checked})
+        if name in ("decay_filter", "penalty_filter"):
+            filters = [checked if g in groups else g._values[name] for g in self.groups]
+            self._set_factors(name, filters)
+        for group in groups:
+            group._take(self, name, checked)
+        self._find_rates()
+
+    def _check_group(self, values: Mapping[str, Any]) -> None:
+        """Check the hyperparameters of a group against each other."""
+
+    def _check_rate(self, lr: float) -> None:
+        """Check the learning rate of one step more closely."""
+
+    def _in_core(self, name: str, value: Any) -> Any:
+        """Return a hyperparameter as the core takes it."""
+        return value
+
+    def _couples_decay(self, choice: Decay | None) -> bool:
+        """Return whether weight decay joins the gradient: as in the library of the convention."""
+        if choice is None:
+            return self._torch_couples_decay and self._options["convention"] == "torch"
+        return choice == "coupled"
+
+    def _set_factors(self, name: str, filters: Sequence[ParameterFilter | None]) -> None:
+        """Tell the core each parameter's factor, given the filters of the groups."""
+        factors = []
+        for k, array in enumerate(self._arrays):
+            chosen = filters[self._group_of[k]]
+            factor: Any = 1.0
+            if chosen is not None:
+                factor = chosen(self._own_names[k], array)
+                if isinstance(factor, bool | np.bool_):
+                    factor = float(factor)
+                factor = non_negative(name, factor)
+            factors.append(factor)
+        core = self._core
+        set_them = core.set_decay if name == "decay_filter" else core.set_penalty_factors
+        set_them(factors)
+
+    def _find_rates(self) -> None:
+        """Note which rates each step has to ask for: functions and arrays."""
+        self._asked = {
+            name: any(type(group._values[name]) is not float for group in self.groups)
+            for name in ("lr", "weight_decay")
+        }
+
+    def _rates(self, lr: float | None) -> dict[str, Any]:
+        """Return the rates of a step where they are not those that the core knows."""
+        rates: dict[str, Any] = {}
+        if lr is not None:
+            rates["lr"] = [self._rate("lr", lr)] * len(self.groups)
+        for name, asked in self._asked.items():
+            if asked and name not in rates:
+                rates[name] = [self._rate(name, group._values[name]) for group in self.groups]
+        return rates
+
+    def _rate(self, name: str, value: Any) -> float:
+        rate = non_negative(name, detached(value(self.steps) if callable(value) else value))
+        if name == "lr":
+            self._check_rate(rate)
+        return rate
+
+    def _fix(self) -> None:
+        """Fix what depends on the hyperparameters at construction."""
+
+
+def _is_groups(params: Any) -> bool:
+    return (
+        isinstance(params, list | tuple)
+        and len(params) > 0
+        and all(isinstance(group, dict) and "params" in group for group in params)
+    )

@@ -1,0 +1,275 @@
+"""The step: from gradients to one call of the core."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+from .. import _core
+from .._checks import positive
+from .._ranks import Communicator, gathered_norms, non_finite_norm
+from .._tree import located, named_tree, rebuilt, without_none
+from ..clipping import GlobalNorm, Norm, Value
+from .grouped import Grouped
+
+Clip: TypeAlias = GlobalNorm | Norm | Value
+OnNonFinite: TypeAlias = Literal["skip", "raise", "propagate"]
+
+
+class StepReport(NamedTuple):
+    """What a step did.
+
+    Attributes
+    ----------
+    norm : float or None
+        The norm of all unscaled gradients before clipping; None if none was taken.
+    scale : float or list of float
+        The factor of clipping by a norm: 1.0 if it did not clip. With `Norm` one for each array
+        that had a gradient.
+    skipped : bool
+        Whether nothing was changed, because a gradient was not finite.
+    first_nonfinite : str or None
+        The place of the first gradient with a NaN or an infinity, if that was looked for.
+    penalty : float
+        The value of the penalties at the parameters before the step.
+    updated : bool
+        False if skipped, while gradients are accumulated, and if no parameter had a gradient.
+    step : int
+        The number of updates so far.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import ridgeline as rl
+    >>> opt = rl.SGD(np.ones(2), lr=0.1, clip=rl.GlobalNorm(1.0))
+    >>> opt.step(np.array([3.0, 4.0]))  # doctest: +NORMALIZE_WHITESPACE
+    StepReport(norm=5.0, scale=0.2, skipped=False, first_nonfinite=None, penalty=0.0,
+               updated=True, step=1)
+    """
+
+    norm: float | None
+    scale: float | list[float]
+    skipped: bool
+    first_nonfinite: str | None
+    penalty: float
+    updated: bool
+    step: int
+
+
+class Steps(Grouped):
+    """The part of an optimizer that takes steps; a base class of `Optimizer` alone."""
+
+    clip: Clip | None
+    comm: Communicator | None
+    on_nonfinite: OnNonFinite | None
+
+    def step(
+        self, grads: Any = None, lr: float | None = None, *, loss_scale: float = 1.0
+    ) -> StepReport:
+        """Update all parameters from their gradients.
+
+        Parameters
+        ----------
+        grads : array or tree of arrays
+            Only read; of the structure and shapes of the parameters (with groups, a list of such
+            trees), and of any float dtype: other dtypes are converted on the way. None in place of
+            an array leaves that parameter, its state and its count of steps as they are; if all
+            are None, nothing happens. Not given: the ``.grad`` of torch parameters.
+        lr : float, optional
+            The learning rate of this step, for all groups.
+        loss_scale : float, default 1
+            What the loss was multiplied by: gradients are divided by it.
+
+        Returns
+        -------
+        StepReport
+
+        Raises
+        ------
+        NonFiniteError
+            If asked for by ``on_nonfinite="raise"``; it names the first bad array. Like every
+            error, it leaves parameters and states as they were.
+        TypeError, ValueError
+            If the gradients differ from the parameters in structure or shape, overlap them, or a
+            number is out of range.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import ridgeline as rl
+        >>> w = np.array([1.0, 0.05])
+        >>> opt = rl.SGD(w, lr=0.1, penalty=rl.L1(1.0), prox="plain")
+        >>> report = opt.step(np.array([1.0, 0.0]))
+        >>> w.round(3), report.penalty
+        (array([0.8, 0. ]), 1.05)
+        """
+        if self._every == 1 and self.comm is None:  # one call of the core, which is a turn
+            return self._step(grads, lr, loss_scale)
+        with self._core.turn(reads=False):
+            return self._step(grads, lr, loss_scale)
+
+    def _step(self, grads: Any, lr: float | None, loss_scale: float) -> StepReport:
+        scale = _core.reciprocal(positive("loss_scale", loss_scale))
+        grads = self._own_gradients() if grads is None else _no_parameters(grads)
+        if self._by_name and not isinstance(grads, dict):
+            grads = named_tree(grads, "grads")
+        rates = self._rates(lr)
+        if self.comm is not None:
+            grads = _core.reusable_tree(grads, "grads")  # they are looked at more than once
+        if self._core.micro_step + 1 < self._every:
+            # Ranks decide together, on their sums.
+            policy = None if self.comm is None else "propagate"
+            self._core.step(grads, task="add", scale=scale, on_nonfinite=policy, **rates)
+            return StepReport(None, 1.0, False, None, 0.0, False, self.steps)
+        return self._update(grads, scale=scale, **rates)
+
+    def flush(self, lr: float | None = None) -> StepReport:
+        """Update with the mean of the gradients accumulated so far, if there are any.
+
+        For the last window of an epoch that is shorter than `accumulation_steps`.
+
+        Parameters
+        ----------
+        lr : float, optional
+            The learning rate of this step, for all groups.
+
+        Returns
+        -------
+        StepReport
+
+        Raises
+        ------
+        NonFiniteError, TypeError, ValueError
+            As `step`.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import ridgeline as rl
+        >>> w = np.array([1.0])
+        >>> opt = rl.SGD(w, lr=0.5, accumulation_steps=4)
+        >>> for g in (1.0, 0.0):
+        ...     report = opt.step(np.array([g]))
+        >>> opt.flush().updated, w
+        (True, array([0.75]))
+        """
+        with self._core.turn(reads=False):
+            if self._core.micro_step == 0:
+                return StepReport(None, 1.0, False, None, 0.0, False, self.steps)
+            nothing = rebuilt(self._places, [None] * len(self._arrays))
+            return self._update(nothing, flush=True, **self._rates(lr))
+
+    def _update(self, grads: Any, **options: Any) -> StepReport:
+        """Update, by the norm over all ranks if there are some."""
+        known = first = None
+        if self.comm is not None:
+            known, first = self._norm_of_ranks(self.comm, grads, options)
+        done = self._core.step(grads, task="update", norm=known, **options)
+        by_norm = isinstance(self.clip, GlobalNorm)
+        norm = done.norm if known is None or by_norm else None
+        if isinstance(self.clip, Norm):
+            scale: Any = done.factors
+        else:
+            scale = 1.0 if done.skipped else done.factors[0]
+        bad = first or done.first_nonfinite
+        return StepReport(norm, scale, done.skipped, bad, done.penalty, done.updated, self.steps)
+
+    def _norm_of_ranks(
+        self, comm: Communicator, grads: Any, options: dict[str, Any]
+    ) -> tuple[float | None, str | None]:
+        """Return the norm over all ranks, and this rank's first array that is not finite."""
+        if isinstance(self.clip, Norm):
+            raise ValueError(
+                "comm: got a communicator with clip=Norm, wants GlobalNorm, Value or None"
+            )
+        policy = self._policy()
+        by_norm = isinstance(self.clip, GlobalNorm)
+        if not by_norm and policy == "propagate":
+            return None, None
+        own = self._core.step(grads, task="norm", **options)
+        parts = gathered_norms(comm, own.norm or 0.0)
+        norm = _core.global_norm(
+            parts, self.clip.ord if isinstance(self.clip, GlobalNorm) else math.inf
+        )
+        if math.isfinite(norm) or policy != "raise":
+            return norm, own.first_nonfinite
+        raise non_finite_norm(norm, own.first_nonfinite)
+
+    def _policy(self) -> OnNonFinite:
+        by_norm = isinstance(self.clip, GlobalNorm | Norm)
+        return self.on_nonfinite or ("skip" if by_norm else "propagate")
+
+    def _own_gradients(self) -> Any:
+        """Return the gradients that torch left in the parameters."""
+        try:
+            found = [array.grad for array in self._arrays]
+        except AttributeError:
+            known = located("params", self._tree())
+            place = next(at for at, _, w in known if not hasattr(w, "grad"))
+            raise TypeError(
+                f"grads: got None, wants gradients: {place} is no torch tensor with its own"
+            ) from None
+        return rebuilt(self._places, found)
+
+    def zero_grad_(self, grads: Any = None) -> None:
+        """Set gradients to 0, in place.
+
+        Parameters
+        ----------
+        grads : array or tree of arrays
+            Written. None among them is passed over. Not given: the ``.grad`` of torch parameters.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If something is no array that can be written.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import ridgeline as rl
+        >>> w, g = np.ones(2), np.ones(2)
+        >>> rl.SGD(w).zero_grad_(g)
+        >>> g
+        array([0., 0.])
+        """
+        if grads is None:
+            grads = [
+                array.grad for array in self._arrays if getattr(array, "grad", None) is not None
+            ]
+        _core.set_zero_(without_none(grads))
+
+    def zero_grad(self, grads: Any = None) -> None:
+        """Set gradients to 0, in place: `zero_grad_` under torch's name.
+
+        Parameters
+        ----------
+        grads : array or tree of arrays
+            See `zero_grad_`.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import ridgeline as rl
+        >>> w, g = np.ones(2), np.ones(2)
+        >>> rl.SGD(w).zero_grad(g)
+        >>> g
+        array([0., 0.])
+        """
+        self.zero_grad_(grads)
+
+
+def _no_parameters(grads: Any) -> Any:
+    """Return gradients; an error if the first is a parameter, as in step(model.parameters())."""
+    if isinstance(grads, Iterator):
+        grads = list(grads)
+    first = grads
+    while isinstance(first, dict | list | tuple) and first:
+        first = next(iter(first.values())) if isinstance(first, dict) else first[0]
+    if type(first).__name__ == "Parameter" and hasattr(first, "requires_grad"):
+        raise _core.RequiresGradError(
+            "grads: got parameters, wants gradients: [p.grad for p in model.parameters()], or none "
+            "in step(), which takes these"
+        )
+    return grads
