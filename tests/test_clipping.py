@@ -790,6 +790,14 @@ def test_two_ranks(ord, scale):
         assert_ulp(got, old.astype(np.float64) / 3, got.dtype, 300)
 
 
+@pytest.mark.parametrize(("limit", "factor"), [(5.0, 1.0), (4.0, 0.8)])
+def test_two_ranks_near_the_limit(limit, factor):
+    shards = [np.array([3.0, 0.0]), np.array([4.0])]
+    norms = Ranks(2).run(lambda rank, comm: rl.clip_by_global_norm_(shards[rank], limit, comm=comm))
+    assert norms == [5.0, 5.0]
+    np.testing.assert_allclose(np.concatenate(shards), np.multiply([3.0, 0.0, 4.0], factor))
+
+
 def test_ranks_agree_and_order_matters_to_neither():
     shards = [sample(1000, np.float32, seed) for seed in range(3)]
 

@@ -60,7 +60,7 @@ def test_all_are_tested_and_listed():
     tests = Path(__file__).read_text(encoding="utf-8")
     for example in EXAMPLES.glob("*.py"):
         assert f"]({example.name})" in index
-        assert f'run("{example.name}")' in tests
+        assert f'run("{example.name}"' in tests
 
 
 def test_closed_form(run):
