@@ -541,7 +541,7 @@ def test_logic_of_other_structures():
         ({"a": mask}, r"masks: got no key 'b'"),
         ({"a": mask, "b": [mask, mask], "c": mask}, r"masks: got a key 'c'"),
         ({"a": mask, "b": [mask]}, r"masks\['b'\]: got a sequence of 1, wants a sequence of 2"),
-        ({"a": mask, "b": mask}, r"masks\['b'\]: got one array, wants a sequence of 2"),
+        ({"a": mask, "b": mask}, r"masks\['b'\]: got Mask, wants a sequence of 2"),
         ({"a": [mask], "b": [mask, mask]}, r"masks\['a'\]: got a sequence of 1, wants an array"),
         ({"a": mask, "b": [mask, wide]}, r"masks\['b'\]\[1\]: got shape \(6,\), wants \(5,\)"),
     ]:

@@ -5,12 +5,12 @@ Bits beyond the last element are 0.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import accumulate
 from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+
+from ._environment import in_default_environment
 
 Words: TypeAlias = npt.NDArray[np.uint64]
 Bools: TypeAlias = npt.NDArray[np.bool_]
@@ -25,11 +25,15 @@ def count(words: Words) -> int:
     return int(_ONES[words.view(np.uint8)].sum(dtype=np.int64))  # NumPy 1
 
 
-def blank(sizes: Sequence[int]) -> list[Words]:
-    """Return uninitialized words for arrays of these sizes, in one buffer."""
-    counts = [(size + 63) // 64 for size in sizes]
-    buffer = np.empty(sum(counts), np.uint64)
-    return [buffer[end - n : end] for n, end in zip(counts, accumulate(counts), strict=True)]
+@in_default_environment
+def sparsity(size: int, count: int) -> float:
+    """Return the fraction of bits that are 0; 0 of no bits."""
+    return (size - count) / size if size else 0.0
+
+
+def blank(size: int) -> Words:
+    """Return uninitialized words of `size` bits."""
+    return np.empty((size + 63) // 64, np.uint64)
 
 
 def full(size: int) -> Words:

@@ -127,9 +127,10 @@ def one_of(*choices: str | None) -> Check:
     """
     *most, last = map(repr, choices)
     wants = f"{', '.join(most)} or {last}" if most else last
+    kinds = set(map(type, choices))
 
     def check(name: str, value: Any) -> Any:
-        if isinstance(value, str | None) and value in choices:
+        if type(value) in kinds and value in choices:
             return value
         raise ValueError(f"{name}: got {value!r}, wants {wants}")
 

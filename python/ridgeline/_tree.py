@@ -10,6 +10,7 @@ from __future__ import annotations
 import fnmatch
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -30,6 +31,7 @@ def is_array(value: object) -> bool:
     )
 
 
+@lru_cache(maxsize=256)
 def _contains(kind: type) -> bool:
     return issubclass(kind, dict | list | tuple) or (
         issubclass(kind, Mapping | Sequence) and not issubclass(kind, str | bytes)
@@ -38,7 +40,7 @@ def _contains(kind: type) -> bool:
 
 def is_container(value: object) -> bool:
     """Return whether it is a list, tuple, dict or the like."""
-    return _contains(type(value))
+    return _contains(type(value))  # type: ignore[arg-type]
 
 
 def is_flat(nodes: Iterable[Any]) -> bool:
@@ -167,8 +169,12 @@ def fixed(name: str, tree: Any) -> Any:
     values = list(tree)
     if isinstance(tree, Iterator) and not values:
         raise ValueError(f"{name}: got an iterator that has nothing left, wants arrays")
-    if set(map(type, values)) - {np.ndarray}:
-        values = [fixed(f"{name}[{i}]", value) for i, value in enumerate(values)]
+    kinds = _no_arrays(values)
+    if kinds:
+        values = [
+            fixed(f"{name}[{i}]", value) if type(value) in kinds else value
+            for i, value in enumerate(values)
+        ]
     return _filled_like(tree, values) if isinstance(tree, tuple) else values
 
 
@@ -183,7 +189,19 @@ def _is_read_once(tree: Any) -> bool:
         return False
     if isinstance(tree, Iterator):
         return True
-    return any(map(_is_read_once, tree.values() if isinstance(tree, Mapping) else tree))
+    children = tree.values() if isinstance(tree, Mapping) else tree
+    kinds = _no_arrays(children)
+    return bool(kinds) and any(_is_read_once(child) for child in children if type(child) in kinds)
+
+
+def _no_arrays(nodes: Iterable[Any]) -> set[type]:
+    """Return the types of nodes that may be something else than arrays."""
+    return {
+        kind
+        for kind in set(map(type, nodes))
+        if not issubclass(kind, np.ndarray)
+        and not (hasattr(kind, "__dlpack__") and hasattr(kind, "shape"))
+    }
 
 
 def _filled_like(node: Any, children: list[Any]) -> Any:

@@ -15,4 +15,16 @@ class SupportsDLPack(Protocol):
 
 
 ArrayT = TypeVar("ArrayT", bound=SupportsDLPack)
+
+
+class HasParameters(Protocol):
+    """A module, whose parameters have names: PyTorch's."""
+
+    def named_parameters(self, *args: Any, **kwargs: Any) -> Iterable[tuple[str, Any]]: ...
+
+
 Tree: TypeAlias = SupportsDLPack | Iterable["Tree"] | Mapping[Any, "Tree"]
+# None stands for a gradient that is not there.
+Gradients: TypeAlias = SupportsDLPack | Iterable["Gradients"] | Mapping[Any, "Gradients"] | None
+ManyArrays: TypeAlias = Iterable[Tree] | Mapping[Any, Tree] | HasParameters
+Parameters: TypeAlias = Tree | HasParameters

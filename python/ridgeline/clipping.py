@@ -24,7 +24,7 @@ import numpy as np
 
 from . import _core
 from ._ranks import Communicator, communicator, gathered_norms, non_finite_norm
-from ._typing import Tree
+from ._typing import Gradients
 
 __all__ = [
     "GlobalNorm",
@@ -163,7 +163,7 @@ class Value:
         return -bound, bound
 
 
-def global_norm(arrays: Tree, ord: float = 2) -> float:
+def global_norm(arrays: Gradients, ord: float = 2) -> float:
     r"""Return the norm of all elements of all arrays together.
 
     .. math:: \Bigl(\sum_i |x_i|^p\Bigr)^{1/p}, \qquad \max_i |x_i| \text{ for } p = \infty
@@ -201,7 +201,7 @@ def global_norm(arrays: Tree, ord: float = 2) -> float:
     return _core.global_norm(arrays, ord)
 
 
-def clip_by_value_(grads: Tree, limit: float | tuple[float, float]) -> None:
+def clip_by_value_(grads: Gradients, limit: float | tuple[float, float]) -> None:
     """Clamp every element, in place.
 
     NaN stays NaN; infinities become the limit. Stretches within the limits are not written.
@@ -236,7 +236,7 @@ def clip_by_value_(grads: Tree, limit: float | tuple[float, float]) -> None:
     _core.clip_by_value_(grads, limit)
 
 
-def clip_by_norm_(grads: Tree, max_norm: float, ord: float = 2) -> list[float | None]:
+def clip_by_norm_(grads: Gradients, max_norm: float, ord: float = 2) -> list[float | None]:
     r"""Scale down each array whose own norm is above a limit, in place.
 
     .. math:: x \leftarrow x \cdot \frac{c}{\lVert x \rVert_p}
@@ -284,7 +284,7 @@ def clip_by_norm_(grads: Tree, max_norm: float, ord: float = 2) -> list[float | 
 
 
 def clip_by_global_norm_(
-    grads: Tree,
+    grads: Gradients,
     max_norm: float,
     ord: float = 2,
     *,
@@ -352,7 +352,7 @@ def clip_by_global_norm_(
 
 
 def _clip_by_global_norm_of_ranks(
-    grads: Tree, max_norm: float, ord: float, on_nonfinite: NonFinitePolicy, comm: Communicator
+    grads: Gradients, max_norm: float, ord: float, on_nonfinite: NonFinitePolicy, comm: Communicator
 ) -> float:
     """Clip by the norm of the norms of all ranks: every rank computes the same factor."""
     comm = communicator("comm", comm)
@@ -369,7 +369,7 @@ def _clip_by_global_norm_of_ranks(
     return norm
 
 
-def clip_by_rms_(grads: Tree, max_rms: float) -> list[float | None]:
+def clip_by_rms_(grads: Gradients, max_rms: float) -> list[float | None]:
     r"""Scale down each array whose root mean square is above a limit, in place.
 
     .. math:: x \leftarrow x \cdot \frac{c}{r} \quad\text{if not } r \le c, \qquad
@@ -412,7 +412,7 @@ def clip_by_rms_(grads: Tree, max_rms: float) -> list[float | None]:
     return _core.clip_by_rms_(grads, max_rms)
 
 
-def zero_largest_(grads: Tree, count: int = 1) -> None:
+def zero_largest_(grads: Gradients, count: int = 1) -> None:
     """Zero the entries of largest magnitude in each array, in place.
 
     Exactly `count` entries go. Among equals the first in C order; NaN counts as the largest.

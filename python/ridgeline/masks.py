@@ -1,491 +1,26 @@
-"""Masks of one bit an element, and sets of them that mirror a container of arrays.
-
-A file of masks is a ``.npz`` or a ``.safetensors`` file with an array of uint64 for each mask: bit
-``i % 64`` of word ``i // 64`` says whether element i, in C order, is kept; bits beyond the last
-element are 0. The arrays have the names of `MaskSet.flat`, that of a single mask is ``words``;
-``#3`` where a file cannot hold the name. ``ridgeline`` is a JSON text, as bytes in an array, or in
-the metadata of safetensors: ``{"version": 1, "masks": ...}``. There a mask is
-``{"mask": name of its array, "shape": [...]}``, a list ``{"values": [...]}`` and a dict
-``{"keys": [...], "values": [...]}``.
-"""
+"""Masks of one bit an element, and sets of them that mirror a container of arrays."""
 
 from __future__ import annotations
 
-import json
-import math
 import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cache
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from . import _bits, _core
-from . import _checks as check
-from ._arrays import numpy_view, parameters_of, torch_if
-from ._bits import Words
-from ._environment import in_default_environment
-from ._files import file_names, reading, save_arrays
+from ._arrays import parameters_of
+from ._mask import Mask, _mask_of
+from ._mask import _restored as _restored  # pickles of before look for it here
+from ._mask_files import load_masks, save_masks
 from ._tree import is_container, kind_of, leaves, matched, paths, places, rebuilt
 
 if TYPE_CHECKING:
     from collections.abc import ItemsView, KeysView, ValuesView
 
-    from ._typing import SupportsDLPack, Tree
+    from ._typing import Tree
 
 __all__ = ["Mask", "MaskSet"]
-
-ArrayT = TypeVar("ArrayT", bound="SupportsDLPack")
-
-
-@in_default_environment
-def _sparsity(size: int, count: int) -> float:
-    return (size - count) / size if size else 0.0
-
-
-def _mask_of(array: object, place: str) -> Mask:
-    """Return the mask of an array of bool, or of the numbers 0 and 1."""
-    bools = np.asarray(numpy_view(array) if hasattr(array, "__dlpack__") else array)
-    if bools.dtype != np.bool_:
-        if bools.dtype.kind not in "iuf" and bools.dtype.name != "bfloat16":
-            raise TypeError(f"{place}: got dtype {bools.dtype}, wants bool, or the numbers 0 and 1")
-        ones = bools == 1
-        other = bools[~(ones | (bools == 0))]
-        if other.size:
-            raise ValueError(f"{place}: got {other[0]} in it, wants 0 and 1, or bool")
-        bools = ones
-    return Mask._of(bools.shape, _bits.packed(bools))
-
-
-@cache
-def _masking() -> Any:
-    """Return the function of an autograd graph of torch that applies a mask."""
-    import torch
-
-    class Masking(torch.autograd.Function):
-        @staticmethod
-        def forward(w: Any, mask: Mask) -> Any:
-            return mask.apply(w)
-
-        @staticmethod
-        def setup_context(ctx: Any, inputs: tuple[Any, Mask], output: Any) -> None:
-            _, ctx.mask = inputs
-
-        @staticmethod
-        def backward(ctx: Any, grad: Any) -> Any:
-            return ctx.mask.apply(grad), None
-
-        @staticmethod
-        def jvp(ctx: Any, tangent: Any, _: None) -> Any:
-            return ctx.mask.apply(tangent)
-
-    return Masking.apply
-
-
-class Mask:
-    """Which elements of an array are kept: one bit each, True for kept.
-
-    Masks are values: they never change, and two masks are equal if their shapes and bits are.
-    `ridgeline.dropout_mask` makes one, `from_array` another.
-
-    NumPy takes a mask for its array of bool (`to_array`): ``np.where(mask, w, 0)``, ``w * mask``,
-    ``np.count_nonzero(mask)``. ``mask == array``, and ``&``, ``|`` and ``^`` with an array of bool,
-    are elementwise and give an array of bool; of two masks ``==`` gives a bool, the others a mask.
-    Like that of an array, the truth of a mask is ambiguous: ``if mask:`` raises. `reshape`,
-    `transpose` and indexing give masks.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> import ridgeline as rl
-    >>> mask = rl.Mask.from_array(np.array([[True, False], [True, True]]))
-    >>> mask
-    Mask(shape=(2, 2), sparsity=0.25)
-    >>> w = np.ones((2, 2))
-    >>> mask.apply_(w)
-    >>> w
-    array([[1., 0.],
-           [1., 1.]])
-    >>> np.where(mask, 5, 7)
-    array([[5, 7],
-           [5, 5]])
-    >>> mask.T == [[True, True], [False, True]]
-    array([[ True,  True],
-           [ True,  True]])
-    """
-
-    __slots__ = ("_shape", "_words")
-    __hash__ = None  # type: ignore[assignment]
-    _shape: tuple[int, ...]
-    _words: Words
-
-    def __init__(self) -> None:
-        """Refuse: `from_array` makes a mask."""
-        raise TypeError("a Mask is made by Mask.from_array, dropout_mask or pruning")
-
-    @classmethod
-    def _of(cls, shape: tuple[int, ...], words: Words) -> Mask:
-        """Return the mask of words whose bits beyond the last element are 0."""
-        mask = object.__new__(cls)
-        object.__setattr__(mask, "_shape", shape)
-        object.__setattr__(mask, "_words", words)
-        words.setflags(False)  # type: ignore[call-arg]  # by name it takes three times as long
-        return mask
-
-    @staticmethod
-    def from_array(array: npt.ArrayLike) -> Mask:
-        """Return the mask of an array of bool, or of the numbers 0 and 1.
-
-        Parameters
-        ----------
-        array : array of bool, integers or floats
-            True or 1 for elements to keep, as the masks of ``torch.nn.utils.prune``. Anything that
-            NumPy or DLPack reads.
-
-        Returns
-        -------
-        Mask
-
-        Raises
-        ------
-        TypeError
-            If the array has another dtype.
-        ValueError
-            If a number is neither 0 nor 1.
-
-        Examples
-        --------
-        >>> import ridgeline as rl
-        >>> rl.Mask.from_array([True, False, True]).sparsity
-        0.3333333333333333
-        >>> rl.Mask.from_array([1.0, 0.0, 0.5])
-        Traceback (most recent call last):
-        ValueError: array: got 0.5 in it, wants 0 and 1, or bool
-        """
-        return _mask_of(array, "array")
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """The shape of the array that the mask is for."""
-        return self._shape
-
-    @property
-    def ndim(self) -> int:
-        """The number of axes."""
-        return len(self._shape)
-
-    @property
-    def size(self) -> int:
-        """The number of elements."""
-        return math.prod(self._shape)
-
-    @property
-    def count(self) -> int:
-        """The number of elements that are kept."""
-        return _bits.count(self._words)
-
-    @property
-    def nbytes(self) -> int:
-        """The bytes of memory that the bits take: an eighth of `size`, in words of 8 bytes."""
-        return self._words.nbytes
-
-    @property
-    def sparsity(self) -> float:
-        """The fraction of elements that are not kept; 0 for a mask of no elements."""
-        return _sparsity(self.size, self.count)
-
-    def to_array(self) -> npt.NDArray[np.bool_]:
-        """Return the mask as an array of bool.
-
-        Returns
-        -------
-        ndarray of bool
-
-        Examples
-        --------
-        >>> import ridgeline as rl
-        >>> rl.Mask.from_array([True, False]).to_array()
-        array([ True, False])
-        """
-        return _bits.unpacked(self._words, self.size).reshape(self._shape)
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> npt.NDArray[Any]:
-        if copy is False:
-            raise ValueError("copy: got False, wants None or True: the bits of a Mask are unpacked")
-        return self.to_array() if dtype is None else self.to_array().astype(dtype)
-
-    def reshape(self, *shape: Any) -> Mask:
-        """Return the mask of the array's elements in another shape, in C order.
-
-        Parameters
-        ----------
-        *shape : int, or a tuple of int
-            As for ``ndarray.reshape``; one extent may be -1.
-
-        Returns
-        -------
-        Mask
-
-        Raises
-        ------
-        ValueError
-            If the number of elements is another.
-
-        Examples
-        --------
-        >>> import ridgeline as rl
-        >>> rl.Mask.from_array([True, False, True, True]).reshape(2, -1)
-        Mask(shape=(2, 2), sparsity=0.25)
-        """
-        return Mask._of(self.to_array().reshape(*shape).shape, self._words)
-
-    def transpose(self, *axes: Any) -> Mask:
-        """Return the mask of the transposed array.
-
-        Parameters
-        ----------
-        *axes : int, or a tuple of int
-            As for ``ndarray.transpose``: the order of the axes, reversed by default.
-
-        Returns
-        -------
-        Mask
-
-        Raises
-        ------
-        ValueError
-            If they are not the axes of the mask.
-
-        Examples
-        --------
-        >>> import ridgeline as rl
-        >>> rl.Mask.from_array([[True, False, True]]).transpose().shape
-        (3, 1)
-        """
-        return Mask.from_array(self.to_array().transpose(*axes))
-
-    @property
-    def T(self) -> Mask:
-        """The mask of the transposed array."""
-        return self.transpose()
-
-    def __len__(self) -> int:
-        if not self._shape:
-            raise TypeError("a Mask of no axes has no length")
-        return self._shape[0]
-
-    def __getitem__(self, key: Any) -> Any:
-        part = self.to_array()[key]
-        return Mask.from_array(part) if isinstance(part, np.ndarray) else bool(part)
-
-    def __bool__(self) -> bool:
-        raise ValueError(
-            "the truth of a Mask is ambiguous; use mask.count, mask.sparsity, or "
-            "mask.to_array().any() or .all()"
-        )
-
-    def apply(self, w: ArrayT, out: ArrayT | None = None) -> ArrayT:
-        """Return the array with 0 for elements that are not kept; the others keep every bit.
-
-        Parameters
-        ----------
-        w : array
-            Of the mask's shape: a NumPy array, PyTorch tensor or JAX array. Only read.
-        out : array, optional
-            Where to write, of the shape and dtype of `w`; may be `w`.
-
-        Returns
-        -------
-        array
-            `out`, or a new array of the library, shape and dtype of `w`. Of a tensor that requires
-            grad, under grad mode, a part of its autograd graph: the gradient is masked too.
-
-        Raises
-        ------
-        TypeError
-            If it is no array of a supported dtype in CPU memory.
-        ValueError
-            If its shape is another, or `out` does not fit, is read-only or overlaps `w`.
-        RequiresGradError
-            If `out` is given under grad mode, and it or `w` requires grad.
-
-        Examples
-        --------
-        >>> import numpy as np
-        >>> import ridgeline as rl
-        >>> rl.Mask.from_array([True, False]).apply(np.array([1.0, np.nan]))
-        array([1., 0.])
-        """
-        torch = torch_if(w)
-        if torch is not None and torch.is_grad_enabled():
-            if out is None:
-                return cast("ArrayT", _masking()(w, self))  # a dual tensor does not require grad
-            if cast("Any", w).requires_grad:
-                raise _core.RequiresGradError(
-                    "w: got a tensor that requires grad, wants one that does not with out=: "
-                    "autograd would not see the result; leave out= away, or call under "
-                    "torch.no_grad()"
-                )
-        return _core.masked(w, self._words, self._shape, out)
-
-    def apply_(self, params: SupportsDLPack) -> None:
-        """Set elements that are not kept to 0, in place; the others keep every bit.
-
-        As a parameter update it acts as under ``torch.no_grad()``.
-
-        Parameters
-        ----------
-        params : array
-            Written. Of the mask's shape.
-
-        Raises
-        ------
-        TypeError
-            If it is no array of a supported dtype in CPU memory.
-        ValueError
-            If its shape is another, or it is read-only.
-
-        Examples
-        --------
-        >>> import numpy as np
-        >>> import ridgeline as rl
-        >>> w = np.array([1.0, np.nan])
-        >>> rl.Mask.from_array([True, False]).apply_(w)
-        >>> w
-        array([1., 0.])
-        """
-        _core.apply_mask(params, self._words, self._shape)
-
-    def save(self, file: str | PathLike[str]) -> None:
-        """Write the mask to a file: one bit an element.
-
-        Parameters
-        ----------
-        file : str or path
-            A name that ends in ``.npz`` or in ``.safetensors``. A file that is there is
-            replaced at once: if that fails, it is as it was.
-
-        Raises
-        ------
-        ValueError
-            If the name ends otherwise.
-        OSError
-            If the file cannot be written.
-        ModuleNotFoundError
-            If it ends in ``.safetensors`` and that package is missing.
-
-        Examples
-        --------
-        >>> import tempfile
-        >>> import ridgeline as rl
-        >>> mask = rl.Mask.from_array([True, False])
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     mask.save(f"{folder}/mask.npz")
-        ...     rl.Mask.load(f"{folder}/mask.npz") == mask
-        True
-        """
-        _save(file, self)
-
-    @staticmethod
-    def load(file: str | PathLike[str]) -> Mask:
-        """Read a mask that `save` wrote.
-
-        Parameters
-        ----------
-        file : str or path
-            A ``.npz`` or ``.safetensors`` file.
-
-        Returns
-        -------
-        Mask
-
-        Raises
-        ------
-        ValueError
-            If it is no such file, is damaged, of another version, or holds a `MaskSet`.
-        ModuleNotFoundError
-            If it is a ``.safetensors`` file and that package is missing.
-
-        Examples
-        --------
-        >>> import tempfile
-        >>> import ridgeline as rl
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     rl.Mask.from_array([True, False]).save(f"{folder}/mask.npz")
-        ...     rl.Mask.load(f"{folder}/mask.npz")
-        Mask(shape=(2,), sparsity=0.5)
-        """
-        mask = _load(file)
-        if not isinstance(mask, Mask):
-            raise ValueError(f"file: got {Path(file).name!r} of a MaskSet, wants one of a Mask")
-        return mask
-
-    def _alike(self, other: Mask) -> Words:
-        """Return the words of a mask of the same shape."""
-        if other._shape != self._shape:
-            raise ValueError(f"mask: got shape {other._shape}, wants {self._shape}")
-        return other._words
-
-    def _combined(self, other: object, op: Callable[[Any, Any], Any]) -> Any:
-        if isinstance(other, Mask):
-            return Mask._of(self._shape, op(self._words, self._alike(other)))
-        array = _operand(other)
-        if array is None or array.dtype != np.bool_:
-            return NotImplemented
-        return op(self.to_array(), array)
-
-    def __and__(self, other: Any) -> Any:
-        return self._combined(other, operator.and_)
-
-    def __or__(self, other: Any) -> Any:
-        return self._combined(other, operator.or_)
-
-    def __xor__(self, other: Any) -> Any:
-        return self._combined(other, operator.xor)
-
-    __rand__, __ror__, __rxor__ = __and__, __or__, __xor__
-
-    def __invert__(self) -> Mask:
-        return Mask._of(self._shape, _bits.cut(~self._words, self.size))
-
-    def __eq__(self, other: object) -> Any:
-        if isinstance(other, Mask):
-            return self._shape == other._shape and np.array_equal(self._words, other._words)
-        array = _operand(other)
-        return NotImplemented if array is None else self.to_array() == array
-
-    def __ne__(self, other: object) -> Any:
-        equal = self.__eq__(other)
-        if isinstance(equal, bool):
-            return not equal
-        return equal if equal is NotImplemented else ~equal
-
-    def __setattr__(self, name: str, value: object) -> NoReturn:
-        raise AttributeError(f"a Mask never changes; got a new value for {name!r}")
-
-    def __repr__(self) -> str:
-        return f"Mask(shape={self._shape}, sparsity={self.sparsity:.4g})"
-
-    def __reduce__(self) -> tuple[Any, tuple[tuple[int, ...], Words]]:
-        return _restored, (self._shape, self._words)
-
-
-def _operand(other: object) -> Any:
-    """Return the array or number that stands beside a mask; None if it is none."""
-    if isinstance(other, MaskSet):
-        return None
-    if hasattr(other, "__dlpack__"):
-        return numpy_view(other)
-    numeric = isinstance(other, bool | int | float | list | tuple)
-    return np.asarray(other) if numeric or hasattr(other, "__array__") else None
-
-
-def _restored(shape: object, words: Words) -> Mask:
-    """Return a mask that was pickled."""
-    return Mask._of(check.shape("shape", shape), words.copy())
 
 
 class MaskSet:
@@ -634,7 +169,7 @@ class MaskSet:
     @property
     def count(self) -> int:
         """The number of elements that are kept, in all masks."""
-        return sum(mask.count for mask in self._masks)
+        return sum(_core.count_bits([mask._words for mask in self._masks]))
 
     @property
     def nbytes(self) -> int:
@@ -644,7 +179,7 @@ class MaskSet:
     @property
     def sparsity(self) -> float:
         """The fraction of all elements that are not kept; 0 for no elements."""
-        return _sparsity(self.size, self.count)
+        return _bits.sparsity(self.size, self.count)
 
     def flat(self) -> list[tuple[str, Mask]]:
         """Return the masks with their names, depth first.
@@ -787,7 +322,7 @@ class MaskSet:
         ...     rl.MaskSet.load(f"{folder}/masks.npz") == masks
         True
         """
-        _save(file, self)
+        save_masks(file, self)
 
     @staticmethod
     def load(file: str | PathLike[str]) -> MaskSet:
@@ -819,10 +354,10 @@ class MaskSet:
         MaskSet of 1 mask, sparsity=0.5
           0  (2,)  0.5
         """
-        masks = _load(file)
-        if not isinstance(masks, MaskSet):
+        masks = load_masks(file, Mask._of)
+        if isinstance(masks, Mask):
             raise ValueError(f"file: got {Path(file).name!r} of a Mask, wants one of a MaskSet")
-        return masks
+        return cast("MaskSet", rebuilt(masks, leaves(masks), _made))
 
     def __and__(self, other: MaskSet) -> MaskSet:
         return self._combined(other, operator.and_)
@@ -949,6 +484,14 @@ def _aligned(
     return matched(masks, tree, name, "the masks")
 
 
+def _lost(before: Mask | MaskSet, after: Mask | MaskSet) -> int:
+    """Return how many elements are kept by masks and not by others of the same structure."""
+    others = matched(before, after, "masks", "the masks")
+    return _core.count_lost_bits(
+        [mask._words for mask in leaves(before)], [mask._words for mask in others]
+    )
+
+
 def _apply_all(
     arguments: Sequence[tuple[str, Mask | MaskSet, object]],
     *,
@@ -967,69 +510,3 @@ def _apply_all(
         words.append([mask._words for mask in own])
         shapes.append([mask._shape for mask in own])
     _core.apply_masks(names, trees, words, shapes, holes, tied)
-
-
-# ---- files
-
-_VERSION = 1
-
-
-def _save(file: str | PathLike[str], masks: Mask | MaskSet) -> None:
-    """Write masks to a file."""
-    flat = [("words", masks)] if isinstance(masks, Mask) else masks.flat()
-    names = file_names(name for name, _ in flat)
-    arrays = {name: mask._words for name, (_, mask) in zip(names, flat, strict=True)}
-    rest = iter(names)
-
-    def layout(masks: Mask | MaskSet) -> dict[str, Any]:
-        if isinstance(masks, Mask):
-            return {"mask": next(rest), "shape": masks.shape}
-        children = masks._children
-        if not isinstance(children, dict):
-            return {"values": [layout(child) for child in children]}
-        for key in children:
-            if type(key) not in (str, int):
-                raise TypeError(f"masks: got the key {key!r}, wants strings or integers in a file")
-        values = [layout(child) for child in children.values()]
-        return {"keys": list(children), "values": values}
-
-    text = json.dumps({"version": _VERSION, "masks": layout(masks)})
-    save_arrays(file, arrays, text)
-
-
-def _load(file: str | PathLike[str]) -> Mask | MaskSet:
-    """Read masks from a file."""
-    with reading(file) as (_, read, text):
-        if text is None:
-            raise KeyError("ridgeline")
-        return _read(text, read)
-
-
-def _read(text: str, read: Callable[[str], Any]) -> Mask | MaskSet:
-    """Return the masks that a file's JSON text describes, whose words `read` returns."""
-
-    def build(node: Any) -> Mask | MaskSet:
-        if "mask" in node:
-            name, shape = node["mask"], check.shape("shape", node["shape"])
-            size = math.prod(shape)
-            words = read(name)
-            if words.dtype != np.uint64 or words.shape != ((size + 63) // 64,):
-                raise ValueError(
-                    f"got {words.dtype} words of shape {words.shape} for {name!r}, "
-                    f"wants uint64 words of {size} bits"
-                )
-            if size % 64 and int(words[-1]) >> size % 64:
-                raise ValueError(f"got bits beyond the last element in {name!r}, wants zeros")
-            return Mask._of(shape, words)
-        values = [build(child) for child in node["values"]]
-        if "keys" not in node:
-            return _made(tuple(values))
-        keys = node["keys"]
-        if any(type(key) not in (str, int) for key in keys) or len(set(keys)) < len(keys):
-            raise ValueError("got keys that are not distinct strings or integers")
-        return _made(dict(zip(keys, values, strict=True)))
-
-    described = json.loads(text)
-    if described["version"] != _VERSION:
-        raise ValueError(f"got version {described['version']!r}, wants {_VERSION}")
-    return build(described["masks"])

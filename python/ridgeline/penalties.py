@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 from . import _checks as check
 from . import _core
-from ._typing import ArrayT, Tree
+from ._typing import ArrayT, Gradients, Tree
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -101,7 +101,7 @@ class Penalty:
         """
         return _core.penalty_value(self._terms, params)
 
-    def add_gradient_(self, grads: Tree, params: Tree) -> float:
+    def add_gradient_(self, grads: Gradients, params: Tree) -> float:
         """Add the gradient of the penalty to `grads` and return its value, in one memory pass.
 
         Parameters

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 import sys
-from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias, cast, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +28,21 @@ from ._numbering import Index, Part, part_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import TypedDict
+
+    from typing_extensions import Unpack
+
+    from ._typing import ArrayT
+
+    class _Options(TypedDict, total=False):
+        dtype: npt.DTypeLike | None
+        offset: int
+        index: Index | None
+
+    class _NormalOptions(_Options, total=False):
+        mean: float
+        std: float
+
 
 __all__ = ["Key", "bernoulli", "integers", "normal", "uniform"]
 
@@ -144,6 +159,14 @@ class Key:
 _core.set_key_type(Key)
 
 
+def check_key(key: object, wants: str = "a ridgeline.Key") -> None:
+    """Raise unless it is a Key."""
+    if not isinstance(key, Key):
+        number = isinstance(key, int | np.integer) and not isinstance(key, bool)
+        hint = f", such as rl.Key({key})" if number else ""
+        raise TypeError(f"key: got {type(key).__name__}, wants {wants}{hint}")
+
+
 def _word(name: str, value: object) -> int:
     """Return an integer of 64 bits without sign."""
     number = check.integer(name, value)
@@ -196,6 +219,12 @@ def _prepare(
     return out, part
 
 
+@overload
+def uniform(
+    shape: Shape, key: Key, *, out: None = None, **options: Unpack[_Options]
+) -> npt.NDArray[Any]: ...
+@overload
+def uniform(shape: Shape, key: Key, *, out: ArrayT, **options: Unpack[_Options]) -> ArrayT: ...
 def uniform(
     shape: Shape,
     key: Key,
@@ -252,6 +281,12 @@ def uniform(
     return result
 
 
+@overload
+def normal(
+    shape: Shape, key: Key, *, out: None = None, **options: Unpack[_NormalOptions]
+) -> npt.NDArray[Any]: ...
+@overload
+def normal(shape: Shape, key: Key, *, out: ArrayT, **options: Unpack[_NormalOptions]) -> ArrayT: ...
 def normal(
     shape: Shape,
     key: Key,
@@ -311,6 +346,14 @@ def normal(
     return result
 
 
+@overload
+def bernoulli(
+    shape: Shape, key: Key, p: float = 0.5, *, out: None = None, **options: Unpack[_Options]
+) -> npt.NDArray[Any]: ...
+@overload
+def bernoulli(
+    shape: Shape, key: Key, p: float = 0.5, *, out: ArrayT, **options: Unpack[_Options]
+) -> ArrayT: ...
 def bernoulli(
     shape: Shape,
     key: Key,
@@ -416,6 +459,26 @@ def _is_nested(shape: Sequence[int], strides: Sequence[int], item: int) -> bool:
     return True
 
 
+@overload
+def integers(
+    shape: Shape,
+    key: Key,
+    low: int | None = None,
+    high: int | None = None,
+    *,
+    out: None = None,
+    **options: Unpack[_Options],
+) -> npt.NDArray[Any]: ...
+@overload
+def integers(
+    shape: Shape,
+    key: Key,
+    low: int | None = None,
+    high: int | None = None,
+    *,
+    out: ArrayT,
+    **options: Unpack[_Options],
+) -> ArrayT: ...
 def integers(
     shape: Shape,
     key: Key,

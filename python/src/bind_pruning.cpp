@@ -4,6 +4,7 @@
 #include <pybind11/stl.h>
 
 #include <algorithm>
+#include <bit>
 #include <memory>
 #include <unordered_map>
 
@@ -83,11 +84,49 @@ std::int64_t blocks_of(std::span<const std::int64_t> shape, std::span<const std:
   return count;
 }
 
+/// Whether two arrays are the same memory.
+bool same_memory(const Array& a, const Array& b) {
+  return a.data == b.data && a.size == b.size && a.dtype == b.dtype && a.dims == b.dims;
+}
+
 /// Whether two arrays are the same memory, and their masks are equal.
 bool same(const Array& a, const std::uint64_t* a_bits, const Array& b,
           const std::uint64_t* b_bits) {
-  return a.data == b.data && a.size == b.size && a.dtype == b.dtype && a.dims == b.dims &&
-         std::equal(a_bits, a_bits + mask_words(a.size), b_bits);
+  return same_memory(a, b) && std::equal(a_bits, a_bits + mask_words(a.size), b_bits);
+}
+
+/// The words of masks, as a list of arrays.
+class Words {
+ public:
+  explicit Words(py::handle list) {
+    for (const py::handle item : py::reinterpret_borrow<py::sequence>(list)) {
+      if (!py::isinstance<py::array_t<std::uint64_t, py::array::c_style>>(item))
+        throw py::type_error("wants arrays of words");
+      const auto array = py::reinterpret_borrow<py::array>(item);
+      spans_.emplace_back(static_cast<const std::uint64_t*>(array.data()),
+                          static_cast<std::size_t>(array.size()));
+    }
+  }
+  std::size_t size() const { return spans_.size(); }
+  std::span<const std::uint64_t> operator[](std::size_t k) const { return spans_[k]; }
+  /// Array k, which has that many words.
+  std::span<const std::uint64_t> at(std::size_t k, std::size_t words) const {
+    if (k >= spans_.size() || spans_[k].size() != words)
+      throw py::value_error("wants words for the same elements");
+    return spans_[k];
+  }
+
+ private:
+  std::vector<std::span<const std::uint64_t>> spans_;
+};
+
+/// How many bits are 1 in what f(words, i) makes of each word.
+template <class F>
+std::int64_t count_of(std::span<const std::uint64_t> words, F f) {
+  std::int64_t count = 0;
+  for (std::size_t i = 0; i < words.size(); ++i)
+    count += std::popcount(f(words, i));
+  return count;
 }
 
 std::int64_t product_of(py::handle shape) {
@@ -191,8 +230,85 @@ void bind_pruning(py::module_& m) {
     const Selected selected(a, py::none(), true, among, words);
     run({&a}, [&] { prune_random_at_key(a.arrays(), selected.selection(), k, first, at, ties); });
   });
+  m.def("prune_rows", [](const char* name, py::handle x, std::int64_t length, py::handle counts,
+                         py::handle words, py::handle among, bool magnitude) {
+    require_array(name, x);
+    const Tensors a(name, x, Access::read);
+    const Selected selected(a, py::none(), magnitude, py::make_tuple(among), py::make_tuple(words));
+    const Selection selection = selected.selection();
+    const Buffers<const std::int64_t> numbers(py::make_tuple(counts), false);
+    const std::int64_t rows = a.elements() / length;
+    numbers.check(1, [&](std::size_t) { return rows; });
+    if (rows * length != a.elements())
+      throw py::value_error("an array changed its shape during the call");
+    run({&a}, [&] {
+      prune_each_row(a.arrays()[0], length, selection.rankings[0],
+                     {numbers.all()[0], static_cast<std::size_t>(rows)}, selection.among[0],
+                     selection.words[0]);
+    });
+  });
   m.def("check_arrays", [](const char* name, py::handle arrays) {
     const Tensors checked(name, arrays, Access::read);
+  });
+  // The shapes of arrays; uninitialized words for each, in one buffer; and for each the place of
+  // the first one that is the same memory: None if no memory comes twice.
+  m.def("start_pruning", [](const char* name, py::handle tree) {
+    const Tensors a(name, tree, Access::read);
+    py::list shapes(a.size());
+    py::list firsts(a.size());
+    std::unordered_map<const void*, std::vector<std::size_t>> seen(a.size());
+    bool tied = false;
+    std::int64_t count = 0;
+    for (std::size_t k = 0; k < a.size(); ++k) {
+      const auto shape = a.shape(k);
+      py::tuple extents(shape.size());
+      for (std::size_t i = 0; i < shape.size(); ++i)
+        extents[i] = shape[i];
+      shapes[k] = extents;
+      const Array& array = a.arrays()[k];
+      count += mask_words(array.size);
+      std::size_t first = k;
+      if (array.size != 0) {
+        std::vector<std::size_t>& others = seen[array.data];
+        for (const std::size_t other : others) {
+          if (same_memory(a.arrays()[other], array) && std::ranges::equal(a.shape(other), shape))
+            first = std::min(first, other);
+        }
+        if (first == k) others.push_back(k);
+      }
+      tied = tied || first != k;
+      firsts[k] = first;
+    }
+    const py::array_t<std::uint64_t> buffer(count);
+    auto* at = const_cast<std::uint64_t*>(buffer.data());
+    py::list words(a.size());
+    for (std::size_t k = 0; k < a.size(); ++k) {
+      const std::int64_t own = mask_words(a.arrays()[k].size);
+      words[k] = py::array_t<std::uint64_t>(own, at, buffer);
+      at += own;
+    }
+    return py::make_tuple(shapes, words, tied ? py::object(firsts) : py::object(py::none()));
+  });
+  // Of lists of words: how many bits are 1 in each; how many are 1 in `before` and not in `after`.
+  m.def("count_bits", [](py::handle words) {
+    const Words own(words);
+    py::list counts(own.size());
+    for (std::size_t k = 0; k < own.size(); ++k)
+      counts[k] =
+          count_of(own[k], [](std::span<const std::uint64_t> w, std::size_t i) { return w[i]; });
+    return counts;
+  });
+  m.def("count_lost_bits", [](py::handle before, py::handle after) {
+    const Words from(before);
+    const Words to(after);
+    std::int64_t count = 0;
+    for (std::size_t k = 0; k < from.size(); ++k) {
+      const std::span<const std::uint64_t> other = to.at(k, from[k].size());
+      count += count_of(from[k], [&](std::span<const std::uint64_t> w, std::size_t i) {
+        return w[i] & ~other[i];
+      });
+    }
+    return count;
   });
   m.def("prune_n_of_m", [](const char* name, py::handle x, std::int64_t outer, std::int64_t length,
                            std::int64_t inner, int keep, int size, bool magnitude, py::handle among,

@@ -36,6 +36,11 @@ void prune_lowest(Arrays arrays, const Selection& selection, std::int64_t count,
 void prune_each_lowest(Arrays arrays, const Selection& selection,
                        std::span<const std::int64_t> counts, int threads = 0);
 
+/// The same of each row of `length` elements of an array: counts[r] of row r. `among` may be null.
+void prune_each_row(const Array& x, std::int64_t length, Ranking ranking,
+                    std::span<const std::int64_t> counts, const std::uint64_t* among,
+                    std::uint64_t* words, int threads = 0);
+
 /// The same by 32 random bits an element: those that decide dropout's choice of element `first` +
 /// the number of elements before. The arrays' memory is not read.
 void prune_random(Arrays arrays, const Selection& selection, Key key, std::int64_t first,

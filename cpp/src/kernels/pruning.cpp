@@ -91,6 +91,10 @@ template <class T, class I, class F>
 #endif
 }
 
+/// Lower than the key of any element.
+template <class I>
+inline constexpr I absent_key = static_cast<I>(std::uint64_t{1} << (8 * sizeof(I) - 1));
+
 /// Calls body(w, p, takes_part) for each word w of elements at p, where those beyond the last are
 /// zeros.
 template <class T, class F>
@@ -279,9 +283,114 @@ void at_key(const void* x, std::size_t n, Ranking ranking, std::int64_t key,
       });
 }
 
+/// n <= 64 bits from bit `at` on, of words that have them.
+[[gnu::always_inline]] inline std::uint64_t read_bits(const std::uint64_t* words, std::size_t at,
+                                                      std::size_t n) {
+  const std::size_t shift = at % word_bits;
+  std::uint64_t bits = words[at / word_bits] >> shift;
+  if (shift + n > word_bits) bits |= words[at / word_bits + 1] << (word_bits - shift);
+  return bits & first_bits(n);
+}
+
+/// The keys of a row; those of elements that do not take part, or lie beyond the row up to a whole
+/// number of lanes, are lower than all others. Returns how many take part.
+template <class T, class I, class KeysOf>
+[[gnu::always_inline]] inline std::size_t
+keys_of_row(const T* x, std::size_t n, const KeysOf& keys_of, const std::uint64_t* among,
+            std::size_t bit, I* key) {
+  constexpr std::size_t lanes = key_lanes<I>;
+  using K = Vec<I, key_lanes<I>>;
+  const K lowest(absent_key<I>);
+  std::size_t i = 0;
+  for (; i + lanes <= n; i += lanes)
+    store_lanes(key + i, keys_of(x + i));
+  if (i < n) {
+    T last[lanes] = {};
+    copy_elements(last, x + i, n - i);
+    store_lanes(key + i, select(first_bits(n - i), keys_of(last), lowest));
+  }
+  if (among == nullptr) return n;
+  std::size_t count = 0;
+  for (i = 0; i < n; i += lanes) {
+    const std::uint64_t part = read_bits(among, bit + i, n - i < lanes ? n - i : lanes);
+    count += static_cast<std::size_t>(count_bits(part));
+    store_lanes(key + i, select(part, load_lanes<I, key_lanes<I>>(key + i), lowest));
+  }
+  return count;
+}
+
+/// The key that separates the `keep` highest of n keys, 0 < keep < those that take part, and how
+/// many of those that equal it are kept. Halves the range of keys, in a row of n random ones about
+/// log2(n) + 8 times, without a branch that the data decide.
+template <class I>
+[[gnu::always_inline]] inline I separating_key(const I* key, std::size_t n, std::size_t keep,
+                                               std::int64_t& ties) {
+  constexpr std::size_t lanes = key_lanes<I>;
+  using K = Vec<I, key_lanes<I>>;
+  I low = absent_key<I>;
+  I high = static_cast<I>(~absent_key<I>);
+  std::size_t above_high = 0;
+  while (static_cast<lane_word<I>>(high) - static_cast<lane_word<I>>(low) > 1) {
+    const I middle = (low & high) + ((low ^ high) >> 1);
+    const K bound(middle);
+    std::size_t count = 0;
+    for (std::size_t begin = 0; begin < n; begin += word_bits) {
+      const std::size_t end = n - begin < word_bits ? n : begin + word_bits;
+      std::uint64_t bits = 0;
+      for (std::size_t i = begin; i < end; i += lanes)
+        bits |= greater_bits(load_lanes<I, key_lanes<I>>(key + i), bound) << (i - begin);
+      count += static_cast<std::size_t>(count_bits(bits));
+    }
+    const bool more = count > keep;
+    low = more ? middle : low;
+    high = more ? high : middle;
+    above_high = more ? above_high : count;
+    if (count == keep) break;
+  }
+  ties = static_cast<std::int64_t>(keep - above_high);
+  return high;
+}
+
+template <class T, class I>
+void rows(const void* x, std::size_t rows, std::size_t length, Ranking ranking,
+          const std::int64_t* counts, const std::uint64_t* among, std::uint64_t* words,
+          std::size_t bit, void* scratch) {
+  constexpr std::size_t lanes = key_lanes<I>;
+  using K = Vec<I, key_lanes<I>>;
+  const Keys<T, I, Kind::either> keys_of(ranking);
+  auto* key = static_cast<I*>(scratch);
+  const auto* from = static_cast<const T*>(x);
+  for (std::size_t row = 0; row < rows; ++row, from += length, bit += length) {
+    const std::size_t present = keys_of_row(from, length, keys_of, among, bit, key);
+    const auto count = static_cast<std::size_t>(counts[row] > 0 ? counts[row] : 0);
+    if (count >= present) continue;
+    std::int64_t ties = 0;
+    I bound = absent_key<I>;
+    if (count > 0) bound = separating_key(key, length, present - count, ties);
+    const K high(bound);
+    const K low(static_cast<I>(bound - (ties > 0 ? 1 : 0)));
+    for (std::size_t begin = 0; begin < length; begin += word_bits) {
+      const std::size_t end = length - begin < word_bits ? length : begin + word_bits;
+      std::uint64_t bits = 0;
+      std::uint64_t equal = 0;
+      for (std::size_t i = begin; i < end; i += lanes) {
+        const K own = load_lanes<I, key_lanes<I>>(key + i);
+        bits |= greater_bits(own, high) << (i - begin);
+        equal |= greater_bits(own, low) << (i - begin);
+      }
+      equal &= ~bits;
+      if (equal != 0) bits |= first_of(equal, ties);
+      const std::size_t at = bit + begin;
+      words[at / word_bits] |= bits << at % word_bits;
+      if (at % word_bits != 0 && bits >> (word_bits - at % word_bits) != 0)
+        words[at / word_bits + 1] |= bits >> (word_bits - at % word_bits);
+    }
+  }
+}
+
 template <class T, class I>
 constexpr RankKernels rank_kernels() {
-  return {&keys<T, I>, &split<T, I>, &histogram<T, I>, &at_key<T, I>};
+  return {&keys<T, I>, &split<T, I>, &histogram<T, I>, &at_key<T, I>, &rows<T, I>};
 }
 
 // --- random scores ---

@@ -48,6 +48,13 @@ struct RankKernels {
   /// Bits of elements above `key`, and of the first `ties` of those equal to it.
   void (*at_key)(const void* x, std::size_t n, Ranking, std::int64_t key,
                  const std::uint64_t* among, std::uint64_t* words, std::int64_t& ties);
+  /// Of each of `rows` rows of `length` elements, which lie one after the other, the bits of all
+  /// but the counts[row] lowest that take part; of equal ones the last are pruned. Bits of `among`
+  /// are read, and zeros of `words` written, from bit `bit` on. `keys` has room
+  /// for as many keys as a row has elements, and 64 more.
+  void (*rows)(const void* x, std::size_t rows, std::size_t length, Ranking,
+               const std::int64_t* counts, const std::uint64_t* among, std::uint64_t* words,
+               std::size_t bit, void* keys);
 };
 
 /// The same where the score of an element is 32 random bits: those of elements [first, first + n).

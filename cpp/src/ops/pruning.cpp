@@ -2,13 +2,13 @@
 #include "ridgeline/pruning.hpp"
 
 #include <algorithm>
-#include <atomic>
 #include <cmath>
 #include <limits>
 #include <numeric>
 
 #include "kernels/pruning.hpp"
 #include "kernels/random.hpp"
+#include "ops/bits.hpp"
 #include "ops/checks.hpp"
 #include "ops/work.hpp"
 #include "runtime/dispatch.hpp"
@@ -28,33 +28,6 @@ void share(Team team, std::int64_t units, F f) {
   const std::int64_t end = units * (team.rank + 1) / team.size;
   for (std::int64_t u = units * team.rank / team.size; u < end; ++u)
     f(u);
-}
-
-/// Sets bits of words that other threads may be at.
-void set_bits(std::uint64_t* words, std::int64_t at, std::uint64_t bits) {
-  const int shift = static_cast<int>(at % 64);
-  std::atomic_ref<std::uint64_t>(words[at / 64]).fetch_or(bits << shift, std::memory_order_relaxed);
-  if (shift != 0 && bits >> (64 - shift) != 0) {
-    std::atomic_ref<std::uint64_t>(words[at / 64 + 1])
-        .fetch_or(bits >> (64 - shift), std::memory_order_relaxed);
-  }
-}
-
-/// The first n bits of a word.
-std::uint64_t first_bits(std::int64_t n) {
-  return n >= 64 ? ~std::uint64_t{0} : (std::uint64_t{1} << n) - 1;
-}
-
-bool bit_of(const std::uint64_t* words, std::int64_t i) {
-  return (words[i / 64] >> i % 64 & 1) != 0;
-}
-
-/// The 64 bits from bit `at` on, of which those beyond the last word are 0.
-std::uint64_t bits_from(const std::uint64_t* words, std::int64_t at, std::int64_t count) {
-  const int shift = static_cast<int>(at % 64);
-  const std::int64_t w = at / 64;
-  const std::uint64_t next = shift == 0 || w + 1 == count ? 0 : words[w + 1] << (64 - shift);
-  return words[w] >> shift | next;
 }
 
 /// An array whose middle axis, as (outer, length, inner), is cut into groups of m.
@@ -87,7 +60,7 @@ class Groups {
     rank_(keys_, m_, keep_, bits_);
     const std::uint64_t exist = first_bits(n);
     for (std::int64_t j = 0; j < rows; ++j)
-      set_bits(words_, first + j * inner_, bits_[j] & exist & part(first + j * inner_));
+      set_bits_shared(words_, first + j * inner_, bits_[j] & exist & part(first + j * inner_));
   }
 
   /// `count` groups of few columns, which lie one after the other.
@@ -104,7 +77,7 @@ class Groups {
     for_each(n, [&](std::int64_t i, std::int64_t j, std::int64_t c) {
       word |= (bits_[j] >> c & 1) << i % 64;
       if (i % 64 == 63 || i == n - 1) {
-        set_bits(words_, first + i - i % 64, word & part(first + i - i % 64));
+        set_bits_shared(words_, first + i - i % 64, word & part(first + i - i % 64));
         word = 0;
       }
     });
@@ -224,16 +197,6 @@ std::int64_t first_block(std::span<const Axis> axes, std::int64_t row) {
 
 std::int64_t product(std::span<const std::int64_t> values) {
   return std::accumulate(values.begin(), values.end(), std::int64_t{1}, std::multiplies<>());
-}
-
-/// Sets n bits from bit `at` on.
-void set_range(std::uint64_t* words, std::int64_t at, std::int64_t n) {
-  while (n > 0) {
-    const std::int64_t count = std::min<std::int64_t>(n, 64 - at % 64);
-    words[at / 64] |= first_bits(count) << at % 64;
-    at += count;
-    n -= count;
-  }
 }
 
 }  // namespace
@@ -436,9 +399,9 @@ void gather_blocks(std::span<const std::int64_t> shape, std::span<const std::int
         for (std::int64_t i = 0; i < n; i += 64) {
           const std::uint64_t bits = bits_from(words, first + i, all) & first_bits(n - i);
           if (single) {
-            if (bits != 0) set_bits(blocks, b + i, bits);
+            if (bits != 0) set_bits_shared(blocks, b + i, bits);
           } else if (bits != 0) {
-            set_bits(blocks, b, 1);
+            set_bits_shared(blocks, b, 1);
             return;
           }
         }

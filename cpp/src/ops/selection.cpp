@@ -17,6 +17,7 @@
 #include <optional>
 
 #include "kernels/pruning.hpp"
+#include "ops/bits.hpp"
 #include "ops/checks.hpp"
 #include "ops/work.hpp"
 #include "ridgeline/pruning.hpp"
@@ -27,6 +28,8 @@ namespace {
 
 /// Up to here all keys are looked at.
 constexpr std::int64_t few = 1024;
+/// Rows of at most that many elements are ranked without a search.
+constexpr std::int64_t row_limit = 8192;
 /// Arrays of fewer elements are searched by one thread each.
 constexpr std::int64_t shared = 262144;
 constexpr int bin_bits = std::countr_zero(bin_count);
@@ -201,13 +204,6 @@ class RandomSource {
   const RandomRankKernels& kernels_;
 };
 
-std::int64_t count_bits(const std::uint64_t* words, std::int64_t size) {
-  std::int64_t count = 0;
-  for (std::int64_t w = 0; w < mask_words(size); ++w)
-    count += std::popcount(words[w]);
-  return count;
-}
-
 /// The elements that take part.
 std::int64_t ranked(Arrays arrays, const Selection& selection) {
   std::int64_t count = 0;
@@ -228,8 +224,7 @@ void keep(Arrays arrays, const Selection& selection, bool all) {
     } else if (!selection.among.empty() && selection.among[k] != nullptr) {
       std::copy_n(selection.among[k], mask_words(size), words);
     } else {
-      std::fill_n(words, mask_words(size), ~std::uint64_t{0});
-      if (size % 64 != 0) words[size / 64] = (std::uint64_t{1} << size % 64) - 1;
+      fill_bits(words, size);
     }
   }
 }
@@ -466,7 +461,7 @@ class Search {
 
   bool takes_part(std::size_t k, std::int64_t place) const {
     return selection_.among.empty() || selection_.among[k] == nullptr ||
-           (selection_.among[k][place / 64] >> place % 64 & 1) != 0;
+           bit_of(selection_.among[k], place);
   }
 
   /// A window that holds the key almost surely, the share of elements in it, and the shares of
@@ -640,6 +635,32 @@ bool needs_double(Arrays arrays, const Selection& selection) {
   return std::ranges::any_of(arrays, is_double) || std::ranges::any_of(selection.rankings, divides);
 }
 
+/// Prunes the counts[r] lowest of each of `rows` short rows of an array, from row `first` on. The
+/// bits of these rows are zeros before.
+void rank_rows(const Array& x, Ranking ranking, const std::uint64_t* among, std::uint64_t* words,
+               std::int64_t length, std::int64_t first, std::int64_t rows,
+               const std::int64_t* counts) {
+  const bool wide = x.dtype == DType::float64 || ranking.divisor != 1;
+  const PruningKernels& all = tables().pruning->kernels[static_cast<std::size_t>(x.dtype)];
+  const RankKernels& kernels = wide ? all.wide : all.narrow;
+  const auto n = static_cast<std::size_t>(length);
+  const std::size_t item = item_size(x.dtype);
+  const ScratchArray<std::int64_t> keys(wide ? n + 64 : n / 2 + 64);
+  const ScratchArray<std::byte> copy(x.contiguous() ? 0 : n * item);
+  const std::int64_t step = x.contiguous() ? rows : 1;
+  for (std::int64_t r = 0; r < rows; r += step) {
+    const std::int64_t begin = (first + r) * length;
+    const void* from = copy;
+    if (x.contiguous()) {
+      from = static_cast<const std::byte*>(x.data) + static_cast<std::size_t>(begin) * item;
+    } else {
+      gather(x, begin, length, copy);
+    }
+    kernels.rows(from, static_cast<std::size_t>(step), n, ranking, counts + r, among, words,
+                 static_cast<std::size_t>(begin), keys);
+  }
+}
+
 Selection part_of(const Selection& all, std::size_t k) {
   return {all.rankings.subspan(k, 1), all.among.empty() ? all.among : all.among.subspan(k, 1),
           all.words.subspan(k, 1)};
@@ -665,6 +686,10 @@ void prune_each_lowest(Arrays arrays, const Selection& selection,
   Kind large;
   for (const Array& array : arrays) {
     Kind& kind = array.size < shared ? small : large;
+    if (array.size <= row_limit) {
+      small.work += 16 * array.size;
+      continue;
+    }
     kind.work += 8 * array.size;  // about as much work as so many elements read
     kind.largest = std::max(kind.largest, array.size);
     kind.records = std::max(kind.records, record_bytes({&array, 1}));
@@ -674,7 +699,7 @@ void prune_each_lowest(Arrays arrays, const Selection& selection,
   };
   const TeamSize size = team_for(small.work, threads);
   std::vector<Workspace> own;
-  for (int t = 0; small.largest > few && t < size.most; ++t)
+  for (int t = 0; small.largest > 0 && t < size.most; ++t)
     own.push_back(workspace(small, 1));
   std::optional<Workspace> common;
   if (large.largest > 0) common.emplace(workspace(large, search_team(large.largest, threads).most));
@@ -692,9 +717,63 @@ void prune_each_lowest(Arrays arrays, const Selection& selection,
     Workspace* space = own.empty() ? nullptr : &own[static_cast<std::size_t>(team.rank)];
     for (auto k = static_cast<std::size_t>(team.rank); k < arrays.size();
          k += static_cast<std::size_t>(team.size)) {
-      if (arrays[k].size < shared) search_one(k, TeamSize{1}, space);
+      if (arrays[k].size > row_limit) {
+        if (arrays[k].size < shared) search_one(k, TeamSize{1}, space);
+        continue;
+      }
+      const bool all = selection.among.empty();
+      std::fill_n(selection.words[k], mask_words(arrays[k].size), 0);
+      rank_rows(arrays[k], selection.rankings[k], all ? nullptr : selection.among[k],
+                selection.words[k], arrays[k].size, 0, 1, &counts[k]);
     }
   });
+}
+
+void prune_each_row(const Array& x, std::int64_t length, Ranking ranking,
+                    std::span<const std::int64_t> counts, const std::uint64_t* among,
+                    std::uint64_t* words, int threads) {
+  const FloatEnvironment environment;
+  const auto rows = static_cast<std::int64_t>(counts.size());
+  std::fill_n(words, mask_words(x.size), 0);
+  if (length <= row_limit) {
+    const std::int64_t together = 64 / std::gcd(length, std::int64_t{64});  // they end with a word
+    const std::int64_t units = (rows + together - 1) / together;
+    return parallel(16 * x.size, threads, [&](Team team) {
+      const std::int64_t begin = std::min(units * team.rank / team.size * together, rows);
+      const std::int64_t end = std::min(units * (team.rank + 1) / team.size * together, rows);
+      if (begin < end)
+        rank_rows(x, ranking, among, words, length, begin, end - begin, &counts[begin]);
+    });
+  }
+  const std::size_t item = item_size(x.dtype);
+  std::vector<std::byte> copy(x.contiguous() ? 0 : static_cast<std::size_t>(length) * item);
+  std::vector<std::uint64_t> bits(static_cast<std::size_t>(mask_words(length)));
+  std::vector<std::uint64_t> part(among == nullptr ? 0 : bits.size());
+  for (std::int64_t r = 0; r < rows; ++r) {
+    Array row(static_cast<std::byte*>(x.data) + static_cast<std::size_t>(r * length) * item,
+              x.dtype, length);
+    if (!x.contiguous()) {
+      gather(x, r * length, length, copy.data());
+      row.data = copy.data();
+    }
+    const auto each_word = [&](auto f) {
+      for (std::int64_t i = 0; i < length; i += 64)
+        f(static_cast<std::size_t>(i / 64), r * length + i, std::min<std::int64_t>(64, length - i));
+    };
+    if (among != nullptr) {
+      each_word([&](std::size_t w, std::int64_t at, std::int64_t n) {
+        part[w] = read_bits(among, at, n);
+      });
+    }
+    const std::uint64_t* own_part[] = {among == nullptr ? nullptr : part.data()};
+    std::uint64_t* own_bits[] = {bits.data()};
+    const Selection selection{{&ranking, 1}, own_part, own_bits};
+    search(ArraySource({&row, 1}, selection, needs_double({&row, 1}, selection)), selection,
+           counts[static_cast<std::size_t>(r)], threads);
+    each_word([&](std::size_t w, std::int64_t at, std::int64_t n) {
+      append_bits(words, at, bits[w], n);
+    });
+  }
 }
 
 void prune_random(Arrays arrays, const Selection& selection, Key key, std::int64_t first,

@@ -5,11 +5,11 @@ whole. A schedule is called with a step and returns a sparsity; `budget` shares 
 arrays; `scores` has what to rank by instead of the magnitude.
 """
 
+from ..structures import NM, Block, Channels, columns, rows
 from . import budget, export, scores
 from ._select import by_score, magnitude, random, random_shrink_
 from .report import Report, plot, report
 from .schedules import ConstantSchedule, CubicSchedule, LinearSchedule, OneShotSchedule
-from .structures import NM, Block, Channels, columns, rows
 from .training import SET, Pruner, PruneReport, RigL
 
 __all__ = [

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import numpy as np
 
+from .. import _bits
 from .._tree import places
-from ..masks import Mask, MaskSet, _aligned, _sparsity
+from ..masks import Mask, MaskSet, _aligned
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -60,7 +61,7 @@ class Row:
     @property
     def sparsity(self) -> float:
         """The fraction of elements that are not kept; 0 for no elements."""
-        return _sparsity(self.size, self.kept)
+        return _bits.sparsity(self.size, self.kept)
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ class Report:
     @property
     def sparsity(self) -> float:
         """The fraction of elements that are not kept; 0 for no elements."""
-        return _sparsity(self.size, self.kept)
+        return _bits.sparsity(self.size, self.kept)
 
     @property
     def mask_bytes(self) -> int:

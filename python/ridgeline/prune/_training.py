@@ -1,0 +1,351 @@
+"""Masks of parameters that are applied at every step of training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+
+from .. import _bits
+from .. import _checks as check
+from .._arrays import torch_if
+from .._tree import is_array, lasting, leaves, paths, rebuilt
+from ..masks import Mask, MaskSet, _aligned, _apply_all, _lost, _made
+
+if TYPE_CHECKING:
+    from .._typing import Gradients, Parameters
+    from ..random import Key
+
+Schedule: TypeAlias = Callable[[int], float]
+Method: TypeAlias = Callable[..., "Mask | MaskSet"]
+States: TypeAlias = "Sequence[Any] | Mapping[Any, Any]"
+
+_VERSION = 1
+
+
+@dataclass(frozen=True)
+class PruneReport:
+    """What a step of a `Pruner`, `SET` or `RigL` did.
+
+    Parameters
+    ----------
+    step : int
+        Its number, from 0.
+    sparsity : float
+        The fraction of all elements that is pruned after it, excluded arrays counted.
+    updated : bool
+        Whether masks were made anew. They may be as before.
+    pruned : int
+        The number of elements that are pruned after it.
+    dropped, grown : int
+        The elements that were pruned and were not before, and those that are no longer.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import ridgeline as rl
+    >>> w = np.array([3.0, 1.0, 2.0, 4.0])
+    >>> rl.prune.Pruner(w, rl.prune.OneShotSchedule(0.5, step=0)).step()
+    PruneReport(step=0, sparsity=0.5, updated=True, pruned=2, dropped=2, grown=0)
+    """
+
+    step: int
+    sparsity: float
+    updated: bool
+    pruned: int
+    dropped: int = 0
+    grown: int = 0
+
+
+def _repeated(masks: Mask | MaskSet, states: States) -> MaskSet:
+    """Return a set like the states, of masks."""
+    if is_array(states) or not isinstance(states, Sequence | Mapping):
+        raise TypeError(
+            f"states: got {check.type_of(states)}, wants a list or dict of containers like params"
+        )
+    mapping = isinstance(states, Mapping)
+    return _made(dict.fromkeys(states, masks) if mapping else [masks] * len(states))
+
+
+class Training:
+    """Masks of parameters, that are applied at every step."""
+
+    _params: Any
+    _states: States
+    _masks: Mask | MaskSet
+    _state_masks: MaskSet
+    _pruned: int
+    _size: int
+    _step: int
+
+    def _start(self, params: Parameters, masks: Mask | MaskSet, states: States | None) -> None:
+        """Take parameters and states, which are checked, and the masks to begin with."""
+        self._step = 0
+        self._size = masks.size
+        self._params = params
+        self._states = () if states is None else lasting("states", states)
+        self._set(masks)
+        # Writes nothing: what is kept keeps every bit.
+        full = (Mask._of(mask.shape, _bits.full(mask.size)) for mask in leaves(masks))
+        everything = rebuilt(masks, full, _made)
+        self._apply(everything, self._of_states(everything), params)
+
+    def _set(self, masks: Mask | MaskSet) -> None:
+        self._masks = masks
+        self._pruned = self._size - masks.count
+        self._state_masks = self._of_states(masks)
+
+    def _of_states(self, masks: Mask | MaskSet) -> MaskSet:
+        """Return the masks of the states."""
+        return _repeated(masks, self._states)
+
+    def _apply(self, masks: Mask | MaskSet, states: MaskSet, params: Parameters) -> None:
+        """Write zeros into parameters and states: all of them, or none if one does not fit."""
+        _apply_all([("params", masks, params), ("states", states, self._states)])
+
+    @property
+    def masks(self) -> Any:
+        """The masks now: a Mask for one array, else a MaskSet like the parameters."""
+        return self._masks
+
+    @property
+    def sparsity(self) -> float:
+        """The fraction of all elements that the masks prune, excluded arrays counted."""
+        return _bits.sparsity(self._size, self._size - self._pruned)
+
+    @property
+    def step_count(self) -> int:
+        """The number of steps taken, which is the number of the next."""
+        return self._step
+
+    @property
+    def will_update(self) -> bool:
+        """Whether the next step makes masks anew: what it needs to do so can wait until then."""
+        return self._is_update(self._step)
+
+    def __repr__(self) -> str:
+        name = type(self).__name__
+        return f"{name}(step_count={self.step_count}, sparsity={self.sparsity:.4g})"
+
+    def _is_update(self, step: int) -> bool:
+        raise NotImplementedError
+
+    def _key(self) -> Key | None:
+        raise NotImplementedError
+
+    def apply_(self) -> None:
+        """Set weights and states that are pruned to 0, in place, without a step.
+
+        Every step does so. For weights that came from elsewhere: the first ones of `SET` and
+        `RigL`, or those of a file.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If the arrays no longer fit the masks.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import ridgeline as rl
+        >>> w = np.ones(8)
+        >>> sparse = rl.prune.SET(w, 0.75, rl.Key(0))
+        >>> sparse.apply_()
+        >>> int(np.sum(w))
+        2
+        """
+        self._apply(self._masks, self._state_masks, self._params)
+
+    def mask_gradients_(self, grads: Gradients) -> None:
+        """Set the gradients of weights that are pruned to 0, in place.
+
+        Not needed for zeros to stay zero: `step` sees to that. It keeps the pruned out of a norm
+        that clips, and moments of the optimizer at 0. Not before `RigL` grows, which reads the
+        gradients of what is pruned.
+
+        Parameters
+        ----------
+        grads : array or tree of arrays
+            Written. Like the parameters; None, for one without a gradient, is passed over.
+
+        Raises
+        ------
+        TypeError
+            If something is no array of a supported dtype in CPU memory.
+        ValueError
+            If structure or shapes are others, or an array is read-only.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import ridgeline as rl
+        >>> w, grad = np.array([1.0, 2.0]), np.array([0.3, 0.4])
+        >>> pruner = rl.prune.Pruner(w, rl.prune.OneShotSchedule(0.5, step=0))
+        >>> _ = pruner.step()
+        >>> pruner.mask_gradients_(grad)
+        >>> grad
+        array([0. , 0.4])
+        """
+        _apply_all([("grads", self._masks, grads)], holes=True)
+
+    def reset_state_(self, states: States) -> None:
+        """Set the optimizer's state to 0 where weights are pruned, in place.
+
+        For optimizers that make their state late, as PyTorch's do at their first step; what is
+        there from the start goes to ``states=``.
+
+        Parameters
+        ----------
+        states : list or dict of trees of arrays
+            Written. Each like the parameters: such as ``[m, v]``.
+
+        Raises
+        ------
+        TypeError
+            If it is no list or dict, or something is no array of a supported dtype in CPU memory.
+        ValueError
+            If structure or shapes are others, or an array is read-only.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import ridgeline as rl
+        >>> w, velocity = np.array([1.0, 2.0]), np.array([0.3, 0.4])
+        >>> pruner = rl.prune.Pruner(w, rl.prune.OneShotSchedule(0.5, step=0))
+        >>> if pruner.step().updated:
+        ...     pruner.reset_state_([velocity])
+        >>> velocity
+        array([0. , 0.4])
+        """
+        _apply_all([("states", _repeated(self._masks, states), states)])
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a run needs to go on where it stopped: numbers, names and arrays.
+
+        Returns
+        -------
+        dict
+            ``version``, ``kind``, ``step``, ``key`` (None without one) and for each mask its
+            ``names``, ``shapes`` and ``words``: copies, of one bit an element. Words of PyTorch
+            parameters are int64 tensors, so that ``torch.load`` reads what ``torch.save`` wrote;
+            others are uint64 arrays.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import ridgeline as rl
+        >>> w = np.array([3.0, 1.0, 2.0, 4.0])
+        >>> schedule = rl.prune.LinearSchedule(0.5, begin=0, end=2)
+        >>> pruner = rl.prune.Pruner(w, schedule)
+        >>> _ = pruner.step(), pruner.step()
+        >>> state = pruner.state_dict()
+        >>> again = rl.prune.Pruner(w, schedule)
+        >>> again.load_state_dict(state)
+        >>> again
+        Pruner(step_count=2, sparsity=0.25)
+        """
+        key = self._key()
+        return {
+            "version": _VERSION,
+            "kind": type(self).__name__,
+            "step": self._step,
+            "key": None if key is None else key.seed,
+            "names": paths(self._masks),
+            "shapes": [list(mask.shape) for mask in leaves(self._masks)],
+            "words": [self._library(mask._words.copy()) for mask in leaves(self._masks)],
+        }
+
+    def _library(self, words: Any) -> Any:
+        """Return words in the library of the parameters."""
+        arrays = _aligned(self._masks, self._params)
+        torch = next((torch_if(array) for array in arrays if torch_if(array)), None)
+        return words if torch is None else torch.from_numpy(words.view(np.int64))
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where a run stopped.
+
+        The schedule and the other arguments are those of this object: made with the same ones, it
+        has the masks of a run that did not stop. Weights are not written: `apply_` does.
+
+        Parameters
+        ----------
+        state : dict
+            Of `state_dict`, of parameters of any library. Arrays are copied.
+
+        Raises
+        ------
+        TypeError
+            If it is no dict, or something in it has another type.
+        ValueError
+            If it is of another version or class, has another key, or masks of other names or
+            shapes. Nothing is changed then.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import ridgeline as rl
+        >>> schedule = rl.prune.OneShotSchedule(0.5, step=3)
+        >>> pruner = rl.prune.Pruner([np.ones(4)], schedule)
+        >>> pruner.load_state_dict(rl.prune.Pruner([np.ones(5)], schedule).state_dict())
+        Traceback (most recent call last):
+        ValueError: state['shapes'][0]: got (5,), wants (4,)
+        """
+        check.instance(Mapping, wants="a dict of state_dict")("state", state)
+        key = self._key()
+        known = {
+            "version": _VERSION,
+            "kind": type(self).__name__,
+            "key": None if key is None else key.seed,
+        }
+        for name in (*known, "step", "names", "shapes", "words"):
+            if name not in state:
+                raise ValueError(f"state: got no {name!r}, wants what state_dict returned")
+        for name, wanted in known.items():
+            if state[name] != wanted:
+                raise ValueError(f"state[{name!r}]: got {state[name]!r}, wants {wanted!r}")
+        step = check.integer("state['step']", state["step"], 0)
+        own = leaves(self._masks)
+        for name in ("names", "shapes", "words"):
+            check.instance(list, tuple, wants="a list")(f"state[{name!r}]", state[name])
+            if len(state[name]) != len(own):
+                raise ValueError(f"state[{name!r}]: got {len(state[name])}, wants {len(own)}")
+        masks = [
+            _loaded(state, i, name, mask)
+            for i, (name, mask) in enumerate(zip(paths(self._masks), own, strict=True))
+        ]
+        self._check_state(masks)
+        self._set(rebuilt(self._masks, masks, _made))
+        self._step = step
+
+    def _check_state(self, masks: list[Mask]) -> None:
+        """Refuse masks that this object could not have."""
+
+    def _report(self, updated: bool, before: Mask | MaskSet, pruned: int) -> PruneReport:
+        """Count the step, and tell what it did."""
+        step, dropped, grown = self._step, 0, 0
+        if updated:
+            dropped = _lost(before, self._masks)
+            grown = dropped - (self._pruned - pruned)
+        self._step += 1
+        return PruneReport(step, self.sparsity, updated, self._pruned, dropped, grown)
+
+
+def _loaded(state: Mapping[str, Any], i: int, name: str, mask: Mask) -> Mask:
+    """Return mask i of a state, which has the name and the shape of `mask`."""
+    if state["names"][i] != name:
+        raise ValueError(f"state['names'][{i}]: got {state['names'][i]!r}, wants {name!r}")
+    place = f"state['shapes'][{i}]"
+    shape = check.shape(place, state["shapes"][i])
+    if shape != mask.shape:
+        raise ValueError(f"{place}: got {shape}, wants {mask.shape}")
+    place, words = f"state['words'][{i}]", np.asarray(state["words"][i])
+    if words.dtype not in (np.uint64, np.int64):
+        raise TypeError(f"{place}: got dtype {words.dtype}, wants uint64 or int64")
+    words = words.view(np.uint64)
+    if words.shape != mask._words.shape:
+        raise ValueError(f"{place}: got shape {words.shape}, wants {mask._words.shape}")
+    if np.any(words & ~_bits.full(mask.size)):
+        raise ValueError(f"{place}: got bits beyond the last element, wants zeros")
+    return Mask._of(shape, words.copy())
