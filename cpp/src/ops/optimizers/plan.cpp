@@ -166,13 +166,13 @@ void Step::check_penalty_weights(std::size_t array) const {
   }
 }
 
-Numbers Step::numbers_for(const Plan& plan, const OptimizerParameter& p,
-                          const Progress& progress) const {
+Numbers Step::numbers_for(const Plan& plan, const OptimizerParameter& p) const {
   const OptimizerGroup& group = *plan.group;
   const OptimizerKind kind = options_.kind;
   const double length = group.lr * step_length(kind, options_.convention, group, p.steps + 1);
-  Numbers numbers{
-      coefficients_of({kind, options_.convention, group, p.steps + 1, progress, move_}), {}, {}};
+  Numbers numbers{progress_of(kind, group, p)};
+  numbers.step =
+      coefficients_of({kind, options_.convention, group, p.steps + 1, numbers.progress, move_});
   StepCoefficients& c = numbers.step;
   if (has_momentum(kind)) c.lr = length;
   if (plan.elastic && plan.penalized()) add_elastic(c, plan, kind, length);
@@ -242,20 +242,16 @@ Entry Step::entry_for(std::size_t array, Key step_key) const {
 
 void Step::prepare_parameters() {
   entries_.reserve(params_.size());
-  progress_.reserve(params_.size());
   const Key step_key = options_.key.fold_in(options_.step);
   const OptimizerParameter* last = nullptr;  // most parameters have the numbers of the one before
   for (std::size_t k = 0; k < params_.size(); ++k) {
     const OptimizerParameter& p = state_[k];
     const Plan& plan = *plans_[p.group];
     check_penalty_weights(k);
-    if (last != nullptr && last->group == p.group && last->steps == p.steps &&
-        last->product == p.product && last->weight_sum == p.weight_sum &&
-        last->largest_rate == p.largest_rate) {
-      progress_.push_back(progress_.back());
-    } else {
-      progress_.push_back(progress_of(options_.kind, *plan.group, p));
-      numbers_.push_back(numbers_for(plan, p, progress_.back()));
+    if (last == nullptr || last->group != p.group || last->steps != p.steps ||
+        last->product != p.product || last->weight_sum != p.weight_sum ||
+        last->largest_rate != p.largest_rate) {
+      numbers_.push_back(numbers_for(plan, p));
       last = &p;
     }
     entries_.push_back(entry_for(k, step_key));

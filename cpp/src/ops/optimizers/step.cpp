@@ -169,9 +169,10 @@ StepReport Step::run() {
   add_penalties(report);
   for (std::size_t k = 0; k < n; ++k) {
     ++state_[k].steps;
-    state_[k].product = progress_[k].product;
-    state_[k].weight_sum = progress_[k].weight_sum;
-    state_[k].largest_rate = progress_[k].largest_rate;
+    const Progress& now = numbers_[entries_[k].numbers].progress;
+    state_[k].product = now.product;
+    state_[k].weight_sum = now.weight_sum;
+    state_[k].largest_rate = now.largest_rate;
   }
   return report;
 }

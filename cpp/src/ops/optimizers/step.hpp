@@ -43,8 +43,9 @@ struct Plan {
 
 /// What parameters of the same group and count of steps share.
 struct Numbers {
-  StepCoefficients step;
-  PenaltyCoefficients ridge, other;  ///< of the proximal operator of others than l1 and l2
+  Progress progress;
+  StepCoefficients step = {};
+  PenaltyCoefficients ridge = {}, other = {};  ///< of the proximal operator beyond l1 and l2
 };
 
 /// How a kernel gets at a parameter and its states; plan.cpp has the table of when which.
@@ -129,8 +130,7 @@ class Step final : public NormSource {
   void prepare_groups(std::span<const OptimizerGroup> groups);
   void prepare_parameters();
   inline void check_penalty_weights(std::size_t array) const;
-  inline Numbers numbers_for(const Plan& plan, const OptimizerParameter& p,
-                             const Progress& progress) const;
+  inline Numbers numbers_for(const Plan& plan, const OptimizerParameter& p) const;
   inline Path path_of(std::size_t array, const Plan& plan, bool regular) const;
   inline Entry entry_for(std::size_t array, Key step_key) const;
 
@@ -190,7 +190,6 @@ class Step final : public NormSource {
   std::vector<Numbers> numbers_;
   std::vector<Entry> entries_;
   const std::optional<WeightsAt> move_;
-  std::vector<Progress> progress_;
   std::size_t values_ = 0;  ///< penalties whose value is wanted, at most in one group
   std::vector<double> value_totals_;
   std::vector<double> measured_;  ///< sums of squares of the updates, by block
