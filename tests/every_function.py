@@ -81,6 +81,7 @@ PENALTIES = [
     rl.LogSum(0.3, 0.7),
     rl.LHalf(0.3),
     rl.Huber(0.3, 0.7),
+    rl.CappedL1(0.3, 0.7),
     rl.SCAD(0.3) + rl.L2(0.1),
 ]
 

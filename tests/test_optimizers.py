@@ -529,6 +529,8 @@ PENALTIES = {
     "L0": rl.L0(0.2),
     "LHalf": rl.LHalf(0.2),
     "Huber": rl.Huber(0.8, delta=0.4),
+    "CappedL1": rl.CappedL1(0.4, threshold=0.5),
+    "CappedL1 low": rl.CappedL1(0.4, threshold=0.02),
     "MCP + L2": rl.MCP(0.4, gamma=2.5) + rl.L2(0.7),
     "L0 + L2": rl.L0(0.2) + rl.L2(0.7),
     "Huber + L2": rl.Huber(0.8, delta=0.4) + rl.L2(0.7),

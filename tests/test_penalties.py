@@ -103,6 +103,12 @@ CASES = {
         (1.5, lambda w: 0.6 * np.minimum(w, 0.7)),
         (1.5, lambda x, t: x + 0.6 * 0.7 * t),
     ),
+    "CappedL1": Case(
+        lambda m: m.CappedL1(0.6, 0.7), (0.5, lambda w: 0.6), (1, lambda x, t: x), True
+    ),
+    "CappedL1, low threshold": Case(  # u > 2 threshold for the long steps
+        lambda m: m.CappedL1(0.6, 0.07), (0.5, lambda w: 0.6), (1, lambda x, t: x), True
+    ),
     "L1 + L2": Case(
         lambda m: m.L1(0.3) + m.L2(0.7),
         (1.5, lambda w: 0.3 + 0.7 * w),
@@ -138,6 +144,11 @@ def effects(penalty, params, grads):
     except TypeError:
         out.append("no prox")
     return bits([out, params, grads])
+
+
+def continuous(at, below, above):
+    """Where a proximal operator does not jump between two neighbors of x."""
+    return ((below == 0) == (above == 0)) & (np.abs(above - below) <= 0.01 * (1 + np.abs(at)))
 
 
 def magnitude(x):
@@ -202,8 +213,7 @@ def test_prox(name, dtype, step):
     smooth = np.ones(x.shape, bool)
     if case.jumps:  # within rounding of the threshold either side is right
         near = 8 * compute_eps(dtype)
-        low, high = (oracle.prox(wide * (1 + d), step) for d in (-near, near))
-        smooth = (low == 0) == (high == 0)
+        smooth = continuous(*(oracle.prox(wide * (1 + d), step) for d in (0, -near, near)))
         assert np.mean(smooth) > 0.99
     bound = np.broadcast_to(scale(magnitude(x), step), x.shape)
     assert_ulp(got[smooth], expected[smooth], dtype, ulp, bound[smooth])
@@ -227,8 +237,8 @@ def test_every_half_number(name, dtype):
         ulp, scale = case.prox
         expected = case.make(ref).prox(wide, STEP)
         near = 8 * compute_eps(dtype)
-        low, high = (case.make(ref).prox(wide * (1 + d), STEP) for d in (-near, near))
-        smooth = ((low == 0) == (high == 0)) | (not case.jumps)
+        around = (case.make(ref).prox(wide * (1 + d), STEP) for d in (0, -near, near))
+        smooth = continuous(*around) | (not case.jumps)
         assert np.sum(~smooth) <= 2  # the two at the threshold
         bound = np.broadcast_to(scale(magnitude(x), STEP), x.shape)
         got = case.make(rl).prox(x, STEP)
@@ -286,6 +296,7 @@ SPECIAL = {
     "LogSum(0.5, 2)": ([NAN, INF, INF, 0, 0], [NAN, 0, 0, 0, 0, 0.25], 0),
     "L0(0.5)": ([NAN, 0.5, 0.5, 0, 0], None, 0),
     "LHalf(0.5)": ([NAN, INF, INF, 0, 0], [NAN, 0, 0, 0, 0, ROOT], 0),
+    "CappedL1(0.5, 2)": ([NAN, 1, 1, 0, 0], [NAN, 0, 0, 0, 0, 0.5], 0),
     "Huber(1, 2)": ([NAN, INF, INF, 0, 0], [NAN, 2, -2, 0, 0, TINY], TINY),
     "Huber(1, 2) + L2(1)": ([NAN, INF, INF, 0, 0], [NAN, INF, -INF, 0, 0, None], None),
     "MCP(0.5, 4) + L2(1)": ([NAN, INF, INF, 0, 0], [NAN, INF, -INF, 0, 0, 0.5], 0),
@@ -535,6 +546,8 @@ NOTHING = {
     "L0": rl.L0(0.0),
     "LHalf": rl.LHalf(0.0),
     "Huber": rl.Huber(0.0),
+    "CappedL1": rl.CappedL1(0.0, 0.7),
+    "CappedL1, low threshold": rl.CappedL1(0.0, 0.07),
     "LogSum + L2": rl.LogSum(0.0, 0.3) + rl.L2(0.0),
 }
 
@@ -641,6 +654,7 @@ OBJECTS = [
     "L0(0.1)",
     "LHalf(0.1)",
     "Huber(0.1, 0.5)",
+    "CappedL1(0.1, 0.5)",
     "L1(0.1) + MCP(0.1, 3.0)",
 ]
 
@@ -809,12 +823,14 @@ PARAMETERS = {
     "L0": {"strength": 0.1},
     "LHalf": {"strength": 0.1},
     "Huber": {"strength": 0.1, "delta": 0.5},
+    "CappedL1": {"strength": 0.1, "threshold": 0.5},
 }
 OUT_OF_RANGE = {
     ("MCP", "gamma"): 0.0,
     ("SCAD", "gamma"): 2.0,
     ("LogSum", "eps"): 0.0,
     ("Huber", "delta"): 0.0,
+    ("CappedL1", "threshold"): 0.0,
 }
 
 

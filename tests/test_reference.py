@@ -26,6 +26,8 @@ PENALTIES = [
     ref.LHalf(0.8),
     ref.LHalf(0.05),
     ref.Huber(0.9, 0.5),
+    ref.CappedL1(0.8, 0.6),
+    ref.CappedL1(2.0, 0.3),
     ref.MCP(0.8, 2.5) + ref.L2(0.7),
     ref.L0(0.6) + ref.L2(1.1) + ref.L2(0.2),
     ref.L1(0.2) + ref.L2(0.3),

@@ -54,7 +54,19 @@ from .optimizers import (
     decay_filter_for,
     skip_biases_and_norms,
 )
-from .penalties import L0, L1, L2, MCP, SCAD, ElasticNet, Huber, LHalf, LogSum, Penalty
+from .penalties import (
+    L0,
+    L1,
+    L2,
+    MCP,
+    SCAD,
+    CappedL1,
+    ElasticNet,
+    Huber,
+    LHalf,
+    LogSum,
+    Penalty,
+)
 from .random import Key
 from .runtime import get_num_threads, set_num_threads, show_config, threads
 
@@ -75,6 +87,7 @@ __all__ = [
     "Adam",
     "AdamW",
     "Box",
+    "CappedL1",
     "Constraint",
     "ElasticNet",
     "GlobalNorm",

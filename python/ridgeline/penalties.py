@@ -34,6 +34,7 @@ __all__ = [
     "L2",
     "MCP",
     "SCAD",
+    "CappedL1",
     "ElasticNet",
     "Huber",
     "LHalf",
@@ -604,6 +605,48 @@ class Huber(Penalty):
             delta=check.above("delta", self.delta, 0),
         )
         self._set_terms("huber", self.strength, self.delta)
+
+
+@dataclass(frozen=True)
+class CappedL1(Penalty):
+    r"""Capped L1 (Zhang 2010): the lasso up to a threshold, constant beyond.
+
+    .. math:: s \min(|w|, \theta)
+
+    Gradient :math:`s \operatorname{sign}(w)` for :math:`|w| < \theta`, 0 from :math:`\theta` on.
+    Proximal operator, with :math:`u = ts`, for steps of any length: the soft threshold at u for
+    :math:`|x| \le \theta + u/2` (or :math:`\sqrt{2u\theta}` where :math:`u > 2\theta`), x
+    beyond.
+
+    Parameters
+    ----------
+    strength : float
+        s >= 0.
+    threshold : float
+        :math:`\theta` > 0: weights of at least this magnitude are not penalized further.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the strength is not a finite number of at least 0 or `threshold` not one above 0.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import ridgeline as rl
+    >>> rl.CappedL1(1.0, threshold=2.0).prox(np.array([0.5, 2.0, 3.0]), step=1.0)
+    array([0., 1., 3.])
+    """
+
+    strength: float
+    threshold: float
+
+    def __post_init__(self) -> None:
+        self._set(
+            strength=_non_negative("strength", self.strength),
+            threshold=_above("threshold", self.threshold, 0),
+        )
+        self._set_terms("capped_l1", self.strength, self.threshold)
 
 
 @dataclass(frozen=True)

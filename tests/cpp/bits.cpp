@@ -246,7 +246,7 @@ void add_pruning(Hashes& hashes, DType dtype, std::int64_t n, bool whole_range) 
 
 /// A way to step: one hash for each.
 struct Way {
-  const char* name;
+  std::string name;
   StepOptions options;
   OptimizerGroup group;
   bool mask = false, master = false, kahan = false, average = false;
@@ -266,6 +266,10 @@ OptimizerGroup ordinary_group() {
   group.beta = 1;
   group.l1 = 0.02;
   group.l2 = 0.03;
+  group.alpha = 5;
+  group.beta3 = 0.999;
+  group.alpha_warmup = group.beta3_warmup = group.warmup_steps = 2;
+  group.r = 0.5;
   return group;
 }
 
@@ -338,9 +342,11 @@ void add_optimizers(Hashes& hashes, DType dtype, std::int64_t n, bool whole_rang
     way.options.clip = StepOptions::Clip::value;
     way.options.low = -0.4;
     way.options.high = 0.5;
-    way.group.box = {-0.9, 1.1};
+    const bool schedule_free = way.name.starts_with("schedule_free");
+    if (!schedule_free) way.group.box = {-0.9, 1.1};
     way.group.penalties = {&elastic, 1};
     ways.push_back(way);
+    if (schedule_free) continue;
     way.group.prox = Prox::preconditioned;
     way.options.clip = StepOptions::Clip::global_norm;
     way.options.max_norm = 1;
@@ -362,7 +368,8 @@ void add_optimizers(Hashes& hashes, DType dtype, std::int64_t n, bool whole_rang
     for (const Prox prox : {Prox::none, Prox::plain, Prox::preconditioned}) {
       if (prox == Prox::none && !info.differentiable()) continue;
       Way way = adam;
-      way.name = "adam_prox";
+      way.name = "adam_prox";  // one hash for the first ten
+      if (kind >= 10) way.name += std::string("_") + info.name;
       way.mask = kind % 2 == 0;
       way.group.box = {-0.9, inf};
       way.group.penalties = terms[kind];
@@ -371,6 +378,15 @@ void add_optimizers(Hashes& hashes, DType dtype, std::int64_t n, bool whole_rang
     }
   }
   Way way = adam;
+  for (const bool masked : {false, true}) {
+    way = adam;
+    way.name = "adam_cautious";
+    way.options.cautious = true;
+    if (masked) way.options.max_update_rms = 0.5;
+    way.mask = masked;
+    ways.push_back(way);
+  }
+  way = adam;
   way.average = true;
   way.name = "adam_average";
   ways.push_back(way);
@@ -397,7 +413,7 @@ void add_optimizers(Hashes& hashes, DType dtype, std::int64_t n, bool whole_rang
     ways.push_back(way);
   }
   for (const Way& each : ways)
-    add_steps(hashes[std::string(each.name) + " " + name_of(dtype)], each, dtype, n, whole_range);
+    add_steps(hashes[each.name + " " + name_of(dtype)], each, dtype, n, whole_range);
 
   Elements x(dtype, n, whole_range, 1);
   const Array boxed = x.array();

@@ -25,7 +25,7 @@ bool bit(const std::vector<std::uint64_t>& bits, std::int64_t i) {
   return (bits[static_cast<std::size_t>(i) / 64] >> i % 64 & 1) != 0;
 }
 
-bool bit(Kept kept, std::int64_t i) {
+bool bit(KeepBits kept, std::int64_t i) {
   const std::size_t place = kept.at + static_cast<std::size_t>(i);
   return (kept.bits[place / 64] >> place % 64 & 1) != 0;
 }
@@ -48,10 +48,10 @@ TEST_CASE("what is drawn ahead is what is asked for") {
   Choices other(*tables().random, key, 0.3, numbering);
   std::int64_t begin = 0;
   for (const std::int64_t n : {4096, 100, 4096, 1, 4095, 4096}) {
-    const Kept plain = one.of(begin, n);
-    const Draw draw = other.ahead(begin, n);
+    const KeepBits plain = one.of(begin, n);
+    const DrawRequest draw = other.ahead(begin, n);
     tables().random->choose(draw);
-    const Kept ahead = other.of(begin, n);
+    const KeepBits ahead = other.of(begin, n);
     CHECK(ahead.bits == draw.bits);
     for (std::int64_t i = 0; i < n; ++i)
       CHECK(bit(ahead, i) == bit(plain, i));

@@ -86,6 +86,14 @@ struct OptimizerGroup {
   double lr_decay = 0;
   double momentum_decay = 0;
   double beta = 0, l1 = 0, l2 = 0;  ///< FTRL
+  /// AdEMAMix: the slow mean's decay and weight, and after how many steps both are reached (0: from
+  /// the first on): alpha linearly from 0, beta3 from beta1, linearly in its half-life.
+  double beta3 = 0, alpha = 0;
+  std::int64_t alpha_warmup = 0, beta3_warmup = 0;
+  /// Schedule-free: the learning rate grows linearly over the first `warmup_steps`; step k counts
+  /// k^r (the largest rate so far)^weight_lr_power in the mean of the weights.
+  std::int64_t warmup_steps = 0;
+  double r = 0, weight_lr_power = 2;
   Penalties penalties = {};
   Prox prox = Prox::none;
   Box box = {-__builtin_inf(), __builtin_inf()};
@@ -100,6 +108,8 @@ struct OptimizerParameter {
   double decay = 1;          ///< multiplies the group's weight decay
   std::int64_t steps = 0;    ///< done so far; a step adds 1
   double product = 1;        ///< of NAdam's momenta so far
+  double weight_sum = 0;     ///< schedule-free: of the steps in the mean of the weights
+  double largest_rate = 0;   ///< schedule-free: the largest learning rate so far
 
   void* states[max_states] = {};
   float* scales[max_states] = {};  ///< dynamic8: one a block
@@ -127,6 +137,9 @@ struct StepOptions {
   std::optional<double> norm;  ///< of scaled gradients, where it is known already
   NonFinite on_nonfinite = NonFinite::propagate;  ///< not zero
   std::optional<double> max_update_rms;
+  /// Leave out the elements of an update that do not go against their gradient, and scale the
+  /// others of an array by 1 / max(their share of it, 0.001) (Liang et al. 2024).
+  bool cautious = false;
 
   double average_decay = 0;
   bool stochastic_rounding = false;  ///< of the 16-bit parameters
@@ -153,6 +166,15 @@ void check_parameters(Arrays params);
 /// nothing changed, if asked for.
 StepReport optimizer_step(const StepOptions& options, std::span<const OptimizerGroup> groups,
                           std::span<OptimizerParameter> state, Arrays params, Arrays grads);
+
+/// Where the weights of a schedule-free rule are: at y, where gradients are taken, or at their mean
+/// x, which is evaluated. y = (1 - b) z + b x; b is beta1, for SGD the momentum.
+enum class WeightsAt : std::uint8_t { training, evaluation };
+
+/// Moves the weights of a schedule-free rule in place, from the other place. States stay; `options`
+/// are those of a step.
+void move_weights(WeightsAt to, const StepOptions& options, std::span<const OptimizerGroup> groups,
+                  std::span<const OptimizerParameter> state, Arrays params);
 
 /// sums += scale grads, or sums = scale grads if they are the first; sums in the compute type.
 void accumulate(Arrays grads, Arrays sums, bool first, double scale = 1, int threads = 0);

@@ -54,8 +54,9 @@ constexpr const PenaltyInfo& info_of(PenaltyKind kind) {
   return penalty_list[static_cast<std::size_t>(kind)];
 }
 
-/// One penalty. `shape` is gamma (MCP, SCAD), eps (log-sum), delta (Huber) or the L2 strength
-/// (elastic net). `weights` belong to weighted_l1: arrays like the parameters.
+/// One penalty. `shape` is gamma (MCP, SCAD), eps (log-sum), delta (Huber), the threshold (capped
+/// L1) or the L2 strength (elastic net). `weights` belong to weighted_l1: arrays like the
+/// parameters.
 struct Penalty {
   PenaltyKind kind;
   double strength;

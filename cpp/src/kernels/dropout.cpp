@@ -8,8 +8,8 @@ namespace ridgeline::RIDGELINE_TARGET {
 namespace {
 
 template <class T>
-void scale(const void* x, void* out, std::size_t n, Kept kept, Store how, const Draw& next,
-           double factor) {
+void scale(const void* x, void* out, std::size_t n, KeepBits kept, Store how,
+           const DrawRequest& next, double factor) {
   using V = Vec<compute_t<T>, map_lanes<T>>;
   const V s(static_cast<compute_t<T>>(factor));
   map_chosen(
@@ -19,8 +19,8 @@ void scale(const void* x, void* out, std::size_t n, Kept kept, Store how, const 
 
 /// The sum is taken of what is stored by dropout for float32 and float64; half types round it once.
 template <class T>
-void scale_add(const void* x, const void* residual, void* out, std::size_t n, Kept kept, Store how,
-               const Draw& next, double factor) {
+void scale_add(const void* x, const void* residual, void* out, std::size_t n, KeepBits kept,
+               Store how, const DrawRequest& next, double factor) {
   using V = Vec<compute_t<T>, map_lanes<T>>;
   const V s(static_cast<compute_t<T>>(factor));
   map_chosen(
@@ -30,8 +30,8 @@ void scale_add(const void* x, const void* residual, void* out, std::size_t n, Ke
 }
 
 template <class T>
-void affine(const void* x, void* out, std::size_t n, Kept kept, Store how, const Draw& next,
-            double a, double b, double dropped) {
+void affine(const void* x, void* out, std::size_t n, KeepBits kept, Store how,
+            const DrawRequest& next, double a, double b, double dropped) {
   using F = compute_t<T>;
   using V = Vec<F, map_lanes<T>>;
   const V slope(static_cast<F>(a));
@@ -44,8 +44,8 @@ void affine(const void* x, void* out, std::size_t n, Kept kept, Store how, const
 }
 
 template <class T>
-void pick(const void* a, const void* b, void* out, std::size_t n, Kept kept, Store how,
-          const Draw& next) {
+void pick(const void* a, const void* b, void* out, std::size_t n, KeepBits kept, Store how,
+          const DrawRequest& next) {
   using Raw = raw_t<T>;
   using V = Vec<compute_t<Raw>, map_lanes<Raw>>;
   Raw* to = static_cast<Raw*>(out);
@@ -71,7 +71,7 @@ void multiply(const void* x, const void* factor, void* out, std::size_t n, Store
   using F = compute_t<T>;
   using V = Vec<F, map_lanes<T>>;
   map_out(
-      static_cast<T*>(out), n, how, NoChoice{}, [](std::uint64_t, V v, V f) { return v * f; },
+      static_cast<T*>(out), n, how, KeepAll{}, [](std::uint64_t, V v, V f) { return v * f; },
       static_cast<const T*>(x), static_cast<const F*>(factor));
 }
 
@@ -80,7 +80,7 @@ void add(const void* x, const void* noise, void* out, std::size_t n, Store how) 
   using F = compute_t<T>;
   using V = Vec<F, map_lanes<T>>;
   map_out(
-      static_cast<T*>(out), n, how, NoChoice{}, [](std::uint64_t, V v, V f) { return v + f; },
+      static_cast<T*>(out), n, how, KeepAll{}, [](std::uint64_t, V v, V f) { return v + f; },
       static_cast<const T*>(x), static_cast<const F*>(noise));
 }
 

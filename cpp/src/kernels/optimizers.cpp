@@ -18,23 +18,24 @@ template <class V>
 struct Numbers {
   Factor<V> scale;
   V low, high, gradient_l1, gradient_l2;
-  V keep, lr, step, gradient_step, decay1, gain1, decay2, gain2, mean_gain, root, eps, eps_inside;
+  V keep, lr, step, second_step, decay, decay1, gain1, decay2, gain2, mean_gain, root, eps,
+      eps_inside;
   V largest_scale, momentum, nesterov_gradient, l1, l2, beta;
   V threshold, shrink, prox_l1, prox_l2, lowest, highest;
-  bool mean_from_new, nesterov, preconditioned;
+  bool mean_from_new, nesterov, preconditioned, cautious;
 
   explicit Numbers(const StepCoefficients& c)
       : scale(c.scale), low(lane(c.low)), high(lane(c.high)), gradient_l1(lane(c.gradient_l1)),
         gradient_l2(lane(c.gradient_l2)), keep(lane(c.keep)), lr(lane(c.lr)), step(lane(c.step)),
-        gradient_step(lane(c.gradient_step)), decay1(lane(c.decay1)), gain1(lane(c.gain1)),
-        decay2(lane(c.decay2)), gain2(lane(c.gain2)), mean_gain(lane(c.mean_gain)),
-        root(lane(c.root)), eps(lane(c.eps)), eps_inside(lane(c.eps_inside)),
-        largest_scale(lane(c.largest_scale)), momentum(lane(c.momentum)),
-        nesterov_gradient(lane(c.nesterov_gradient)), l1(lane(c.l1)), l2(lane(c.l2)),
-        beta(lane(c.beta)), threshold(lane(c.threshold)), shrink(lane(c.shrink)),
+        second_step(lane(c.second_step)), decay(lane(c.decay)), decay1(lane(c.decay1)),
+        gain1(lane(c.gain1)), decay2(lane(c.decay2)), gain2(lane(c.gain2)),
+        mean_gain(lane(c.mean_gain)), root(lane(c.root)), eps(lane(c.eps)),
+        eps_inside(lane(c.eps_inside)), largest_scale(lane(c.largest_scale)),
+        momentum(lane(c.momentum)), nesterov_gradient(lane(c.nesterov_gradient)), l1(lane(c.l1)),
+        l2(lane(c.l2)), beta(lane(c.beta)), threshold(lane(c.threshold)), shrink(lane(c.shrink)),
         prox_l1(lane(c.prox_l1)), prox_l2(lane(c.prox_l2)), lowest(lane(c.lowest)),
         highest(lane(c.highest)), mean_from_new(c.mean_from_new), nesterov(c.nesterov),
-        preconditioned(c.preconditioned) {}
+        preconditioned(c.preconditioned), cautious(c.cautious) {}
 
  private:
   static V lane(double x) { return V(static_cast<typename V::value_type>(x)); }
@@ -134,7 +135,7 @@ struct NAdam {
   static V next(V w, V g, V* s, V& denominator, const Numbers<V>& c) {
     adam_moments(g, s, c);
     denominator = divisor(sqrt(s[1]) * c.root + c.eps);
-    return (w - (c.gradient_step * g) / denominator) - (c.step * s[0]) / denominator;
+    return (w - (c.second_step * g) / denominator) - (c.step * s[0]) / denominator;
   }
 };
 
@@ -207,6 +208,43 @@ struct Ftrl {
   }
 };
 
+/// Adam with a second, slow mean of the gradients, which has no bias correction (Pagliardini, Ablin
+/// and Grangier 2024): n = b3 n + (1 - b3) g, w -= (t m + second n) / (root sqrt v + eps).
+struct AdEMAMix {
+  static constexpr int states = 3;
+  template <class V>
+  static V next(V w, V g, V* s, V& denominator, const Numbers<V>& c) {
+    s[0] = moved_mean(s[0], g, c);
+    s[1] = settled(c.decay1 * s[1] + c.gain1 * g);
+    s[2] = settled_square(c.decay2 * s[2] + (c.gain2 * g) * g);
+    denominator = divisor(sqrt(s[2]) * c.root + c.eps);
+    return w - (c.step * s[0] + c.second_step * s[1]) / denominator;
+  }
+};
+
+/// Schedule-free SGD and AdamW (Defazio et al. 2024). The weights are y, the state z, and their
+/// mean x, which y lies between, is not stored. With the direction d = g (AdamW: over its
+/// denominator) + decay y and a = mean_gain: y += a (z - y) - second d, z -= t d.
+template <bool Adaptive>
+struct ScheduleFree {
+  static constexpr int states = Adaptive ? 2 : 1;
+  template <class V>
+  static V next(V y, V g, V* s, V& denominator, const Numbers<V>& c) {
+    V direction = g;
+    if constexpr (Adaptive) {
+      s[1] = settled_square(c.decay2 * s[1] + (c.gain2 * g) * g);
+      denominator = divisor(sqrt(s[1]) * c.root + c.eps);
+      direction = g / denominator;
+    }
+    direction = direction + c.decay * y;
+    const V z = s[0];
+    s[0] = z - c.step * direction;
+    return ((c.mean_from_new ? z : y) + c.mean_gain * (z - y)) - c.second_step * direction;
+  }
+};
+using ScheduleFreeSgd = ScheduleFree<false>;
+using ScheduleFreeAdamW = ScheduleFree<true>;
+
 template <class T>
 struct Memory {
   T* w;
@@ -247,6 +285,12 @@ template <class V>
          (signed_strength(c.gradient_l1, w) + c.gradient_l2 * w);
 }
 
+/// Where an update does not go against its gradient (Liang et al. 2024). NaN does.
+template <class V>
+[[gnu::always_inline]] inline auto against(V change, V g) {
+  return ((change >= V(0)) & (g >= V(0))) | ((change <= V(0)) & (g <= V(0)));
+}
+
 template <class T, class Rule>
 void full(const StepOperands& x, std::size_t n, const StepCoefficients& coefficients) {
   using V = Vec<T, update_lanes<T>>;
@@ -259,7 +303,9 @@ void full(const StepOperands& x, std::size_t n, const StepCoefficients& coeffici
     V before[3] = {s[0], s[1], s[2]};
     g = regularized ? whole_gradient(g, w, c) : clamped(c.scale * g, c.low, c.high);
     V denominator(1);
-    w = Rule::next(w * c.keep, g, s, denominator, c);
+    const V decayed = w * c.keep;
+    w = Rule::next(decayed, g, s, denominator, c);
+    if (c.cautious) w = select(against(w - decayed, g), decayed, w);
     V threshold = c.threshold;
     V shrink = c.shrink;
     if (c.preconditioned) {
@@ -283,7 +329,7 @@ void full(const StepOperands& x, std::size_t n, const StepCoefficients& coeffici
 
 template <class T, class Rule>
 void squares(const StepOperands& x, std::size_t n, const StepCoefficients& coefficients,
-             double* totals) {
+             double* totals, double* agreed) {
   constexpr int N = reduce_lanes;
   using V = Vec<T, N>;
   const Memory<T> memory(x);
@@ -291,6 +337,8 @@ void squares(const StepOperands& x, std::size_t n, const StepCoefficients& coeff
   const MaskBits mask(x.mask);
   for_each_block(n, totals, [&](std::size_t i, std::size_t end, double& total) {
     Vec<double, N> sum(0);
+    Vec<double, N> updated(0);
+    double& agreed_total = agreed[i / block_size];
     for (; i < end; i += N) {
       const std::size_t count = end - i < N ? end - i : N;
       const auto lanes = [&](const T* p) {
@@ -300,12 +348,18 @@ void squares(const StepOperands& x, std::size_t n, const StepCoefficients& coeff
       unroll<Rule::states>([&](int k) { s[k] = lanes(memory.states[k]); });
       V denominator(1);
       const V g = whole_gradient(lanes(memory.g), lanes(memory.w), c);
-      const V change = Rule::next(V(0), g, s, denominator, c);
+      V change = Rule::next(V(0), g, s, denominator, c);
+      if (c.cautious) {
+        const V one = select(against(change, g), V(0), V(1));
+        change = select(one > V(0), change, V(0));
+        updated = updated + first_lanes(to_double(select(mask.bits(i, count), one, V(0))), count);
+      }
       const V kept = select(mask.bits(i, count), change, V(0));
       const auto wide = to_double(kept);
       sum = sum + first_lanes(wide * wide, count);
     }
     total = fold(sum, Add{});
+    agreed_total = fold(updated, Add{});
   });
 }
 
@@ -347,6 +401,8 @@ void accumulate(const void* g, std::size_t n, bool first, double scale, void* su
   }
 }
 
+double scalar_log(double x) { return fold(log(Vec<double, 1>(x)), Add{}); }
+
 /// Where mean and weight are both subnormal, or 0, the mean is the weight: it would not get there.
 template <class T>
 void average(const void* w, std::size_t n, double decay, void* mean) {
@@ -374,7 +430,7 @@ void restore(void* x, const void* saved, std::size_t n, const std::uint64_t* mas
       static_cast<const Raw*>(out), static_cast<const Raw*>(saved));
 }
 
-/// States of an update that are bfloat16, rounded randomly.
+/// A store of states: bfloat16, rounded randomly.
 struct RoundedStates {
   Bits16* arrays[3];
   const std::uint32_t* words;
@@ -451,6 +507,7 @@ constexpr OptimizersTable table() {
   fill_type(DType::float64, double{});
   fill_type(DType::bfloat16, Bfloat16{});
   fill_type(DType::float16, Float16{});
+  t.log = &scalar_log;
   t.average[0] = &average<float>;
   t.average[1] = &average<double>;
   t.restore[0] = &restore<Bits16>;

@@ -16,11 +16,12 @@ struct StepCoefficients {
   double scale = 1, low = -__builtin_inf(), high = __builtin_inf();
   double gradient_l1 = 0, gradient_l2 = 0;
 
-  double keep = 1;           ///< decoupled decay: w *= keep first
-  double rate = 0;           ///< the learning rate of this step; no kernel reads it
-  double lr = 0;             ///< of the preconditioned proximal step
-  double step = 0;           ///< what the update is multiplied by
-  double gradient_step = 0;  ///< NAdam: the same for its term of the gradient
+  double keep = 1;         ///< decoupled decay: w *= keep first
+  double rate = 0;         ///< the learning rate of this step; no kernel reads it
+  double lr = 0;           ///< of the preconditioned proximal step
+  double step = 0;         ///< what the update is multiplied by
+  double second_step = 0;  ///< the same for a second term: NAdam's gradient, AdEMAMix's slow mean
+  double decay = 0;        ///< schedule-free: decay w joins the direction
   double decay1 = 0, gain1 = 0, decay2 = 0, gain2 = 0;  ///< of the first and second state
   /// A mean m of gradients: m += mean_gain (g - m), or m = g + mean_gain (g - m).
   double mean_gain = 0;
@@ -32,6 +33,7 @@ struct StepCoefficients {
   double nesterov_gradient = 1;
   double l1 = 0, l2 = 0, beta = 0;  ///< FTRL
   bool nesterov = false;
+  bool cautious = false;  ///< an update that does not go against its gradient is left out
 
   // After the step: the proximal operator of the elastic net, then the box.
   double threshold = 0;  ///< t l1
@@ -62,8 +64,10 @@ struct StepKernels {
   /// All of it.
   void (*full)(const StepOperands&, std::size_t n, const StepCoefficients&);
   /// totals[b] = the sum over block b of the squares by which `full` without decay, prox and box
-  /// would change w; nothing is written.
-  void (*squares)(const StepOperands&, std::size_t n, const StepCoefficients&, double* totals);
+  /// would change w, agreed[b] = how many of its elements cautious steps update; nothing is
+  /// written.
+  void (*squares)(const StepOperands&, std::size_t n, const StepCoefficients&, double* totals,
+                  double* agreed);
 };
 
 struct OptimizersTable {
@@ -77,6 +81,7 @@ struct OptimizersTable {
                                      void* sum);
   /// mean += (1 - decay)(w - mean); float32, float64.
   void (*average[2])(const void* w, std::size_t n, double decay, void* mean);
+  double (*log)(double x);
   /// x = saved where the mask is 0; for elements of 2, 4 and 8 bytes.
   void (*restore[3])(void* x, const void* saved, std::size_t n, const std::uint64_t* mask);
 };

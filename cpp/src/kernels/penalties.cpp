@@ -303,6 +303,31 @@ struct Huber {
   }
 };
 
+/// Capped L1, d = shape: s min(|w|, d) (Zhang 2010), gradient 0 from d on. prox: the soft threshold
+/// up to threshold = d + u/2, or sqrt(2 u d) where u > 2d: there it and x have the same objective.
+/// Above, x.
+struct CappedL1 {
+  template <class V>
+  static V value(V w, const Lanes<V>& c) {
+    const V magnitude = abs(w);
+    return c.strength * select(magnitude > c.shape, c.shape, magnitude);
+  }
+  template <class V>
+  static V gradient(V w, const Lanes<V>& c) {
+    return select(abs(w) >= c.shape, V(0), signed_strength(c.strength, w));
+  }
+  template <class V>
+  static V prox(V x, const Lanes<V>& c) {
+    return select(abs(x) > c.threshold, x, soft_threshold(x, c.shrink));
+  }
+  template <class V>
+  static V prox_each(V x, Lanes<V>& c) {
+    const V u = c.shrink;
+    c.threshold = select(u > V(2) * c.shape, sqrt(V(2) * u) * sqrt(c.shape), c.shape + V(0.5) * u);
+    return prox(x, c);
+  }
+};
+
 /// The sum of s log(1 + x) for x >= 0: one logarithm of a product, which is kept less 1 so that
 /// small x count.
 struct LogProduct {
@@ -508,6 +533,9 @@ PenaltyCoefficients coefficients(PenaltyKind kind, double strength, double shape
   case PenaltyKind::huber:
     c.scale = 1 / (1 + u);
     c.threshold = shape * (1 + u);
+    break;
+  case PenaltyKind::capped_l1:
+    c.threshold = u > 2 * shape ? square_root(2 * u) * square_root(shape) : shape + 0.5 * u;
     break;
   }
   return c;

@@ -227,7 +227,7 @@ void derive(Key key, Stream stream, std::uint64_t first, std::size_t n, std::uin
   }
 }
 
-void choose(const Draw& draw) { Drawing(draw).finish(); }
+void choose(const DrawRequest& draw) { BitGenerator(draw).finish(); }
 
 void words(Key key, Stream stream, std::uint64_t tile, std::size_t tiles, std::uint32_t* out) {
   fill_words(out, tile, tiles, RoundKeys(key), stream);

@@ -4,8 +4,8 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "kernels/choice.hpp"
 #include "ridgeline/random.hpp"
+#include "simd/keep_bits.hpp"
 
 namespace ridgeline {
 
@@ -26,7 +26,7 @@ struct RandomTable {
   /// The seeds that counters [first, first + n) of a stream give.
   void (*derive)(Key key, Stream stream, std::uint64_t first, std::size_t n, std::uint64_t* seeds);
 
-  void (*choose)(const Draw& draw);
+  void (*choose)(const DrawRequest& draw);
 
   /// The words of `tiles` tiles of 16 counters.
   void (*words)(Key key, Stream stream, std::uint64_t tile, std::size_t tiles, std::uint32_t* out);

@@ -75,11 +75,11 @@ inline void fill_bits(std::uint64_t* words, std::int64_t n) {
   if (n % 64 != 0) words[n / 64] = first_bits(n % 64);
 }
 
-/// How many of the words of n bits' bits are set.
+/// How many of the first n bits are set.
 inline std::int64_t count_bits(const std::uint64_t* words, std::int64_t n) {
   std::int64_t count = 0;
-  for (std::int64_t w = 0; w < mask_words(n); ++w)
-    count += std::popcount(words[w]);
+  for_words(0, n,
+            [&](std::int64_t w, std::uint64_t bits) { count += std::popcount(words[w] & bits); });
   return count;
 }
 

@@ -9,7 +9,7 @@
 namespace ridgeline {
 namespace {
 
-std::uint64_t read(Kept from, std::int64_t at, std::int64_t n) {
+std::uint64_t read(KeepBits from, std::int64_t at, std::int64_t n) {
   return read_bits(from.bits, static_cast<std::int64_t>(from.at) + at, n);
 }
 
@@ -27,7 +27,7 @@ Choices::Choices(const RandomTable& table, Key key, double p, const Numbering& n
 Choices::Choices(const std::uint64_t* stored, const Numbering& numbering)
     : numbering_(numbering), stored_(stored) {}
 
-Draw Choices::next_window(std::int64_t first, std::int64_t n) {
+DrawRequest Choices::next_window(std::int64_t first, std::int64_t n) {
   used_ = 1 - used_;
   Window& window = window_[used_];
   const auto begin = static_cast<std::uint64_t>(first);
@@ -38,7 +38,7 @@ Draw Choices::next_window(std::int64_t first, std::int64_t n) {
   return {key_, window.first / choice_tile, tiles, threshold_, window.bits};
 }
 
-Kept Choices::indices(std::int64_t first, std::int64_t n) {
+KeepBits Choices::indices(std::int64_t first, std::int64_t n) {
   if (stored_ != nullptr) return {stored_, static_cast<std::size_t>(first)};
   const auto begin = static_cast<std::uint64_t>(first);
   if (!window_[used_].holds(begin, static_cast<std::uint64_t>(n)))
@@ -46,12 +46,12 @@ Kept Choices::indices(std::int64_t first, std::int64_t n) {
   return {window_[used_].bits, begin - window_[used_].first};
 }
 
-Draw Choices::ahead(std::int64_t begin, std::int64_t n) {
+DrawRequest Choices::ahead(std::int64_t begin, std::int64_t n) {
   if (n == 0 || stored_ != nullptr || !numbering_.dims.empty()) return {};
   return next_window(numbering_.first + begin, n);
 }
 
-Kept Choices::of(std::int64_t begin, std::int64_t n) {
+KeepBits Choices::of(std::int64_t begin, std::int64_t n) {
   if (numbering_.dims.empty()) return indices(numbering_.first + begin, n);
   std::fill_n(gathered_, block_size / 64 + 1, 0);
   walk(numbering_.first, numbering_.dims, begin, n,
@@ -77,7 +77,7 @@ void Choices::copy(std::int64_t begin, std::int64_t n, std::uint64_t* to) {
   constexpr auto block = static_cast<std::int64_t>(block_size);
   for (std::int64_t done = 0; done < n; done += block) {
     const std::int64_t count = std::min(block, n - done);
-    const Kept kept = of(begin + done, count);
+    const KeepBits kept = of(begin + done, count);
     for (std::int64_t i = 0; i < count; i += 64)
       *to++ = read(kept, i, std::min<std::int64_t>(64, count - i));
   }

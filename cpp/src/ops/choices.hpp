@@ -1,14 +1,14 @@
-// From a numbering to the kept bits of a stretch of an array.
+// From a numbering to the keep bits of a run of an array.
 #pragma once
 
-#include "kernels/choice.hpp"
 #include "kernels/random.hpp"
 #include "ops/strided.hpp"
 #include "ridgeline/random.hpp"
+#include "simd/keep_bits.hpp"
 
 namespace ridgeline {
 
-/// Calls kernel(first, n, done) for stretches of consecutive indices that make up elements
+/// Calls kernel(first, n, done) for runs of consecutive indices that make up elements
 /// [begin, begin + count) of an array.
 template <class Kernel>
 void for_consecutive(const Numbering& numbering, std::int64_t begin, std::int64_t count,
@@ -40,11 +40,11 @@ class Choices {
   Choices(const std::uint64_t* stored, const Numbering& numbering);
 
   /// Those of elements [begin, begin + n), n <= block_size. Valid until the next call but one.
-  Kept of(std::int64_t begin, std::int64_t n);
+  KeepBits of(std::int64_t begin, std::int64_t n);
 
   /// What to draw of elements [begin, begin + n) before `of` asks for them; nothing if they need no
   /// drawing of their own.
-  Draw ahead(std::int64_t begin, std::int64_t n);
+  DrawRequest ahead(std::int64_t begin, std::int64_t n);
 
   /// Writes those of elements [begin, begin + n), zeros up to the end of the last word.
   void copy(std::int64_t begin, std::int64_t n, std::uint64_t* to);
@@ -63,9 +63,9 @@ class Choices {
   };
 
   /// The bits of indices [first, first + n).
-  Kept indices(std::int64_t first, std::int64_t n);
+  KeepBits indices(std::int64_t first, std::int64_t n);
   /// What to draw to have them in the other window, which becomes the one in use.
-  Draw next_window(std::int64_t first, std::int64_t n);
+  DrawRequest next_window(std::int64_t first, std::int64_t n);
 
   const Numbering& numbering_;
   const RandomTable* table_ = nullptr;

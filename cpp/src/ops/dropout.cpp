@@ -45,12 +45,12 @@ Store store_of(const Array& out, std::initializer_list<const void*> inputs) {
 constexpr std::int64_t choice_work = 2;
 constexpr std::int64_t normal_work = 14;
 
-/// `each` is the work of an element. Calls part(pointers, begin, n, next) for pieces of at most a
-/// block, where `begin` counts the elements before and `next` those of the piece after it; make()
-/// gives each thread its part. The last operand is the output; all pieces of it but the first start
-/// at a line of the cache.
+/// `each` is the work of an element. Calls part(pointers, begin, n, next) for at most a block
+/// at a time, where `begin` counts the elements before and `next` those of the block after it;
+/// make() gives each thread its part. The last operand is the output; all blocks of it but the
+/// first start at a line of the cache.
 template <std::size_t N, class Make>
-void for_each_piece(const Operand (&operands)[N], int threads, Make make, std::int64_t each = 1) {
+void for_each_block(const Operand (&operands)[N], int threads, Make make, std::int64_t each = 1) {
   const Array& out = *operands[N - 1].array;
   const WorkList work({&out, 1});
   const auto item = static_cast<std::int64_t>(item_size(out.dtype));
@@ -76,15 +76,15 @@ void for_each_piece(const Operand (&operands)[N], int threads, Make make, std::i
   });
 }
 
-/// for_each_piece with choices: part(pointers, n, kept, next).
+/// for_each_block with choices: part(pointers, n, kept, next).
 template <std::size_t N, class Make, class Part>
 void with_choices(const Operand (&operands)[N], int threads, Make make, Part part) {
-  for_each_piece(
+  for_each_block(
       operands, threads,
       [&] {
         return [&part, choices = make()](void** at, std::int64_t begin, std::int64_t n,
                                          std::int64_t next) mutable {
-          const Kept kept = choices.of(begin, n);
+          const KeepBits kept = choices.of(begin, n);
           part(at, static_cast<std::size_t>(n), kept, choices.ahead(begin + n, next));
         };
       },
@@ -100,7 +100,7 @@ auto drawn(Key key, double p, const Numbering& numbering) {
 /// out = x or 0, without choices.
 void copy(const Array& x, const Array& out, int threads) {
   const Operand operands[] = {{&x, Access::read}, {&out, Access::write}};
-  for_each_piece(operands, threads, [&] {
+  for_each_block(operands, threads, [&] {
     return [&](void** at, std::int64_t, std::int64_t n, std::int64_t) {
       std::memmove(at[1], at[0], static_cast<std::size_t>(n) * item_size(out.dtype));
     };
@@ -109,7 +109,7 @@ void copy(const Array& x, const Array& out, int threads) {
 
 void zero(const Array& out, int threads) {
   const Operand operands[] = {{&out, Access::write}};
-  for_each_piece(operands, threads, [&] {
+  for_each_block(operands, threads, [&] {
     return [&](void** at, std::int64_t, std::int64_t n, std::int64_t) {
       std::memset(at[0], 0, static_cast<std::size_t>(n) * item_size(out.dtype));
     };
@@ -124,16 +124,17 @@ void scale_kept(const Array& x, const Array& out, double scale, int threads, Mak
   const Operand operands[] = {{&x, Access::read}, {&out, Access::write}};
   if (scale == 1) {
     return with_choices(operands, threads, make,
-                        [&](void** at, std::size_t n, Kept kept, const Draw& next) {
+                        [&](void** at, std::size_t n, KeepBits kept, const DrawRequest& next) {
                           kernels.pick(at[0], nullptr, at[1], n, kept, how, next);
                         });
   }
-  with_choices(operands, threads, make, [&](void** at, std::size_t n, Kept kept, const Draw& next) {
-    kernels.scale(at[0], at[1], n, kept, how, next, scale);
-  });
+  with_choices(operands, threads, make,
+               [&](void** at, std::size_t n, KeepBits kept, const DrawRequest& next) {
+                 kernels.scale(at[0], at[1], n, kept, how, next, scale);
+               });
 }
 
-/// Normal numbers for a piece, in the type that arithmetic runs in.
+/// Normal numbers for a block, in the type that arithmetic runs in.
 class Noise {
  public:
   Noise(DType dtype, Key key, double mean, double std, const Numbering& numbering)
@@ -165,7 +166,7 @@ void with_noise(const Array& x, const Array& out, Key key, double mean, double s
   check({{"x", &x}}, out);
   const Store how = store_of(out, {x.data});
   const Operand operands[] = {{&x, Access::read}, {&out, Access::write}};
-  for_each_piece(
+  for_each_block(
       operands, threads,
       [&] {
         return [&, noise = Noise(x.dtype, key, mean, std, numbering)](
@@ -210,14 +211,14 @@ void dropout_add(const Array& x, const Array& residual, const Array& out, double
   const Store how = store_of(out, {x.data, residual.data});
   const Operand operands[] = {{&x, Access::read}, {&residual, Access::read}, {&out, Access::write}};
   if (p == 1) {
-    return for_each_piece(operands, threads, [&] {
+    return for_each_block(operands, threads, [&] {
       return [&](void** at, std::int64_t, std::int64_t n, std::int64_t) {
         kernels.scale_add(at[0], at[1], at[2], static_cast<std::size_t>(n), {none, 0}, how, {}, 1);
       };
     });
   }
   with_choices(operands, threads, drawn(key, p, numbering),
-               [&](void** at, std::size_t n, Kept kept, const Draw& next) {
+               [&](void** at, std::size_t n, KeepBits kept, const DrawRequest& next) {
                  kernels.scale_add(at[0], at[1], at[2], n, kept, how, next, 1 / (1 - p));
                });
 }
@@ -235,7 +236,7 @@ void alpha_dropout(const Array& x, const Array& out, double p, Key key, const Nu
   const Store how = store_of(out, {x.data});
   const Operand operands[] = {{&x, Access::read}, {&out, Access::write}};
   with_choices(operands, threads, drawn(key, p, numbering),
-               [&](void** at, std::size_t n, Kept kept, const Draw& next) {
+               [&](void** at, std::size_t n, KeepBits kept, const DrawRequest& next) {
                  kernels.affine(at[0], at[1], n, kept, how, next, a, b, b - selu_limit * a);
                });
 }
@@ -275,7 +276,7 @@ void zoneout(const Array& fresh, const Array& old, const Array& out, double p, K
   const Store how = store_of(out, {fresh.data, old.data});
   const Operand operands[] = {{&fresh, Access::read}, {&old, Access::read}, {&out, Access::write}};
   with_choices(operands, threads, drawn(key, p, numbering),
-               [&](void** at, std::size_t n, Kept kept, const Draw& next) {
+               [&](void** at, std::size_t n, KeepBits kept, const DrawRequest& next) {
                  kernels.pick(at[0], at[1], at[2], n, kept, how, next);
                });
 }
@@ -297,7 +298,7 @@ void zoneout_backward(const Array& dy, const Array& d_fresh, const Array& d_old,
   const Operand operands[] = {
       {&dy, Access::read}, {&d_old, Access::write}, {&d_fresh, Access::write}};
   with_choices(operands, threads, drawn(key, p, numbering),
-               [&](void** at, std::size_t n, Kept kept, const Draw& next) {
+               [&](void** at, std::size_t n, KeepBits kept, const DrawRequest& next) {
                  kernels.pick(at[0], nullptr, at[2], n, kept, how, next);
                  kernels.pick(nullptr, at[0], at[1], n, kept, how, {});
                });

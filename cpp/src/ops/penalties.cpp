@@ -116,10 +116,10 @@ void run_stages(const Stages& stages, const Run& run, const Array& target, const
   const Operand operands[] = {{&target, in_place ? Access::update : stages.access},
                               {in_place ? nullptr : &source, Access::read}};
   constexpr auto block = static_cast<std::int64_t>(block_size);
-  const std::int64_t stretch = stages.count == 1 ? run.count : block;
-  for (std::int64_t done = 0; done < run.count; done += stretch) {
+  const std::int64_t length = stages.count == 1 ? run.count : block;
+  for (std::int64_t done = 0; done < run.count; done += length) {
     const std::int64_t begin = run.begin + done;
-    const std::int64_t count = std::min(stretch, run.count - done);
+    const std::int64_t count = std::min(length, run.count - done);
     on_memory(operands, begin, count, [&](void** at, std::int64_t first, std::size_t n) {
       void* from = in_place ? at[0] : at[1];
       if (stages.count > 1 && item_size(dtype) == 2) {

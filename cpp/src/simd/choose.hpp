@@ -1,8 +1,8 @@
-// Drawing which elements are kept, a few at a time, so that it can go on between the loads and
+// BitGenerator which elements are kept, a few at a time, so that it can go on between the loads and
 // stores of something else.
 #pragma once
 
-#include "kernels/choice.hpp"
+#include "simd/keep_bits.hpp"
 #include "simd/philox.hpp"
 
 namespace ridgeline::RIDGELINE_TARGET {
@@ -23,9 +23,9 @@ template <int N>
 
 /// Of the 2^32 values of (byte, 24 bits) of an element, `threshold` drop it: 2^24 for each byte
 /// below the threshold's own, and its low 24 bits' worth where the byte is equal, a tie.
-class Drawing {
+class BitGenerator {
  public:
-  explicit Drawing(const Draw& draw)
+  explicit BitGenerator(const DrawRequest& draw)
       : draw_(draw), keys_(draw.key), byte_(static_cast<std::uint8_t>(draw.threshold >> 24)),
         below_(draw.threshold & 0xffffff) {}
 
@@ -93,7 +93,7 @@ class Drawing {
 
   static constexpr std::size_t enough = batch < 24 ? 24 : batch - 8;  // so that batches are full
 
-  const Draw draw_;
+  const DrawRequest draw_;
   const RoundKeys keys_;
   const std::uint8_t byte_;
   const Word below_;

@@ -59,18 +59,18 @@ template <class T, class F, class... In>
   if (i < n) store_first<T, N>(out + i, f(Remainder<In, N>(in + i, n - i).lanes()...), n - i);
 }
 
-/// Elements of which all are treated alike.
-struct NoChoice {
+/// A source of keep bits for elements that are all treated alike.
+struct KeepAll {
   void meanwhile() const {}
   std::uint64_t bits(std::size_t, std::size_t) const { return 0; }
 };
 
-/// Elements some of which are kept, and the drawing of those after them.
-class Choice {
+/// Keep bits for this run, and the generator that draws the bits of the next one.
+class KeepSource {
  public:
-  Choice(Kept kept, Drawing& next) : kept_(kept), next_(next) {}
+  KeepSource(KeepBits kept, BitGenerator& next) : kept_(kept), next_(next) {}
 
-  /// Something to do between stretches of 512 elements.
+  /// Called every 512 elements.
   [[gnu::always_inline]] void meanwhile() const { next_.step(); }
 
   /// The bits of elements [i, i + count), count <= 64.
@@ -81,14 +81,14 @@ class Choice {
   }
 
  private:
-  const Kept kept_;
-  Drawing& next_;
+  const KeepBits kept_;
+  BitGenerator& next_;
 };
 
 /// map_into for an output that is not read soon, if `how` says so: out[i] = f(bits, in[i]...), bit
 /// k of `bits` for lane k.
-template <class T, class F, class Chosen, class... In>
-[[gnu::always_inline]] inline void map_out(T* out, std::size_t n, Store how, const Chosen chosen,
+template <class T, class F, class Source, class... In>
+[[gnu::always_inline]] inline void map_out(T* out, std::size_t n, Store how, const Source source,
                                            const F f, const In*... in) {
   constexpr int N = map_lanes<T>;
   constexpr std::size_t stretch = 64;
@@ -97,14 +97,14 @@ template <class T, class F, class Chosen, class... In>
   const auto parts = [=](std::size_t i, std::size_t end) {
     for (; i < end; i += N) {
       const std::size_t count = end - i < N ? end - i : N;
-      const auto value = f(chosen.bits(i, count), Remainder<In, N>(in + i, count).lanes()...);
+      const auto value = f(source.bits(i, count), Remainder<In, N>(in + i, count).lanes()...);
       store_first<T, N>(out + i, value, count);
     }
   };
   const auto whole = [=](std::size_t i, auto write) __attribute__((always_inline)) {
     for (std::size_t stretches = 0; i + stretch <= n; i += stretch, ++stretches) {
-      if (stretches % 8 == 0) chosen.meanwhile();
-      const std::uint64_t bits = chosen.bits(i, stretch);
+      if (stretches % 8 == 0) source.meanwhile();
+      const std::uint64_t bits = source.bits(i, stretch);
       for (std::size_t k = 0; k < stretch; k += N)
         store<T, N>(out + i + k, f(bits >> k, load<In, N>(in + i + k)...), write);
     }
@@ -118,12 +118,12 @@ template <class T, class F, class Chosen, class... In>
   end_streaming();
 }
 
-/// map_out with choices. Meanwhile draws the next.
+/// map_out with keep bits. Meanwhile draws the next.
 template <class T, class F, class... In>
-[[gnu::always_inline]] inline void map_chosen(T* out, std::size_t n, Kept kept, Store how,
-                                              const Draw& next, F f, const In*... in) {
-  Drawing drawing(next);
-  map_out(out, n, how, Choice(kept, drawing), f, in...);
+[[gnu::always_inline]] inline void map_chosen(T* out, std::size_t n, KeepBits kept, Store how,
+                                              const DrawRequest& next, F f, const In*... in) {
+  BitGenerator drawing(next);
+  map_out(out, n, how, KeepSource(kept, drawing), f, in...);
   drawing.finish();
 }
 
@@ -157,7 +157,7 @@ template <class V>
   return select(iota<T, V::lanes>() < V(static_cast<T>(count)), term, V(0));
 }
 
-/// What a reduction keeps of the terms of a block: their combination, lane by lane.
+/// An accumulator of the terms of a block: combines them lane by lane.
 template <class Combine>
 struct Lanewise {
   using Fold = Combine;
@@ -169,17 +169,17 @@ struct Lanewise {
 };
 
 /// Each block starts with a copy of `start`.
-template <class Kept, class F, class... In>
-[[gnu::always_inline]] inline void reduce_from(std::size_t n, double* totals, const Kept start,
-                                               F term, const In*... in) {
+template <class Accumulator, class F, class... In>
+[[gnu::always_inline]] inline void reduce_from(std::size_t n, double* totals,
+                                               const Accumulator start, F term, const In*... in) {
   constexpr int N = reduce_lanes;
   for_each_block(n, totals, [&](std::size_t i, std::size_t end, double& total) {
-    Kept kept = start;
+    Accumulator sum = start;
     for (; i + N <= end; i += N)
-      kept.add(term(load_double<In, N>(in + i)...));
+      sum.add(term(load_double<In, N>(in + i)...));
     if (i < end)
-      kept.add(first_lanes(term(Remainder<In, N>(in + i, end - i).doubles()...), end - i));
-    total = fold(kept.result(), typename Kept::Fold{});
+      sum.add(first_lanes(term(Remainder<In, N>(in + i, end - i).doubles()...), end - i));
+    total = fold(sum.result(), typename Accumulator::Fold{});
   });
 }
 
@@ -188,23 +188,23 @@ template <class Combine, class F, class... In>
   reduce_from(n, totals, Lanewise<Combine>{}, term, in...);
 }
 
-template <class T, class F, class Kept, class G, class... In>
+template <class T, class F, class Accumulator, class G, class... In>
 [[gnu::always_inline]] inline void map_reduce(T* out, std::size_t n, double* totals, F f,
-                                              const Kept start, G term, const In*... in) {
+                                              const Accumulator start, G term, const In*... in) {
   constexpr int N = reduce_lanes;
   for_each_block(n, totals, [&](std::size_t i, std::size_t end, double& total) {
-    Kept kept = start;
+    Accumulator sum = start;
     for (; i + N <= end; i += N) {
-      kept.add(term(load_double<In, N>(in + i)...));
+      sum.add(term(load_double<In, N>(in + i)...));
       store<T, N>(out + i, f(load<T, N>(out + i), load<In, N>(in + i)...));
     }
     if (i < end) {
-      kept.add(first_lanes(term(Remainder<In, N>(in + i, end - i).doubles()...), end - i));
+      sum.add(first_lanes(term(Remainder<In, N>(in + i, end - i).doubles()...), end - i));
       const auto value = f(Remainder<T, N>(out + i, end - i).lanes(),
                            Remainder<In, N>(in + i, end - i).lanes()...);
       store_first<T, N>(out + i, value, end - i);
     }
-    total = fold(kept.result(), typename Kept::Fold{});
+    total = fold(sum.result(), typename Accumulator::Fold{});
   });
 }
 
@@ -236,7 +236,7 @@ template <class T, int N>
   count == N ? store<T, N>(p, v) : store_first<T, N>(p, v, count);
 }
 
-/// States of an update that are arrays of the weights' type.
+/// A store of states: arrays of the weights' type.
 template <class T>
 struct StatesInMemory {
   T* const (&arrays)[3];
@@ -253,18 +253,18 @@ struct StatesInMemory {
 
 /// f(w, states, g, bits) changes lanes of w and of its states; what it finds beyond the last
 /// element is 0 and goes nowhere.
-template <int States, class T, class Kept, class F>
-[[gnu::always_inline]] inline void update(std::size_t n, T* w, const Kept kept, const MaskBits mask,
-                                          const F f, const T* g) {
+template <int States, class T, class StateStore, class F>
+[[gnu::always_inline]] inline void update(std::size_t n, T* w, const StateStore states_in,
+                                          const MaskBits mask, const F f, const T* g) {
   constexpr int N = update_lanes<T>;
   using V = Vec<T, N>;
   const auto lanes = [&](std::size_t i, std::size_t count) __attribute__((always_inline)) {
     V weight = load_part<T, N>(w + i, count);
     V state[3];
-    unroll<States>([&](int k) { state[k] = kept.template load_state<N>(k, i, count); });
+    unroll<States>([&](int k) { state[k] = states_in.template load_state<N>(k, i, count); });
     f(weight, state, load_part<T, N>(g + i, count), mask.bits(i, count));
     store_part<T, N>(w + i, weight, count);
-    unroll<States>([&](int k) { kept.template store_state<N>(k, i, state[k], count); });
+    unroll<States>([&](int k) { states_in.template store_state<N>(k, i, state[k], count); });
   };
   std::size_t i = 0;
   for (; i + N <= n; i += N)

@@ -29,6 +29,7 @@ from ridgeline.reference.penalties import (
     L2,
     MCP,
     SCAD,
+    CappedL1,
     ElasticNet,
     Huber,
     LHalf,
@@ -165,6 +166,9 @@ def _candidates(penalty: Penalty, x: Float64, t: Float64) -> list[Float64]:
     if isinstance(penalty, LogSum):
         root = np.sqrt((x + penalty.eps) ** 2 - 4 * t * penalty.strength)
         return [zero, np.maximum(((x - penalty.eps) + root) / 2, 0.0)]
+    if isinstance(penalty, CappedL1):
+        theta = penalty.threshold
+        return [np.clip(x - t * penalty.strength, 0.0, theta), np.maximum(x, theta)]
     assert isinstance(penalty, LHalf)
     angle = np.arccos(np.clip(-(3**1.5 / 4) * t * penalty.strength * x**-1.5, -1.0, 1.0))
     return [zero, 2 / 3 * x * (1 + np.cos(2 / 3 * angle))]

@@ -375,6 +375,38 @@ class Huber(Penalty):
 
 
 @dataclass(frozen=True)
+class CappedL1(Penalty):
+    """s min(|w|, threshold) (Zhang 2010).
+
+    The gradient is 0 from the threshold on. The prox is the better of the lasso's, held below the
+    threshold, and of x itself, held above it.
+
+    Examples
+    --------
+    >>> CappedL1(1.0, threshold=2.0).prox(np.array([2.0, 3.0]), step=1.0)
+    array([1., 3.])
+    """
+
+    strength: float
+    threshold: float
+
+    def _terms(self, w: Float64) -> Float64:
+        return self.strength * np.minimum(np.abs(w), self.threshold)
+
+    def _slope(self, w: Float64) -> Float64:
+        return np.where(np.abs(w) < self.threshold, self.strength * np.sign(w), 0.0)
+
+    def _shrink(self, x: Float64, t: float) -> Float64:
+        u, size = t * self.strength, np.abs(x)
+        low = np.clip(size - u, 0.0, self.threshold)
+        high = np.maximum(size, self.threshold)
+        with np.errstate(invalid="ignore"):
+            cost_low = low * (low / 2 - size) + u * low
+            cost_high = high * (high / 2 - size) + u * self.threshold
+        return np.sign(x) * np.where(cost_low <= cost_high, low, high)
+
+
+@dataclass(frozen=True)
 class Sum(Penalty):
     """Several penalties added; its prox is known when all of them but one are L2.
 

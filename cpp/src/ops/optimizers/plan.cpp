@@ -2,7 +2,6 @@
 #include <cmath>
 
 #include "ops/checks.hpp"
-#include "ops/optimizers/rules.hpp"
 #include "ops/optimizers/step.hpp"
 
 namespace ridgeline {
@@ -54,15 +53,35 @@ void prepare_plan(Plan& plan, const StepOptions& options, const PenaltiesTable& 
   }
 }
 
+/// A rule whose weights are means of others cannot hold these on constraints.
+void check_schedule_free(const OptimizerGroup& group, OptimizerKind kind) {
+  const bool adaptive = kind == OptimizerKind::schedule_free_adamw;
+  const double beta = adaptive ? group.beta1 : group.momentum;
+  if (!(beta > 0 && beta < 1)) {
+    bad_value(adaptive ? "beta1" : "momentum", "got " + text(beta) +
+                                                   " with a schedule-free rule, wants a number "
+                                                   "between 0 and 1");
+  }
+  if (group.prox != Prox::none && !group.penalties.empty()) {
+    bad_value("prox", "got an operator with a schedule-free rule, wants 'none': the weights are "
+                      "means, which do not stay where it puts them");
+  }
+  if (group.box.lowest != -infinite || group.box.highest != infinite) {
+    bad_value("constraint", "got one with a schedule-free rule, wants None: the weights are means, "
+                            "which do not stay within it");
+  }
+}
+
 void check_group(const OptimizerGroup& group, OptimizerKind kind, Arrays params) {
   check_non_negative("lr", group.lr, false);
   if (kind == OptimizerKind::ftrl && group.lr == 0)
     bad_value("lr", "got 0, wants a number above 0: FTRL divides by it");
+  if (is_schedule_free(kind)) check_schedule_free(group, kind);
   check_non_negative("weight_decay", group.weight_decay, false);
   check_non_negative("eps", group.eps, false);
   for (const Penalty& p : group.penalties) {
     Penalty alone = p;
-    if (alone.kind == PenaltyKind::weighted_l1) {  // its weights are compared one by one
+    if (info_of(p.kind).weighted()) {  // its weights are compared one by one
       alone.kind = PenaltyKind::l1;
       alone.weights = {};
     }
@@ -91,15 +110,6 @@ void add_elastic(StepCoefficients& c, const Plan& plan, OptimizerKind kind, doub
 
 }  // namespace
 
-Step::Step(const StepOptions& options, std::span<const OptimizerGroup> groups,
-           std::span<OptimizerParameter> state, Arrays params, Arrays grads)
-    : options_(options), state_(state), params_(params), grads_(grads), work_(params),
-      tables_(tables()) {
-  check();
-  prepare_groups(groups);
-  prepare_parameters();
-}
-
 void Step::check() const {
   if (state_.size() != params_.size() || grads_.size() != params_.size()) {
     bad_value("grads", "got " + std::to_string(grads_.size()) + " arrays, wants " +
@@ -121,8 +131,13 @@ void Step::check() const {
   }
   if (options_.max_update_rms) {
     check_non_negative("max_update_rms", *options_.max_update_rms, true);
+  }
+  if (measures()) {
+    const char* name = options_.cautious ? "cautious" : "max_update_rms";
     if (options_.kind == OptimizerKind::ftrl)
-      bad_value("max_update_rms", "FTRL has no update to scale, only new weights");
+      bad_value(name, "FTRL has no update to scale, only new weights");
+    if (is_schedule_free(options_.kind))
+      bad_value(name, "a schedule-free rule has no update to scale, only a mean");
   }
   if (!options_.checked) check_disjoint("params", params_, "grads", grads_);
 }
@@ -140,27 +155,6 @@ void Step::prepare_groups(std::span<const OptimizerGroup> groups) {
   value_totals_.resize(values_ * work_.blocks());
 }
 
-void Step::prepare_parameters() {
-  entries_.reserve(params_.size());
-  products_.reserve(params_.size());
-  const Key step_key = options_.key.fold_in(options_.step);
-  const OptimizerParameter* last = nullptr;  // most parameters have the numbers of the one before
-  for (std::size_t k = 0; k < params_.size(); ++k) {
-    const OptimizerParameter& p = state_[k];
-    const Plan& plan = *plans_[p.group];
-    check_penalty_weights(k);
-    double product = p.product;
-    if (options_.kind == OptimizerKind::nadam) product *= nadam_momentum(*plan.group, p.steps + 1);
-    if (last == nullptr || last->group != p.group || last->steps != p.steps ||
-        last->product != p.product) {
-      numbers_.push_back(numbers_for(plan, p, product));
-      last = &p;
-    }
-    products_.push_back(product);
-    entries_.push_back(entry_for(k, step_key));
-  }
-}
-
 void Step::check_penalty_weights(std::size_t array) const {
   const OptimizerParameter& p = state_[array];
   for (const Penalty& penalty : plans_[p.group]->group->penalties) {
@@ -172,12 +166,13 @@ void Step::check_penalty_weights(std::size_t array) const {
   }
 }
 
-Numbers Step::numbers_for(const Plan& plan, const OptimizerParameter& p, double product) const {
+Numbers Step::numbers_for(const Plan& plan, const OptimizerParameter& p) const {
   const OptimizerGroup& group = *plan.group;
   const OptimizerKind kind = options_.kind;
   const double length = group.lr * step_length(kind, options_.convention, group, p.steps + 1);
-  Numbers numbers{
-      coefficients_of({kind, options_.convention, group, p.steps + 1, product}), {}, {}};
+  Numbers numbers{progress_of(kind, group, p)};
+  numbers.step =
+      coefficients_of({kind, options_.convention, group, p.steps + 1, numbers.progress, move_});
   StepCoefficients& c = numbers.step;
   if (has_momentum(kind)) c.lr = length;
   if (plan.elastic && plan.penalized()) add_elastic(c, plan, kind, length);
@@ -193,11 +188,13 @@ Numbers Step::numbers_for(const Plan& plan, const OptimizerParameter& p, double 
   return numbers;
 }
 
-/// | path   | parameter                  | gradient      | states                     | also |
-/// |--------|----------------------------|---------------|----------------------------|----------------|
-/// | direct | contiguous float32, float64| the same type | none, or the compute type  | no average
-/// | | narrow | computes in float32        | any           | bfloat16                   | a regular
-/// step | | tiled  | any                        | any           | any                        | |
+// clang-format off
+/// | path   | parameter                   | gradient  | states               | also           |
+/// |--------|-----------------------------|-----------|----------------------|----------------|
+/// | direct | contiguous float32, float64 | the same  | none or compute type | no average     |
+/// | narrow | computes in float32         | any       | bfloat16             | a regular step |
+/// | tiled  | any                         | any       | any                  |                |
+// clang-format on
 Path Step::path_of(std::size_t array, const Plan& plan, bool regular) const {
   const Array& w = params_[array];
   const Array& g = grads_[array];
@@ -217,13 +214,14 @@ Entry Step::entry_for(std::size_t array, Key step_key) const {
   const Plan& plan = *plans_[p.group];
   const StepCoefficients& c = numbers_.back().step;
   const double decay = plan.group->weight_decay * p.decay;
-  const double coupled = plan.group->coupled_decay ? decay : 0;
-  const double keep = plan.group->coupled_decay ? 1 : 1 - plan.group->lr * decay;
+  const bool joins = is_schedule_free(options_.kind);
+  const double coupled = !joins && plan.group->coupled_decay ? decay : 0;
+  const double keep = joins || plan.group->coupled_decay ? 1 : 1 - plan.group->lr * decay;
   const bool random = options_.stochastic_rounding || options_.state_type == StateType::bfloat16;
   // Whether the gradient is only scaled, and all elements are stepped alike.
   const bool regular = (clips_sum_ || (c.gradient_l1 == 0 && c.gradient_l2 == 0)) && coupled == 0 &&
                        !c.preconditioned && options_.clip != StepOptions::Clip::value &&
-                       p.mask == nullptr && !plan.general_prox();
+                       p.mask == nullptr && !plan.general_prox() && !options_.cautious;
   const bool bare =
       c.threshold == 0 && c.shrink == 1 && c.lowest == -infinite && c.highest == infinite;
   const Path path = path_of(array, plan, regular);
@@ -233,6 +231,7 @@ Entry Step::entry_for(std::size_t array, Key step_key) const {
           numbers_.size() - 1,
           keep,
           coupled,
+          joins ? decay : 0,
           random ? step_key.fold_in(p.number) : Key{},
           path,
           !regular               ? own.full
@@ -241,19 +240,32 @@ Entry Step::entry_for(std::size_t array, Key step_key) const {
                                  : own.proximal};
 }
 
-StepCoefficients Step::coefficients_for(const Entry& e, double scale, double update_factor) const {
-  StepCoefficients c = numbers_[e.numbers].step;
-  c.keep = e.keep;
-  c.scale = scale;
-  if (clips_sum_) c.gradient_l1 = c.gradient_l2 = 0;
-  c.gradient_l2 += e.coupled;
-  if (options_.clip == StepOptions::Clip::value) {
-    c.low = options_.low;
-    c.high = options_.high;
+void Step::prepare_parameters() {
+  entries_.reserve(params_.size());
+  const Key step_key = options_.key.fold_in(options_.step);
+  const OptimizerParameter* last = nullptr;  // most parameters have the numbers of the one before
+  for (std::size_t k = 0; k < params_.size(); ++k) {
+    const OptimizerParameter& p = state_[k];
+    const Plan& plan = *plans_[p.group];
+    check_penalty_weights(k);
+    if (last == nullptr || last->group != p.group || last->steps != p.steps ||
+        last->product != p.product || last->weight_sum != p.weight_sum ||
+        last->largest_rate != p.largest_rate) {
+      numbers_.push_back(numbers_for(plan, p));
+      last = &p;
+    }
+    entries_.push_back(entry_for(k, step_key));
   }
-  c.step *= update_factor;
-  c.gradient_step *= update_factor;
-  return c;
+}
+
+Step::Step(const StepOptions& options, std::span<const OptimizerGroup> groups,
+           std::span<OptimizerParameter> state, Arrays params, Arrays grads,
+           std::optional<WeightsAt> move)
+    : options_(options), state_(state), params_(params), grads_(grads), work_(params),
+      tables_(tables()), move_(move) {
+  check();
+  prepare_groups(groups);
+  prepare_parameters();
 }
 
 }  // namespace ridgeline

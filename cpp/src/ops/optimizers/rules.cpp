@@ -33,6 +33,25 @@ double integer_power(double x, std::int64_t n) {
   return result.high + result.low;
 }
 
+/// NAdam: mu_k = b1 (1 - 0.96^(k d)/2) (Dozat 2016; torch's d is 0.004, Keras' is 1).
+double nadam_momentum(const OptimizerGroup& group, std::int64_t k) {
+  const double exponent = static_cast<double>(k) * group.momentum_decay;
+  const double decay = exponent == 0 ? 1 : tables().clipping->power(0.96, exponent);
+  return group.beta1 * (1 - 0.5 * decay);
+}
+
+/// A base of at least 0 to a power, with the same bits everywhere.
+double power(double base, double exponent) { return tables().clipping->power(base, exponent); }
+
+/// How far a warmup has come at step k.
+double warmed(std::int64_t k, std::int64_t steps) {
+  return k < steps ? static_cast<double>(k) / static_cast<double>(steps) : 1;
+}
+
+double schedule_free_rate(const OptimizerGroup& group, std::int64_t k) {
+  return group.lr * warmed(k, group.warmup_steps);
+}
+
 // Each rule sets what it reads; `rate`, `lr` and `step` are the group's learning rate before.
 
 /// Where Keras and optax put eps inside the square root.
@@ -91,11 +110,11 @@ void nadam(StepCoefficients& c, const RuleStep& s) {
   adam_moments(c, s);
   if (s.convention == Convention::optax) {
     c.step = group.lr * group.beta1 / bias(group.beta1, s.k + 1);
-    c.gradient_step = group.lr * (1 - group.beta1) / bias(group.beta1, s.k);
+    c.second_step = group.lr * (1 - group.beta1) / bias(group.beta1, s.k);
   } else {
     const double next = nadam_momentum(group, s.k + 1);
-    c.step = group.lr * next / (1 - s.product * next);
-    c.gradient_step = group.lr * (1 - nadam_momentum(group, s.k)) / (1 - s.product);
+    c.step = group.lr * next / (1 - s.progress.product * next);
+    c.second_step = group.lr * (1 - nadam_momentum(group, s.k)) / (1 - s.progress.product);
   }
 }
 
@@ -123,6 +142,49 @@ void lion(StepCoefficients& c, const RuleStep& s) {
   set_squares(c, s.group.beta2);
 }
 
+/// beta3 of step k: its half-life, ln 0.5 / ln beta, grows linearly from that of beta1.
+double slow_decay(const OptimizerGroup& group, std::int64_t k) {
+  const double part = warmed(k, group.beta3_warmup);
+  if (part == 1) return group.beta3;
+  const auto log = tables().optimizers->log;
+  const auto half_life = [&](double beta) { return beta == 0 ? 0 : log(0.5) / log(beta); };
+  const double now = (1 - part) * half_life(group.beta1) + part * half_life(group.beta3);
+  return now == 0 ? 0 : power(0.5, 1 / now);
+}
+
+void ademamix(StepCoefficients& c, const RuleStep& s) {
+  adam_moments(c, s);
+  c.decay1 = slow_decay(s.group, s.k);
+  c.gain1 = 1 - c.decay1;
+  c.second_step = s.group.lr * s.group.alpha * warmed(s.k, s.group.alpha_warmup);
+}
+
+/// y += share (z - y), as torch's lerp: from the nearer end.
+void set_share(StepCoefficients& c, double share) {
+  c.mean_from_new = share >= 0.5;
+  c.mean_gain = c.mean_from_new ? share - 1 : share;
+}
+
+void schedule_free(StepCoefficients& c, const RuleStep& s) {
+  const bool adaptive = s.kind == OptimizerKind::schedule_free_adamw;
+  const double beta = adaptive ? s.group.beta1 : s.group.momentum;
+  c.eps = s.group.eps;
+  if (s.move) {  // of x = (y - (1 - b) z) / b and its inverse; states stay
+    set_share(c, *s.move == WeightsAt::evaluation ? 1 - 1 / beta : 1 - beta);
+    c.step = 0;
+    c.decay2 = c.eps = 1;
+    return;
+  }
+  const Progress& p = s.progress;
+  const double share = p.weight_sum > 0 ? p.weight / p.weight_sum : 0;
+  set_share(c, share);
+  c.rate = c.step = schedule_free_rate(s.group, s.k);
+  c.second_step = c.step * (1 - beta * (1 - share));
+  if (!adaptive) return;
+  set_squares(c, s.group.beta2);
+  c.root = 1 / std::sqrt(bias(s.group.beta2, s.k));
+}
+
 void ftrl(StepCoefficients& c, const RuleStep& s) {
   c.step = 1 / s.group.lr;
   c.beta = s.group.beta;
@@ -132,11 +194,21 @@ void ftrl(StepCoefficients& c, const RuleStep& s) {
 
 }  // namespace
 
-/// mu_k = b1 (1 - 0.96^(k d)/2) (Dozat 2016; torch's d is 0.004, Keras' is 1).
-double nadam_momentum(const OptimizerGroup& group, std::int64_t k) {
-  const double exponent = static_cast<double>(k) * group.momentum_decay;
-  const double decay = exponent == 0 ? 1 : tables().clipping->power(0.96, exponent);
-  return group.beta1 * (1 - 0.5 * decay);
+Progress progress_of(OptimizerKind kind, const OptimizerGroup& group, const OptimizerParameter& p) {
+  const std::int64_t k = p.steps + 1;
+  Progress next{p.product, p.weight_sum, p.largest_rate, 0};
+  if (kind == OptimizerKind::nadam) next.product *= nadam_momentum(group, k);
+  if (is_schedule_free(kind)) {
+    next.largest_rate = std::max(p.largest_rate, schedule_free_rate(group, k));
+    next.weight =
+        power(static_cast<double>(k), group.r) * power(next.largest_rate, group.weight_lr_power);
+    next.weight_sum += next.weight;
+  }
+  return next;
+}
+
+bool is_schedule_free(OptimizerKind kind) {
+  return kind == OptimizerKind::schedule_free_sgd || kind == OptimizerKind::schedule_free_adamw;
 }
 
 bool has_momentum(OptimizerKind kind) {
@@ -183,6 +255,13 @@ StepCoefficients coefficients_of(const RuleStep& s) {
     break;
   case OptimizerKind::ftrl:
     ftrl(c, s);
+    break;
+  case OptimizerKind::ademamix:
+    ademamix(c, s);
+    break;
+  case OptimizerKind::schedule_free_sgd:
+  case OptimizerKind::schedule_free_adamw:
+    schedule_free(c, s);
     break;
   }
   return c;

@@ -5,20 +5,30 @@
 
 namespace ridgeline {
 
+/// What a parameter carries from step to step beside its states, after this step.
+struct Progress {
+  double product;     ///< NAdam's product of momenta
+  double weight_sum;  ///< schedule-free, as in OptimizerParameter
+  double largest_rate;
+  double weight;  ///< of this step in the sum
+};
+Progress progress_of(OptimizerKind kind, const OptimizerGroup& group, const OptimizerParameter& p);
+
 /// What a rule's coefficients depend on.
 struct RuleStep {
   OptimizerKind kind;
   Convention convention;
   const OptimizerGroup& group;
   std::int64_t k;  ///< the number of this step, from 1
-  double product;  ///< NAdam's product of momenta, up to this step
+  const Progress& progress;
+  std::optional<WeightsAt> move = {};  ///< schedule-free: instead of a step
 };
 
 /// The coefficients without what penalties, decay and gradients add.
 StepCoefficients coefficients_of(const RuleStep& step);
 
-/// NAdam's momentum of step k (from 1).
-double nadam_momentum(const OptimizerGroup& group, std::int64_t k);
+/// Rules whose weights are a mean of others.
+bool is_schedule_free(OptimizerKind kind);
 
 /// Rules whose steps are those of a momentum.
 bool has_momentum(OptimizerKind kind);

@@ -7,6 +7,7 @@
 #include "kernels/optimizers.hpp"
 #include "kernels/storage.hpp"
 #include "ops/norm.hpp"
+#include "ops/optimizers/rules.hpp"
 #include "ops/penalty_terms.hpp"
 #include "ops/work.hpp"
 #include "runtime/dispatch.hpp"
@@ -42,8 +43,9 @@ struct Plan {
 
 /// What parameters of the same group and count of steps share.
 struct Numbers {
-  StepCoefficients step;
-  PenaltyCoefficients ridge, other;  ///< of the proximal operator of others than l1 and l2
+  Progress progress;
+  StepCoefficients step = {};
+  PenaltyCoefficients ridge = {}, other = {};  ///< of the proximal operator beyond l1 and l2
 };
 
 /// How a kernel gets at a parameter and its states; plan.cpp has the table of when which.
@@ -60,6 +62,7 @@ struct Entry {
   std::size_t numbers;  ///< its coefficients
   double keep;          ///< of the decoupled decay
   double coupled;       ///< the coupled one
+  double decay;         ///< that of a schedule-free rule
   Key key;
   Path path;
   void (*kernel)(const StepOperands&, std::size_t, const StepCoefficients&);
@@ -70,9 +73,9 @@ struct Entry {
 };
 
 inline constexpr std::int64_t tile_size = 1024;
-inline constexpr std::int64_t piece_size = 1024;
 
-/// Where a stretch that the kernel cannot meet in memory is worked on: it stays in the first cache.
+/// Scratch memory for a tile that the kernel cannot meet in its own memory: it stays in the first
+/// cache.
 struct Tiles {
   static constexpr std::size_t bytes = tile_size * sizeof(double);
   alignas(64) std::byte w[bytes];
@@ -106,7 +109,8 @@ struct TileContext {
 class Step final : public NormSource {
  public:
   Step(const StepOptions& options, std::span<const OptimizerGroup> groups,
-       std::span<OptimizerParameter> state, Arrays params, Arrays grads);
+       std::span<OptimizerParameter> state, Arrays params, Arrays grads,
+       std::optional<WeightsAt> move = {});
 
   StepReport run();
   /// The norm alone, and where it is not finite.
@@ -115,22 +119,28 @@ class Step final : public NormSource {
  private:
   /// What is done with a tile: the update; the sum of its squares; the gradient that is clipped.
   enum class Pass : std::uint8_t { update, measure, gradient };
+  struct Measure {
+    double squares = 0, agreed = 0;
+  };
+
+  // What is inline is defined in the one file that calls it.
 
   // plan.cpp
   void check() const;
   void prepare_groups(std::span<const OptimizerGroup> groups);
   void prepare_parameters();
-  void check_penalty_weights(std::size_t array) const;
-  Numbers numbers_for(const Plan& plan, const OptimizerParameter& p, double product) const;
-  Path path_of(std::size_t array, const Plan& plan, bool regular) const;
-  Entry entry_for(std::size_t array, Key step_key) const;
-  StepCoefficients coefficients_for(const Entry& e, double scale, double update_factor) const;
+  inline void check_penalty_weights(std::size_t array) const;
+  inline Numbers numbers_for(const Plan& plan, const OptimizerParameter& p) const;
+  inline Path path_of(std::size_t array, const Plan& plan, bool regular) const;
+  inline Entry entry_for(std::size_t array, Key step_key) const;
 
   // step.cpp
-  void update_run(const Run& run, double scale, double update_factor);
-  void direct_run(const Entry& e, const Run& run, const StepCoefficients& c);
-  double update_factor(std::size_t array) const;
-  void add_penalties(StepReport& report) const;
+  inline StepCoefficients coefficients_for(const Entry& e, double scale,
+                                           double update_factor) const;
+  inline void update_run(const Run& run, double scale, double update_factor);
+  inline void direct_run(const Entry& e, const Run& run, const StepCoefficients& c);
+  inline double update_factor(std::size_t array) const;
+  inline void add_penalties(StepReport& report) const;
   void read(std::size_t array, std::int64_t begin, std::size_t n, void* out) override;
   DType dtype(std::size_t array) const override { return compute_dtype(params_[array].dtype); }
 
@@ -138,27 +148,28 @@ class Step final : public NormSource {
   void tiled_run(const Entry& e, const Run& run, const StepCoefficients& c, Pass pass,
                  void* gradient = nullptr);
   void add_values(const Entry& e, std::size_t array, std::int64_t begin, std::size_t n, void* w);
-  void tile(TileContext& t, Pass pass, double* total);
-  void load_weights(TileContext& t, Pass pass) const;
-  void load_gradient(TileContext& t, Pass pass) const;
-  void load_states(TileContext& t, bool narrow) const;
-  void step_weights(TileContext& t) const;
-  void store_weights(TileContext& t) const;
-  void average_weights(TileContext& t) const;
-  void store_states(TileContext& t) const;
-  void prepare_gradient(TileContext& t, DType from, const void* g, double scale, double low,
-                        double high) const;
-  void prepare_clipped_gradient(TileContext& t, DType from, const void* g) const;
-  void compose_gradient(TileContext& t, Pass pass) const;
-  void add_gradients(TileContext& t) const;
-  void apply_prox(TileContext& t) const;
+  inline void tile(TileContext& t, Pass pass, Measure& total);
+  inline void load_weights(TileContext& t, Pass pass) const;
+  inline void load_gradient(TileContext& t, Pass pass) const;
+  inline void load_states(TileContext& t, bool narrow) const;
+  inline void step_weights(TileContext& t) const;
+  inline void store_weights(TileContext& t) const;
+  inline void average_weights(TileContext& t) const;
+  inline void store_states(TileContext& t) const;
+  inline void prepare_gradient(TileContext& t, DType from, const void* g, double scale, double low,
+                               double high) const;
+  inline void prepare_clipped_gradient(TileContext& t, DType from, const void* g) const;
+  inline void compose_gradient(TileContext& t, Pass pass) const;
+  inline void add_gradients(TileContext& t) const;
+  inline void apply_prox(TileContext& t) const;
   template <class Kernel>
-  void with_wide_weights(const TileContext& t, const Penalty& p, Kernel&& kernel) const;
+  inline void with_wide_weights(const TileContext& t, const Penalty& p, Kernel&& kernel) const;
 
   bool by_norm() const {
     return options_.clip == StepOptions::Clip::global_norm ||
            options_.clip == StepOptions::Clip::norm;
   }
+  bool measures() const { return options_.max_update_rms.has_value() || options_.cautious; }
   double order() const { return by_norm() ? options_.ord : infinite; }
   /// What is left to multiply the norm, and the gradients, by.
   double scale_left() const {
@@ -178,11 +189,12 @@ class Step final : public NormSource {
   std::vector<std::unique_ptr<Plan>> plans_;
   std::vector<Numbers> numbers_;
   std::vector<Entry> entries_;
-  std::vector<double> products_;  ///< NAdam's after this step
-  std::size_t values_ = 0;        ///< penalties whose value is wanted, at most in one group
+  const std::optional<WeightsAt> move_;
+  std::size_t values_ = 0;  ///< penalties whose value is wanted, at most in one group
   std::vector<double> value_totals_;
-  std::vector<double> measured_;
-  bool clips_sum_ = false;  ///< the penalties' gradients join before clipping
+  std::vector<double> measured_;  ///< sums of squares of the updates, by block
+  std::vector<double> agreed_;    ///< elements that cautious steps update, by block
+  bool clips_sum_ = false;        ///< the penalties' gradients join before clipping
   /// Gradients are not what memory holds: a sum of several, or with the penalties' gradients.
   bool composed_ = false;
 };

@@ -7,7 +7,7 @@
 
 namespace ridgeline {
 
-/// The values of the penalties over at most one piece of a block.
+/// The values of the penalties over at most a tile.
 void Step::add_values(const Entry& e, std::size_t array, std::int64_t begin, std::size_t n,
                       void* w) {
   const Plan& plan = *e.plan;
@@ -26,72 +26,53 @@ void Step::add_values(const Entry& e, std::size_t array, std::int64_t begin, std
   }
 }
 
-void Step::tiled_run(const Entry& e, const Run& run, const StepCoefficients& c, Pass pass,
-                     void* gradient) {
-  const Array& w = params_[run.array];
-  const Array& g = grads_[run.array];
-  const ScratchArray<Tiles> scratch;
-  Tiles& tiles = *scratch;
-  const Operand operands[] = {{&w, pass == Pass::update ? Access::update : Access::read},
-                              {is_missing(g) ? nullptr : &g, Access::read}};
-  on_memory(operands, run.begin, run.count, [&](void** at, std::int64_t first, std::size_t count) {
-    for (std::size_t done = 0; done < count; done += block_size) {
-      const std::size_t n = std::min(block_size, count - done);
-      const std::int64_t begin = run.begin + first + static_cast<std::int64_t>(done);
-      const auto offset = static_cast<std::int64_t>(done);
-      void* own = at_element(at[0], offset, w.dtype);
-      for (std::size_t part = 0; pass == Pass::update && e.plan->penalized() && part < n;
-           part += piece_size) {
-        const auto skip = static_cast<std::int64_t>(part);
-        add_values(e, run.array, begin + skip, std::min<std::size_t>(piece_size, n - part),
-                   at_element(own, skip, w.dtype));
-      }
-      double sum = 0;
-      for (std::size_t part = 0; part < n; part += tile_size) {
-        const auto skip = static_cast<std::int64_t>(part);
-        const std::size_t length = std::min<std::size_t>(tile_size, n - part);
-        const void* from = at[1] == nullptr ? nullptr : at_element(at[1], offset + skip, g.dtype);
-        double total = 0;
-        TileContext t{e,
-                      run.array,
-                      begin + skip,
-                      length,
-                      w.dtype,
-                      compute_dtype(w.dtype),
-                      at_element(own, skip, w.dtype),
-                      from,
-                      c,
-                      {},
-                      tiles};
-        tile(t, pass, &total);
-        sum += total;
-        if (pass == Pass::gradient) {
-          std::memcpy(at_element(gradient, first + offset + skip, t.compute), tiles.g,
-                      length * item_size(t.compute));
-        }
-      }
-      if (pass == Pass::measure)
-        measured_[work_.first_block(run.array) + static_cast<std::size_t>(begin) / block_size] =
-            sum;
-    }
-  });
+/// Calls kernel(weights, offset, m) with the weights of a penalty in the compute type.
+template <class Kernel>
+void Step::with_wide_weights(const TileContext& t, const Penalty& p, Kernel&& kernel) const {
+  with_weights(p, t.parameter().place, t.begin, t.n,
+               [&](const void* weights, std::int64_t offset, std::size_t m) {
+                 if (weights != nullptr && t.half()) {
+                   tables_.storage->halves[index_of(t.dtype)].to_float32(
+                       weights, m, reinterpret_cast<float*>(t.tiles.weights));
+                   weights = t.tiles.weights;
+                 }
+                 kernel(weights, offset, m);
+               });
 }
 
-void Step::tile(TileContext& t, Pass pass, double* total) {
-  t.x = {t.w, t.g, {}, t.e.mask_at(t.begin), nullptr};
-  // Of the states, the same for all of them.
-  const Rounding rounding{t.e.key, 1, static_cast<std::uint64_t>(t.begin)};
-  t.x.rounding = &rounding;
-  const bool narrow = t.e.path == Path::narrow && pass == Pass::update;
-  load_weights(t, pass);
-  load_gradient(t, pass);
-  if (pass == Pass::gradient) return;
-  load_states(t, narrow);
-  if (pass == Pass::measure) return kernels(t.compute).squares(t.x, t.n, t.c, total);
-  step_weights(t);
-  store_weights(t);
-  average_weights(t);
-  if (!narrow) store_states(t);
+void Step::add_gradients(TileContext& t) const {
+  const Plan& plan = *t.e.plan;
+  for (std::size_t i = 0; i < plan.group->penalties.size(); ++i) {
+    const Penalty& p = plan.group->penalties[i];
+    with_wide_weights(t, p, [&](const void* weights, std::int64_t offset, std::size_t m) {
+      double unused = 0;
+      kernels_for(*tables_.penalties, p, t.compute)
+          .add_gradient(at_element(t.tiles.g, offset, t.compute),
+                        at_element(t.x.w, offset, t.compute), weights, m,
+                        plan.gradients[i].coefficients, &unused);
+    });
+  }
+}
+
+void Step::apply_prox(TileContext& t) const {
+  const Plan& plan = *t.e.plan;
+  const Penalty& other = *plan.proximal.other;
+  const PenaltiesTable& table = *tables_.penalties;
+  const PenaltyKernels& kernel = kernels_for(table, other, t.compute);
+  const Numbers& numbers = numbers_[t.e.numbers];
+  if (t.x.steps == nullptr && plan.proximal.ridge > 0) {
+    table.kernels[static_cast<std::size_t>(PenaltyKind::l2)][index_of(t.compute)].prox(
+        t.x.w, t.x.w, nullptr, t.n, numbers.ridge);
+  }
+  with_wide_weights(t, other, [&](const void* weights, std::int64_t offset, std::size_t m) {
+    void* at = at_element(t.x.w, offset, t.compute);
+    if (t.x.steps != nullptr) {
+      kernel.prox_each(at, weights, at_element(t.x.steps, offset, t.compute), m, numbers.other,
+                       plan.proximal.ridge);
+    } else {
+      kernel.prox(at, at, weights, m, numbers.other);
+    }
+  });
 }
 
 void Step::load_weights(TileContext& t, Pass pass) const {
@@ -110,18 +91,19 @@ void Step::load_weights(TileContext& t, Pass pass) const {
   t.x.w = wide;
 }
 
-/// The gradient in the compute type, as the kernels take it, who then multiply by c.scale.
-void Step::load_gradient(TileContext& t, Pass pass) const {
-  const bool general = t.e.plan->general_gradient();
-  if (composed_) {
-    compose_gradient(t, pass);
-  } else if (general || grads_[t.array].dtype != t.compute) {
-    prepare_clipped_gradient(t, grads_[t.array].dtype, t.g);
-    if (general) add_gradients(t);
-  } else {
-    return;
-  }
-  t.x.g = t.tiles.g;
+/// tiles.g = clamp(g scale, low, high)
+void Step::prepare_gradient(TileContext& t, DType from, const void* g, double scale, double low,
+                            double high) const {
+  tables_.optimizers->prepare[index_of(from)][t.wide() ? 1 : 0](g, t.n, scale, low, high,
+                                                                t.tiles.g);
+}
+
+/// The same by the coefficients, which the kernel then need not apply.
+void Step::prepare_clipped_gradient(TileContext& t, DType from, const void* g) const {
+  prepare_gradient(t, from, g, t.c.scale, t.c.low, t.c.high);
+  t.c.scale = 1;
+  t.c.low = -infinite;
+  t.c.high = infinite;
 }
 
 /// As if earlier gradients and this one had been added up in memory.
@@ -150,19 +132,18 @@ void Step::compose_gradient(TileContext& t, Pass pass) const {
   }
 }
 
-/// tiles.g = clamp(g scale, low, high)
-void Step::prepare_gradient(TileContext& t, DType from, const void* g, double scale, double low,
-                            double high) const {
-  tables_.optimizers->prepare[index_of(from)][t.wide() ? 1 : 0](g, t.n, scale, low, high,
-                                                                t.tiles.g);
-}
-
-/// The same by the coefficients, which the kernel then need not apply.
-void Step::prepare_clipped_gradient(TileContext& t, DType from, const void* g) const {
-  prepare_gradient(t, from, g, t.c.scale, t.c.low, t.c.high);
-  t.c.scale = 1;
-  t.c.low = -infinite;
-  t.c.high = infinite;
+/// The gradient in the compute type, as the kernels take it, who then multiply by c.scale.
+void Step::load_gradient(TileContext& t, Pass pass) const {
+  const bool general = t.e.plan->general_gradient();
+  if (composed_) {
+    compose_gradient(t, pass);
+  } else if (general || grads_[t.array].dtype != t.compute) {
+    prepare_clipped_gradient(t, grads_[t.array].dtype, t.g);
+    if (general) add_gradients(t);
+  } else {
+    return;
+  }
+  t.x.g = t.tiles.g;
 }
 
 void Step::load_states(TileContext& t, bool narrow) const {
@@ -265,51 +246,77 @@ void Step::store_states(TileContext& t) const {
   }
 }
 
-/// Calls kernel(weights, offset, m) with the weights of a penalty in the compute type.
-template <class Kernel>
-void Step::with_wide_weights(const TileContext& t, const Penalty& p, Kernel&& kernel) const {
-  with_weights(p, t.parameter().place, t.begin, t.n,
-               [&](const void* weights, std::int64_t offset, std::size_t m) {
-                 if (weights != nullptr && t.half()) {
-                   tables_.storage->halves[index_of(t.dtype)].to_float32(
-                       weights, m, reinterpret_cast<float*>(t.tiles.weights));
-                   weights = t.tiles.weights;
-                 }
-                 kernel(weights, offset, m);
-               });
+void Step::tile(TileContext& t, Pass pass, Measure& total) {
+  t.x = {t.w, t.g, {}, t.e.mask_at(t.begin), nullptr};
+  // Of the states, the same for all of them.
+  const Rounding rounding{t.e.key, 1, static_cast<std::uint64_t>(t.begin)};
+  t.x.rounding = &rounding;
+  const bool narrow = t.e.path == Path::narrow && pass == Pass::update;
+  load_weights(t, pass);
+  load_gradient(t, pass);
+  if (pass == Pass::gradient) return;
+  load_states(t, narrow);
+  if (pass == Pass::measure) {
+    double squares = 0, agreed = 0;
+    kernels(t.compute).squares(t.x, t.n, t.c, &squares, &agreed);
+    total.squares += squares;
+    total.agreed += agreed;
+    return;
+  }
+  step_weights(t);
+  store_weights(t);
+  average_weights(t);
+  if (!narrow) store_states(t);
 }
 
-void Step::add_gradients(TileContext& t) const {
-  const Plan& plan = *t.e.plan;
-  for (std::size_t i = 0; i < plan.group->penalties.size(); ++i) {
-    const Penalty& p = plan.group->penalties[i];
-    with_wide_weights(t, p, [&](const void* weights, std::int64_t offset, std::size_t m) {
-      double unused = 0;
-      kernels_for(*tables_.penalties, p, t.compute)
-          .add_gradient(at_element(t.tiles.g, offset, t.compute),
-                        at_element(t.x.w, offset, t.compute), weights, m,
-                        plan.gradients[i].coefficients, &unused);
-    });
-  }
-}
-
-void Step::apply_prox(TileContext& t) const {
-  const Plan& plan = *t.e.plan;
-  const Penalty& other = *plan.proximal.other;
-  const PenaltiesTable& table = *tables_.penalties;
-  const PenaltyKernels& kernel = kernels_for(table, other, t.compute);
-  const Numbers& numbers = numbers_[t.e.numbers];
-  if (t.x.steps == nullptr && plan.proximal.ridge > 0) {
-    table.kernels[static_cast<std::size_t>(PenaltyKind::l2)][index_of(t.compute)].prox(
-        t.x.w, t.x.w, nullptr, t.n, numbers.ridge);
-  }
-  with_wide_weights(t, other, [&](const void* weights, std::int64_t offset, std::size_t m) {
-    void* at = at_element(t.x.w, offset, t.compute);
-    if (t.x.steps != nullptr) {
-      kernel.prox_each(at, weights, at_element(t.x.steps, offset, t.compute), m, numbers.other,
-                       plan.proximal.ridge);
-    } else {
-      kernel.prox(at, at, weights, m, numbers.other);
+void Step::tiled_run(const Entry& e, const Run& run, const StepCoefficients& c, Pass pass,
+                     void* gradient) {
+  const Array& w = params_[run.array];
+  const Array& g = grads_[run.array];
+  const ScratchArray<Tiles> scratch;
+  Tiles& tiles = *scratch;
+  const Operand operands[] = {{&w, pass == Pass::update ? Access::update : Access::read},
+                              {is_missing(g) ? nullptr : &g, Access::read}};
+  on_memory(operands, run.begin, run.count, [&](void** at, std::int64_t first, std::size_t count) {
+    for (std::size_t done = 0; done < count; done += block_size) {
+      const std::size_t n = std::min(block_size, count - done);
+      const std::int64_t begin = run.begin + first + static_cast<std::int64_t>(done);
+      const auto offset = static_cast<std::int64_t>(done);
+      void* own = at_element(at[0], offset, w.dtype);
+      for (std::size_t part = 0; pass == Pass::update && e.plan->penalized() && part < n;
+           part += tile_size) {
+        const auto skip = static_cast<std::int64_t>(part);
+        add_values(e, run.array, begin + skip, std::min<std::size_t>(tile_size, n - part),
+                   at_element(own, skip, w.dtype));
+      }
+      Measure sum;
+      for (std::size_t part = 0; part < n; part += tile_size) {
+        const auto skip = static_cast<std::int64_t>(part);
+        const std::size_t length = std::min<std::size_t>(tile_size, n - part);
+        const void* from = at[1] == nullptr ? nullptr : at_element(at[1], offset + skip, g.dtype);
+        TileContext t{e,
+                      run.array,
+                      begin + skip,
+                      length,
+                      w.dtype,
+                      compute_dtype(w.dtype),
+                      at_element(own, skip, w.dtype),
+                      from,
+                      c,
+                      {},
+                      tiles};
+        tile(t, pass, sum);
+        if (pass == Pass::gradient) {
+          std::memcpy(at_element(gradient, first + offset + skip, t.compute), tiles.g,
+                      length * item_size(t.compute));
+        }
+      }
+      if (pass == Pass::measure) {
+        const std::size_t block =
+            work_.first_block(run.array) + static_cast<std::size_t>(begin) / block_size;
+        measured_[block] = sum.squares;
+        agreed_[block] = sum.agreed;
+      }
     }
   });
 }

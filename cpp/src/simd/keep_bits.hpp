@@ -1,4 +1,4 @@
-// What the kernels share about choices and results.
+// Keep bits, requests to draw them, and how results are stored.
 #pragma once
 
 #include <cstddef>
@@ -14,7 +14,7 @@ inline constexpr std::size_t choice_tile = 256;
 /// To be drawn: whether elements [choice_tile tile, + choice_tile tiles) are kept, a bit each.
 /// Element i is dropped if its 32 random bits are below `threshold`: its byte of the stream
 /// `choice` and, where that equals the threshold's, 24 bits of the stream `tie`.
-struct Draw {
+struct DrawRequest {
   Key key{};
   std::uint64_t tile = 0;
   std::size_t tiles = 0;
@@ -24,7 +24,7 @@ struct Draw {
 
 /// Which elements of a stretch are kept: bit `at` + i of `bits` says it for element i. The word
 /// after the last must be readable unless `at` is a multiple of 64.
-struct Kept {
+struct KeepBits {
   const std::uint64_t* bits;
   std::size_t at;
 };
