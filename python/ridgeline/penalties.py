@@ -643,8 +643,8 @@ class CappedL1(Penalty):
 
     def __post_init__(self) -> None:
         self._set(
-            strength=_non_negative("strength", self.strength),
-            threshold=_above("threshold", self.threshold, 0),
+            strength=check.non_negative("strength", self.strength),
+            threshold=check.above("threshold", self.threshold, 0),
         )
         self._set_terms("capped_l1", self.strength, self.threshold)
 

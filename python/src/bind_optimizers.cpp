@@ -274,20 +274,11 @@ class Optimizer {
     const Busy busy(*this);
     look_again();
     const auto task = named<Task>("task", task_name, tasks);
-    StepOptions options = options_;
+    StepOptions options = options_for(task, flush);
     options.scale = scale;
     options.norm = norm;
-    options.step = static_cast<std::uint64_t>(count_);
-    if (average_warmup_) {
-      const auto k = static_cast<double>(count_);
-      options.average_decay = std::min(options.average_decay, (1 + k) / (10 + k));
-    }
-    if (flush) options.accumulated = micro_step_;
     if (on_nonfinite)
       options.on_nonfinite = named<NonFinite>("on_nonfinite", *on_nonfinite, policies);
-    using Only = StepOptions::Only;
-    options.only = task == Task::norm ? Only::norm : task == Task::add ? Only::check : Only::all;
-
     Settings settings;
     for (const Part& part : parts_) {
       settings.add(groups_[part.group], part.penalty, *params_, tree_of(part.group));
@@ -320,20 +311,10 @@ class Optimizer {
     } catch (const NonFiniteError& error) {
       raise_non_finite(error.norm, place_of(error.index));
     }
-    const bool updates = options.only == Only::all && !report.skipped && !active_.empty();
-    if (task == Task::add) {
-      for (const std::size_t k : active_)
-        accumulated_[k] = true;
-      ++micro_step_;
-    } else if (task != Task::norm) {
-      // What follows may fail, or be interrupted: all that counts is counted before.
-      count_ += updates ? 1 : 0;
-      micro_step_ = 0;
-      accumulated_.assign(accumulated_.size(), false);
-      for (std::size_t i = 0; updates && !whole && i < active_.size(); ++i)
-        parameters_[active_[i]] = some_state_[i];
-      remember(params, gradients);
-    }
+    const bool updates = task == Task::update && !report.skipped && !active_.empty();
+    // What follows may fail, or be interrupted: all that counts is counted before.
+    count_call(task, updates, whole);
+    if (task == Task::update) remember(params, gradients);
     if (updates) params_->written(active_);
     return {report.norm,    std::move(report.factors),
             report.skipped, place_of(report.first_nonfinite),
@@ -354,6 +335,34 @@ class Optimizer {
            none ? nullptr : py::reinterpret_borrow<py::buffer>(arrays[k]).request(!read_only).ptr);
     }
     kept_[py::str(what)] = arrays;
+  }
+
+  StepOptions options_for(Task task, bool flush) const {
+    StepOptions options = options_;
+    options.step = static_cast<std::uint64_t>(count_);
+    if (average_warmup_) {
+      const auto k = static_cast<double>(count_);
+      options.average_decay = std::min(options.average_decay, (1 + k) / (10 + k));
+    }
+    if (flush) options.accumulated = micro_step_;
+    using Only = StepOptions::Only;
+    options.only = task == Task::norm ? Only::norm : task == Task::add ? Only::check : Only::all;
+    return options;
+  }
+
+  /// Counts a call. `whole`: all parameters took part, so that their own counts are in place.
+  void count_call(Task task, bool updates, bool whole) {
+    if (task == Task::add) {
+      for (const std::size_t k : active_)
+        accumulated_[k] = true;
+      ++micro_step_;
+    } else if (task == Task::update) {
+      count_ += updates ? 1 : 0;
+      micro_step_ = 0;
+      accumulated_.assign(accumulated_.size(), false);
+      for (std::size_t i = 0; updates && !whole && i < active_.size(); ++i)
+        parameters_[active_[i]] = some_state_[i];
+    }
   }
 
   py::object tree_of(std::size_t group) const {
@@ -608,21 +617,14 @@ void bind_group(py::module_& m) {
       .def_readwrite("penalty", &Group::penalty);
 }
 
-}  // namespace
+/// A context manager: the turn starts where it is entered.
+struct Held {
+  py::object owner;
+  bool reads;
+  std::unique_ptr<Optimizer::Turn> turn;
+};
 
-void bind_optimizers(py::module_& m) {
-  py::class_<Memory>(m, "Memory", py::buffer_protocol())
-      .def(py::init<std::size_t>(), py::arg("bytes"))
-      .def_buffer([](Memory& memory) {
-        return py::buffer_info(memory.data(), 1, py::format_descriptor<std::uint8_t>::format(),
-                               static_cast<py::ssize_t>(memory.bytes()));
-      });
-  /// A context manager: the turn starts where it is entered.
-  struct Held {
-    py::object owner;
-    bool reads;
-    std::unique_ptr<Optimizer::Turn> turn;
-  };
+void bind_turn(py::module_& m) {
   py::class_<Held>(m, "Turn")
       .def("__enter__",
            [](Held& held) {
@@ -632,7 +634,9 @@ void bind_optimizers(py::module_& m) {
       .def(
           "__exit__", [](Held& held, py::handle, py::handle, py::handle) { held.turn.reset(); },
           py::arg("kind"), py::arg("error"), py::arg("trace"));
-  bind_group(m);
+}
+
+void bind_optimizer(py::module_& m) {
   py::class_<Outcome>(m, "Outcome")
       .def_readonly("norm", &Outcome::norm)
       .def_readonly("factors", &Outcome::factors)
@@ -681,6 +685,15 @@ void bind_optimizers(py::module_& m) {
            py::arg("flush") = false, py::arg("scale") = 1.0, py::arg("lr") = py::none(),
            py::arg("weight_decay") = py::none(), py::arg("norm") = py::none(),
            py::arg("on_nonfinite") = py::none());
+}
+
+void bind_storage(py::module_& m) {
+  py::class_<Memory>(m, "Memory", py::buffer_protocol())
+      .def(py::init<std::size_t>(), py::arg("bytes"))
+      .def_buffer([](Memory& memory) {
+        return py::buffer_info(memory.data(), 1, py::format_descriptor<std::uint8_t>::format(),
+                               static_cast<py::ssize_t>(memory.bytes()));
+      });
   m.def("widen", [](py::handle arrays, py::handle out) {
     const Tensors from("params", arrays, Access::read);
     const Tensors to("out", out, Access::write);
@@ -698,6 +711,15 @@ void bind_optimizers(py::module_& m) {
                   static_cast<const float*>(scales.request().ptr), squares,
                   Array(static_cast<const float*>(to.ptr), to.size));
   });
+}
+
+}  // namespace
+
+void bind_optimizers(py::module_& m) {
+  bind_storage(m);
+  bind_turn(m);
+  bind_group(m);
+  bind_optimizer(m);
 }
 
 }  // namespace ridgeline::python

@@ -138,6 +138,9 @@ def hyperparameter(*, default: Any = None, **by_convention: Any) -> Any:
     return Hyperparameter(default, None, None, by_convention)
 
 
+EVERY_OPTION: set[str] = set()  # of all optimizers
+
+
 @dataclass_transform(field_specifiers=(required, fixed, setting, hyperparameter), eq_default=False)
 class Declared:
     """A class whose constructor takes its fields."""
@@ -161,6 +164,7 @@ class Declared:
                     by_keyword.add(name)
         if not own:
             return
+        EVERY_OPTION.update(own)
         cls._fields = {**cls._fields, **own}
         cls._keyword_only = cls._keyword_only | by_keyword
         if "__init__" not in cls.__dict__:

@@ -25,7 +25,7 @@ from .._checks import (
 )
 from ..constraints import Constraint
 from ..penalties import Penalty
-from .fields import did_you_mean
+from .fields import EVERY_OPTION, did_you_mean
 
 if TYPE_CHECKING:
     from .grouped import Grouped
@@ -259,8 +259,6 @@ def number_of(name: str) -> _Number:
 
 def check_foreign(place: str, key: object, known: Mapping[str, Any]) -> None:
     """Refuse an item of a group that was meant to be a setting; others are the user's own."""
-    from .rules import every_option
-
     hint = did_you_mean(str(key), known)
-    if not isinstance(key, str) or key in every_option() or hint:
+    if not isinstance(key, str) or key in EVERY_OPTION or hint:
         raise TypeError(f"{place}: got {key!r}, wants any of {', '.join(known)}{hint}")

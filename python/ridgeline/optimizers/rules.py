@@ -510,9 +510,3 @@ class FTRL(_Sums):
 
     def _in_core(self, name: str, value: Any) -> Any:
         return 2 * value if name == "l2" and self.convention == "keras" else value
-
-
-def every_option() -> frozenset[str]:
-    """Return the names of the options of all optimizers."""
-    kinds = (SGD, Adam, NAdam, RMSprop, Adagrad, Lion, FTRL)
-    return frozenset(name for kind in kinds for name in kind._fields)
