@@ -20,7 +20,19 @@ target and any memory layout.
 from .filters import decay_filter_for, skip_biases_and_norms
 from .group import Group
 from .optimizer import Optimizer
-from .rules import FTRL, SGD, Adagrad, Adam, AdamW, Lion, NAdam, RMSprop
+from .rules import (
+    FTRL,
+    SGD,
+    Adagrad,
+    Adam,
+    AdamW,
+    AdEMAMix,
+    Lion,
+    NAdam,
+    RMSprop,
+    ScheduleFreeAdamW,
+    ScheduleFreeSGD,
+)
 from .saving import LoadReport
 from .steps import StepReport
 
@@ -29,6 +41,7 @@ __all__ = [
     "SGD",
     "Adagrad",
     "Adam",
+    "AdEMAMix",
     "AdamW",
     "Group",
     "Lion",
@@ -36,6 +49,8 @@ __all__ = [
     "NAdam",
     "Optimizer",
     "RMSprop",
+    "ScheduleFreeAdamW",
+    "ScheduleFreeSGD",
     "StepReport",
     "decay_filter_for",
     "skip_biases_and_norms",

@@ -98,6 +98,8 @@ class Setting(Field[Read, Given]):
 class Hyperparameter(Field[Read, Given]):
     """An option that each group has; read and written here, it is that of all groups."""
 
+    number: Any
+
     def read(self, owner: Any) -> Any:
         """Return the value that all groups share."""
         values = [getattr(group, self.name) for group in owner.groups]
@@ -133,9 +135,15 @@ def setting(*, default: Any = None, check: Check | None = None) -> Any:
     return Setting(default, check, None, {})
 
 
-def hyperparameter(*, default: Any = None, **by_convention: Any) -> Any:
-    """Declare an option that every group has; `Group` declares its check."""
-    return Hyperparameter(default, None, None, by_convention)
+def hyperparameter(*, default: Any = None, number: Any = None, **by_convention: Any) -> Any:
+    """Declare an option that every group has.
+
+    `Group` declares its check and its name in the core, or `number` does for a rule to which the
+    name means something else.
+    """
+    field: Hyperparameter[Any, Any] = Hyperparameter(default, None, None, by_convention)
+    field.number = number
+    return field
 
 
 EVERY_OPTION: set[str] = set()  # of all optimizers

@@ -15,6 +15,7 @@ from .._checks import (
     any_finite,
     flag,
     instance,
+    integer,
     non_negative,
     one_of,
     optional,
@@ -25,7 +26,7 @@ from .._checks import (
 )
 from ..constraints import Constraint
 from ..penalties import Penalty
-from .fields import EVERY_OPTION, did_you_mean
+from .fields import EVERY_OPTION, Hyperparameter, did_you_mean
 
 if TYPE_CHECKING:
     from .grouped import Grouped
@@ -61,6 +62,10 @@ def _betas(name: str, value: Any) -> tuple[float, float]:
     return below_one(f"{name}[0]", value[0]), below_one(f"{name}[1]", value[1])
 
 
+def _count(name: str, value: Any) -> int:
+    return integer(name, value, 0)
+
+
 def _filter(name: str, value: Any) -> Any:
     if value is not None and not callable(value):
         raise TypeError(f"{name}: got {type_of(value)}, wants a function of a name and an array")
@@ -75,7 +80,7 @@ def _limits(constraint: Constraint | None) -> tuple[float, float]:
     return (-math.inf, math.inf) if constraint is None else constraint._limits
 
 
-class _Number:
+class Number:
     """A hyperparameter of a group: its check, and how the core is told."""
 
     def __init__(
@@ -113,7 +118,7 @@ class _Number:
 def _number(
     check: Check, core: str | None = "", convert: Callable[[Any], Any] | None = None
 ) -> Any:
-    return _Number(check, core, convert)
+    return Number(check, core, convert)
 
 
 class Group(MutableMapping[str, Any]):
@@ -155,7 +160,7 @@ class Group(MutableMapping[str, Any]):
     )
     decay_filter: ParameterFilter | None = _number(_filter, None)
     penalty_filter: ParameterFilter | None = _number(_filter, None)
-    betas: tuple[float, float] = _number(_betas)
+    betas: tuple[float, ...] = _number(_betas)
     alpha: float = _number(below_one)
     eps: float = _number(non_negative)
     momentum: float = _number(non_negative)
@@ -166,6 +171,11 @@ class Group(MutableMapping[str, Any]):
     beta: float = _number(non_negative)
     l1: float = _number(non_negative)
     l2: float = _number(non_negative)
+    alpha_warmup: int = _number(_count)
+    beta3_warmup: int = _number(_count)
+    warmup_steps: int = _number(_count)
+    r: float = _number(any_finite)
+    weight_lr_power: float = _number(any_finite)
 
     _values: dict[str, Any]
     _foreign: dict[str, Any]
@@ -199,7 +209,7 @@ class Group(MutableMapping[str, Any]):
         self._tell(owner, name)
 
     def _tell(self, owner: Grouped, name: str) -> None:
-        number_of(name).tell(self._handle, owner._in_core(name, self._values[name]))
+        number_of(owner, name).tell(self._handle, owner._in_core(name, self._values[name]))
         if name in ("lr", "weight_decay") and isinstance(self._values[name], float):
             setattr(self._handle, name, self._values[name])
         if name == "decay":
@@ -251,9 +261,11 @@ class Group(MutableMapping[str, Any]):
         return f"Group({inner})"
 
 
-def number_of(name: str) -> _Number:
-    """Return the declaration of a hyperparameter."""
-    declared: _Number = vars(Group)[name]
+def number_of(owner: Grouped, name: str) -> Number:
+    """Return what a hyperparameter is to a rule."""
+    field = owner._fields[name]
+    own = field.number if isinstance(field, Hyperparameter) else None
+    declared: Number = vars(Group)[name] if own is None else own
     return declared
 
 

@@ -59,7 +59,7 @@ class Grouped(Saved):
         values, foreign = dict(values), {}
         for name, value in given.items():
             if name in values:
-                values[name] = number_of(name).check(name, value)
+                values[name] = number_of(self, name).check(name, value)
             elif name != "params":
                 check_foreign(place, name, values)
                 foreign[name] = value
@@ -181,7 +181,9 @@ class Grouped(Saved):
                 self._configure()
                 new = len(self._shapes) - len(core.steps)
                 self._core.steps = core.steps + [0] * new
-                self._core.products = core.products + [1.0] * new
+                for name in self._of_parameters():
+                    first = getattr(self._core, name)[len(core.steps) :]
+                    setattr(self._core, name, getattr(core, name) + first)
                 self._core.accumulated = core.accumulated + [False] * new
                 self._core.count, self._core.micro_step = core.count, core.micro_step
                 if self._mask is not None:
@@ -195,7 +197,7 @@ class Grouped(Saved):
 
     def _change(self, groups: Sequence[Group], name: str, value: object) -> None:
         """Give groups a new value; on an error all keep the old one."""
-        checked = number_of(name).check(name, value)
+        checked = number_of(self, name).check(name, value)
         for group in groups:
             self._check_group({**group._values, name: checked})
         if name in ("decay_filter", "penalty_filter"):

@@ -147,6 +147,10 @@ class Optimizer(Declared, Steps):
     max_update_rms : float, optional
         Scale down each array's update, before the learning rate, if its root mean square is above:
         the update clipping of Adafactor (Shazeer and Stern 2018). Costs one more pass.
+    cautious : bool, default False
+        Leave out the elements of an update that do not have the sign of their gradient, and scale
+        the others of the array by the inverse of their share, at most by 1,000 (Liang et al. 2024).
+        Moments and decay are as without it. Costs one more pass.
     convention : {"torch", "keras", "optax"}
         Whose rule and defaults are followed where libraries differ.
 
@@ -204,7 +208,7 @@ class Optimizer(Declared, Steps):
             field = self._fields[name]
             checked = field.checked(value, convention)
             if isinstance(field, Hyperparameter):
-                shared[name] = number_of(name).check(name, checked)
+                shared[name] = number_of(self, name).check(name, checked)
             else:
                 options[name] = checked
         self._options = options
@@ -421,7 +425,9 @@ class GradientStep(Optimizer):
     _: KW_ONLY
     prox: Prox | None = hyperparameter(default=None)
     max_update_rms: float | None = setting(default=None, check=optional(positive))
+    cautious: bool = setting(default=False, check=flag)
 
     def _configure(self) -> None:
         super()._configure()
         self._core.set_max_update_rms(self.max_update_rms)
+        self._core.set_cautious(self.cautious)

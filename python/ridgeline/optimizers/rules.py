@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+import numpy as np
+
 from .. import _core
+from .._checks import decay as below_one
 from .._checks import flag, non_negative, optional
 from .fields import Field, fixed, hyperparameter
-from .group import LearningRate, WeightDecay, detached
+from .group import LearningRate, Number, WeightDecay, detached
 from .optimizer import GradientStep, Optimizer
+from .states import Array
 
 
 class _Momentum(GradientStep):
@@ -250,6 +254,9 @@ class NAdam(GradientStep):
     def _kind(self) -> str:
         return "nadam"
 
+    def _of_parameters(self) -> tuple[str, ...]:
+        return ("products",)
+
 
 class RMSprop(_Momentum):
     """RMSprop (Tieleman and Hinton 2012), centered (Graves 2013), with momentum.
@@ -438,6 +445,75 @@ class Lion(GradientStep):
         return "lion"
 
 
+def _three_betas(name: str, value: Any) -> tuple[float, float, float]:
+    if not isinstance(value, tuple | list) or len(value) != 3:
+        raise TypeError(f"{name}: got {value!r}, wants three numbers in [0, 1)")
+    first, second, third = (below_one(f"{name}[{i}]", each) for i, each in enumerate(value))
+    return first, second, third
+
+
+class AdEMAMix(GradientStep):
+    """AdEMAMix (Pagliardini, Ablin and Grangier 2024): Adam with a second, slow mean.
+
+    ::
+
+        m₁ ← β₁ m₁ + (1 - β₁) g;  m₂ ← β₃ m₂ + (1 - β₃) g;  v ← β₂ v + (1 - β₂) g²
+        w ← w (1 - η λ) - η (m₁ / (1 - β₁ᵏ) + α m₂) / (√(v / (1 - β₂ᵏ)) + ε)
+
+    During the warm-ups α grows linearly from 0, and β₃ from β₁ with a half-life that grows linearly.
+
+    Parameters
+    ----------
+    params : array or tree of arrays, or list of groups
+        Written by every step; see `Optimizer`.
+    lr : float or callable, default 1e-3
+        The learning rate η.
+    betas : (float, float, float), default (0.9, 0.999, 0.9999)
+        β₁, β₂ and β₃, in [0, 1).
+    alpha : float, default 5
+        α, at least 0: the weight of the slow mean.
+    eps : float, default 1e-8
+        ε, at least 0.
+    weight_decay : float or callable, default 0
+        λ; decoupled unless `decay` of `Optimizer` says otherwise.
+    alpha_warmup, beta3_warmup : int, default 0
+        The number of steps after which α and β₃ are reached; the paper recommends all steps of the
+        training.
+    **options : penalty, prox, clip, mask, constraint and more
+        See `Optimizer`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        See `Optimizer`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import ridgeline as rl
+    >>> w = np.array([1.0, -2.0])
+    >>> opt = rl.AdEMAMix(w, lr=0.1, alpha=5.0, alpha_warmup=100, beta3_warmup=100)
+    >>> report = opt.step(np.array([3.0, -0.5]))
+    >>> w.round(4)
+    array([ 0.8995, -1.8995])
+    """
+
+    lr: LearningRate = hyperparameter(default=1e-3)
+    betas: tuple[float, float, float] = hyperparameter(
+        default=(0.9, 0.999, 0.9999), number=Number(_three_betas, "betas")
+    )
+    alpha: float = hyperparameter(default=5.0, number=Number(non_negative, "slow_weight"))
+    eps: float = hyperparameter(default=1e-8)
+    weight_decay: WeightDecay = hyperparameter(default=0.0)
+    alpha_warmup: int = hyperparameter(default=0)
+    beta3_warmup: int = hyperparameter(default=0)
+
+    _torch_couples_decay = False
+
+    def _kind(self) -> str:
+        return "ademamix"
+
+
 class FTRL(_Sums):
     """FTRL-Proximal (McMahan et al. 2013), whose L1 gives exact zeros.
 
@@ -510,3 +586,226 @@ class FTRL(_Sums):
 
     def _in_core(self, name: str, value: Any) -> Any:
         return 2 * value if name == "l2" and self.convention == "keras" else value
+
+
+class _ScheduleFree(Optimizer):
+    """A rule whose weights are a running mean for evaluation, with no schedule of learning rates."""
+
+    _torch_couples_decay = False
+    _conventions = ("torch",)
+    _copies = ("z",)
+
+    @property
+    def is_training(self) -> bool:
+        """Whether the weights are those of training; see `train_` and `eval_`."""
+        return self._core.is_training
+
+    def train_(self) -> None:
+        """Set the weights, in place, to those at which gradients are taken: y.
+
+        Nothing happens if they are there already, as they are when the optimizer is created.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If a parameter cannot be written any more.
+
+        Examples
+        --------
+        See `eval_`.
+
+        >>> import numpy as np
+        >>> import ridgeline as rl
+        >>> opt = rl.ScheduleFreeSGD(np.ones(2))
+        >>> opt.train_()
+        >>> opt.is_training
+        True
+        """
+        self._core.move_weights(training=True)
+
+    def eval_(self) -> None:
+        """Set the weights, in place, to their mean: x, for evaluation, saving and pruning.
+
+        Nothing happens if they are there already. A step in between is an error.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If a parameter cannot be written any more.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import ridgeline as rl
+        >>> w = np.array([1.0])
+        >>> opt = rl.ScheduleFreeSGD(w, lr=0.5, momentum=0.5)
+        >>> for _ in range(2):
+        ...     report = opt.step(w.copy())  # the gradient of w^2/2
+        >>> opt.eval_()
+        >>> x = w.copy()
+        >>> opt.train_()
+        >>> x, w
+        (array([0.375]), array([0.3125]))
+        """
+        self._core.move_weights(training=False)
+
+    def _check_group(self, values: Mapping[str, Any]) -> None:
+        if values["constraint"] is not None:
+            raise ValueError(
+                f"constraint: got {values['constraint']!r}, wants None: a mean of weights that "
+                f"{type(self).__name__} keeps would leave it"
+            )
+        if values["decay"] is not None:
+            raise ValueError(
+                f"decay: got {values['decay']!r}, wants None: {type(self).__name__} has one kind"
+            )
+        beta = self._interpolation(values)
+        if not beta > 0:
+            name = "momentum" if "momentum" in values else "betas[0]"
+            raise ValueError(f"{name}: got {beta:g}, wants a number in (0, 1)")
+
+    def _interpolation(self, values: Mapping[str, Any]) -> float:
+        raise NotImplementedError
+
+    def _check_state_type(self, name: str, value: str) -> None:
+        if value in ("8bit", "bfloat16"):
+            raise ValueError(
+                f"{name}: got {value!r} for {type(self).__name__}, whose state z is weights; wants "
+                "'float32'"
+            )
+
+    def _of_parameters(self) -> tuple[str, ...]:
+        return ("weight_sums", "largest_rates")
+
+    def _counts(self) -> dict[str, Array]:
+        return super()._counts() | {"is_training": np.array(self.is_training, np.uint8)}
+
+
+class ScheduleFreeSGD(_ScheduleFree):
+    """Schedule-free SGD (Defazio et al. 2024).
+
+    ::
+
+        ηₖ = η min(k / warmup_steps, 1);  c = cₖ / Σ cᵢ, cᵢ = iʳ (max ηⱼ, j ≤ i)^p
+        d = g + λ y;  x ← (1 - c) x + c z;  y ← y + c (z - y) - ηₖ (1 - β (1 - c)) d;  z ← z - ηₖ d
+
+    Training takes gradients at y, which is what the parameters hold; x is the mean to evaluate, which
+    `eval_` writes into the parameters and `train_` takes back. z is the state. r, p and β are `r`,
+    `weight_lr_power` and `momentum`.
+
+    Parameters
+    ----------
+    params : array or tree of arrays, or list of groups
+        Written by every step; see `Optimizer`.
+    lr : float or callable, default 1
+        The learning rate η.
+    momentum : float, default 0.9
+        β, in (0, 1): how much of x is in y.
+    weight_decay : float or callable, default 0
+        λ, at y.
+    warmup_steps : int, default 0
+        Over how many steps the learning rate grows linearly.
+    r : float, default 0
+        The power of the step's number in the weights of the mean.
+    weight_lr_power : float, default 2
+        The power of the largest learning rate so far in the weights of the mean.
+    **options : penalty, clip, mask and more
+        See `Optimizer`. A penalty enters by its gradient; there is no `prox` and no `constraint`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        See `Optimizer`.
+    RuntimeError
+        From a step while the weights are those of evaluation.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import ridgeline as rl
+    >>> w = np.array([1.0, -2.0])
+    >>> opt = rl.ScheduleFreeSGD(w, lr=0.5)
+    >>> for _ in range(50):
+    ...     report = opt.step(w.copy())  # the gradient of w^2/2
+    >>> opt.eval_()
+    >>> bool(np.abs(w).max() < 0.1)
+    True
+    """
+
+    lr: LearningRate = hyperparameter(default=1.0)
+    momentum: float = hyperparameter(default=0.9, number=Number(below_one, "momentum"))
+    weight_decay: WeightDecay = hyperparameter(default=0.0)
+    warmup_steps: int = hyperparameter(default=0)
+    r: float = hyperparameter(default=0.0)
+    weight_lr_power: float = hyperparameter(default=2.0)
+
+    def _kind(self) -> str:
+        return "schedule_free_sgd"
+
+    def _interpolation(self, values: Mapping[str, Any]) -> float:
+        return float(values["momentum"])
+
+
+class ScheduleFreeAdamW(_ScheduleFree):
+    """Schedule-free AdamW (Defazio et al. 2024).
+
+    ::
+
+        v ← β₂ v + (1 - β₂) g²;  d = g / (√(v / (1 - β₂ᵏ)) + ε) + λ y
+
+    and then as in `ScheduleFreeSGD` with β₁ for β.
+
+    Parameters
+    ----------
+    params : array or tree of arrays, or list of groups
+        Written by every step; see `Optimizer`.
+    lr : float or callable, default 0.0025
+        The learning rate η.
+    betas : (float, float), default (0.9, 0.999)
+        β₁, in (0, 1), and β₂, in [0, 1).
+    eps : float, default 1e-8
+        ε, at least 0.
+    weight_decay : float or callable, default 0
+        λ, at y.
+    warmup_steps : int, default 0
+        See `ScheduleFreeSGD`.
+    r : float, default 0
+        See `ScheduleFreeSGD`.
+    weight_lr_power : float, default 2
+        See `ScheduleFreeSGD`.
+    **options : penalty, clip, mask and more
+        See `Optimizer`. A penalty enters by its gradient; there is no `prox` and no `constraint`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        See `Optimizer`.
+    RuntimeError
+        From a step while the weights are those of evaluation.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import ridgeline as rl
+    >>> w = np.array([1.0, -2.0])
+    >>> opt = rl.ScheduleFreeAdamW(w, lr=0.1, warmup_steps=10)
+    >>> for _ in range(200):
+    ...     report = opt.step(w.copy())  # the gradient of w^2/2
+    >>> opt.eval_()
+    >>> bool(np.abs(w).max() < 0.1)
+    True
+    """
+
+    lr: LearningRate = hyperparameter(default=0.0025)
+    betas: tuple[float, float] = hyperparameter(default=(0.9, 0.999))
+    eps: float = hyperparameter(default=1e-8)
+    weight_decay: WeightDecay = hyperparameter(default=0.0)
+    warmup_steps: int = hyperparameter(default=0)
+    r: float = hyperparameter(default=0.0)
+    weight_lr_power: float = hyperparameter(default=2.0)
+
+    def _kind(self) -> str:
+        return "schedule_free_adamw"
+
+    def _interpolation(self, values: Mapping[str, Any]) -> float:
+        return float(values["betas"][0])

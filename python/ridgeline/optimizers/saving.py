@@ -87,12 +87,16 @@ class Saved(States):
             "step": np.array(self.steps),
             "steps": np.array(self._core.steps, np.int64),
         }
-        if self._kind() == "nadam":
-            counts["products"] = np.array(self._core.products, np.float64)
+        for name in self._of_parameters():
+            counts[name] = np.array(getattr(self._core, name), np.float64)
         if self._every > 1:
             counts["micro_step"] = np.array(self._core.micro_step)
             counts["has_accumulated"] = np.array(self._core.accumulated, np.uint8)
         return counts
+
+    def _of_parameters(self) -> tuple[str, ...]:
+        """Return the names of the numbers that the rule keeps for each parameter."""
+        return ()
 
     def _snapshot(self) -> dict[str, Array]:
         """Return copies of what `state_dict` holds, as arrays, of one moment between two steps."""
@@ -157,8 +161,9 @@ class Saved(States):
                 states[key][...] = given[key]
             if "steps" in given:
                 self._core.steps = given["steps"].tolist()
-            if "products" in given:
-                self._core.products = given["products"].tolist()
+            for name in self._of_parameters():
+                if name in given:
+                    setattr(self._core, name, given[name].tolist())
             if "has_accumulated" in given:
                 self._core.accumulated = given["has_accumulated"].astype(bool).tolist()
                 self._core.micro_step = int(given["micro_step"])
@@ -195,7 +200,7 @@ class Saved(States):
             if name != type(self).__name__:
                 raise ValueError(f"state: got that of {name}, wants {type(self).__name__}")
         if not strict:
-            for name in ("steps", "products", "has_accumulated"):
+            for name in ("steps", *self._of_parameters(), "has_accumulated"):
                 if name in given and given[name].shape != own[name].shape:
                     del given[name]
         missing = [name for name in own | states if name not in given]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -100,6 +100,7 @@ class States:
     _every: int
     _options: dict[str, Any]  # by the names of the fields
     _stateful: bool | None = None  # whether a momentum has a state, where that depends
+    _copies: ClassVar[tuple[str, ...]] = ()  # states that start as the weights
     _mask: Any
     _grouped: bool
     _by_name: bool  # whether the parameters are a dict
@@ -140,6 +141,8 @@ class States:
                 kept[f"{name}_scale"] = zeroed(["float32"] * count, blocks)  # type: ignore[arg-type]
             for array in kept[name]:
                 array[...] = self._stored(name, self._initial_value(name))
+            if name in self._copies:
+                _core.widen(self._arrays[first:], kept[name])
         # Parameters that are not of 16 bits have no master or compensation: empty arrays.
         half_shapes = [
             shape if dtype in HALVES else (0,) for shape, dtype in zip(shapes, dtypes, strict=True)
