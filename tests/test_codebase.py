@@ -24,12 +24,10 @@ COLUMNS = 100
 # What is over a limit. An entry that is no longer needed fails its test: this shrinks to nothing.
 EXCEPTIONS: dict[str, set[str]] = {
     "modules": {
-        "python/ridgeline/dropout.py",
         "python/ridgeline/reference/optimizers.py",
     },
     "classes": set(),
     "functions": {
-        "python/ridgeline/prune/training.py: __init__",
         "python/ridgeline/reference/optimizers.py: __init__",
     },
     "C++ functions": {

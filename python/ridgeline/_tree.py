@@ -107,6 +107,8 @@ def keys_of(tree: Any) -> list[Keys]:
     """
     if not is_container(tree):
         return [()]
+    if is_flat(tree.values() if isinstance(tree, Mapping) else tree):
+        return [(key,) for key in (tree if isinstance(tree, Mapping) else range(len(tree)))]
     pairs = tree.items() if isinstance(tree, Mapping) else enumerate(tree)
     return [(key, *rest) for key, child in pairs for rest in keys_of(child)]
 

@@ -10,18 +10,14 @@ The choice does not depend on the dtype, the strides, the number of threads, the
 on how a tensor is split: ``offset=`` continues a tensor cut along its first axis, ``shape=`` and
 ``index=`` name the slice of a whole that an array is.
 
-**How exact the probability is.** An element has 32 random bits, and is dropped if they are below
-:math:`T = \lfloor 2^{32} p \rfloor`: exactly T of the 2**32 equally likely values drop it. Eight of
-the bits are its byte of one stream of Philox; only if that byte equals the upper byte of T are the
-other 24 taken from a second stream. The count stays the same: of the 256 bytes, those below T's,
-:math:`\lfloor T / 2^{24} \rfloor` of them, drop with all their 2**24 continuations, and the one
-that is equal drops with :math:`T \bmod 2^{24}` of them; together T. One element in 256 pays for
-the second draw, and none if p is a multiple of 1/256.
+**How exact the probability is.** An element has 32 random bits and is dropped if they are below
+T = floor(2**32 p), so exactly T of the 2**32 equally likely values drop it. Eight of the bits are
+its byte of one stream of Philox; the other 24 are drawn from a second stream only if that byte
+equals the upper byte of T: for one element in 256, and for none if p is a multiple of 1/256.
 
 Functions take one array: NumPy, PyTorch on the CPU, JAX, or anything with ``__dlpack__``; float32,
 float64, bfloat16 or float16; any strides. They return an array of the same library, or ``out``,
-which may be the input itself. Results carry no gradient: but for `patch_dropout`, a torch tensor
-that requires grad is refused while grad mode is on.
+which may be the input. Only `patch_dropout` takes a torch tensor that requires grad in grad mode.
 """
 
 from __future__ import annotations
@@ -35,7 +31,7 @@ from . import _bits, _core
 from . import _checks as check
 from ._numbering import Index, part_of
 from .masks import Mask
-from .random import Key, integers, keep_words
+from .random import Key, Shape, integers, keep_words
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -62,7 +58,6 @@ __all__ = [
 ]
 
 Axes: TypeAlias = "int | Sequence[int]"
-Shape: TypeAlias = "int | Sequence[int]"
 
 
 def _shape(name: str, x: Any) -> tuple[int, ...]:
@@ -885,8 +880,7 @@ def patch_dropout(
     >>> np.array_equal(y, np.take_along_axis(x, indices, axis=1))
     True
     """
-    shape = _shape("x", x)
-    probability = check.fraction("p", p)
+    shape, probability = _shape("x", x), check.fraction("p", p)
     if len(shape) < 2:
         raise ValueError(f"x: got {len(shape)} axes, wants (samples, tokens, ...)")
     (prefix,) = check.shape("num_prefix_tokens", num_prefix_tokens)

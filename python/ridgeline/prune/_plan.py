@@ -21,8 +21,8 @@ from .._tree import (
     is_array,
     is_container,
     leaves,
-    located,
     matched,
+    paths,
     places,
     rebuilt,
 )
@@ -118,8 +118,7 @@ class Plan:
         exclude = self.request.exclude
         if exclude is None:
             return None
-        named = [(path, array) for _, path, array in located(self.ranker.name, self.tree)]
-        return excluded(exclude, named)
+        return excluded(exclude, list(zip(paths(self.tree), self.arrays, strict=True)))
 
     def _given(self, mask: Mask | MaskSet | None) -> list[Mask] | None:
         """Return the mask of each array."""

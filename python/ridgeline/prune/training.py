@@ -121,10 +121,8 @@ class Pruner(Training):
                 "CubicSchedule"
             )
         if not callable(method) and method not in ("magnitude", "random"):
-            raise ValueError(
-                f"method: got {method!r}, wants 'magnitude', 'random' or a function that "
-                "returns masks"
-            )
+            wants = "'magnitude', 'random' or a function that returns masks"
+            raise ValueError(f"method: got {method!r}, wants {wants}")
         if method == "random":
             check_key(key, "a Key for method='random'")
             if normalize != "none":
