@@ -298,7 +298,7 @@ class OptimizerGroup:
     lr: float
     weight_decay: float
     coupled_decay: bool
-    betas: tuple[float, float]
+    betas: Any
     alpha: float
     eps: float
     momentum: float
@@ -309,6 +309,12 @@ class OptimizerGroup:
     beta: float
     l1: float
     l2: float
+    slow_weight: float
+    alpha_warmup: int
+    beta3_warmup: int
+    warmup_steps: int
+    r: float
+    weight_lr_power: float
     prox: str
     box: tuple[float, float]
     penalty: object
@@ -335,6 +341,10 @@ class Optimizer:
     ) -> None: ...
     steps: list[int]
     products: list[float]
+    weight_sums: list[float]
+    largest_rates: list[float]
+    is_training: bool
+    def move_weights(self, *, training: bool) -> None: ...
     count: int
     micro_step: int
     accumulated: list[bool]
@@ -360,6 +370,7 @@ class Optimizer:
     def set_clip_after_penalty(self, after: bool) -> None: ...
     def set_on_nonfinite(self, policy: str) -> None: ...
     def set_max_update_rms(self, rms: float | None) -> None: ...
+    def set_cautious(self, cautious: bool) -> None: ...
     def set_rounding_key(self, key: Any) -> None: ...
     def set_average_decay(self, decay: float, *, warmup: bool) -> None: ...
     def step(

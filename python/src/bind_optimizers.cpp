@@ -213,16 +213,39 @@ class Optimizer {
     for (std::size_t k = 0; k < parameters_.size(); ++k)
       parameters_[k].steps = steps.at(k);
   }
-  std::vector<double> products() const {
+  /// A number that belongs to each parameter.
+  template <auto Member>
+  std::vector<double> values() const {
     std::vector<double> result;
     for (const OptimizerParameter& p : parameters_)
-      result.push_back(p.product);
+      result.push_back(p.*Member);
     return result;
   }
-  void set_products(const std::vector<double>& products) {
+  template <auto Member>
+  void set_values(const std::vector<double>& values) {
     const Busy busy(*this);
     for (std::size_t k = 0; k < parameters_.size(); ++k)
-      parameters_[k].product = products.at(k);
+      parameters_[k].*Member = values.at(k);
+  }
+  bool is_training() const { return training_; }
+  void set_training(bool training) {
+    const Busy busy(*this);
+    training_ = training;
+  }
+  /// Moves the weights of a schedule-free rule, if they are not there already.
+  void move_weights(bool training) {
+    const Busy busy(*this);
+    if (training == training_) return;
+    look_again();
+    Settings settings = settings_with({}, {});
+    const WeightsAt to = training ? WeightsAt::training : WeightsAt::evaluation;
+    without_gil(2 * params_->elements(), [&] {
+      ridgeline::move_weights(to, options_for(Task::update, false), settings.groups(), parameters_,
+                              params_->arrays());
+      return 0;
+    });
+    training_ = training;
+    params_->written();
   }
   const std::vector<bool>& accumulated() const { return accumulated_; }
   void set_accumulated(const std::vector<bool>& accumulated) {
@@ -254,6 +277,7 @@ class Optimizer {
   }
   void set_clip_after_penalty(bool after) { options_.clip_after_penalty = after; }
   void set_max_update_rms(std::optional<double> rms) { options_.max_update_rms = rms; }
+  void set_cautious(bool cautious) { options_.cautious = cautious; }
   void set_rounding_key(py::handle key) {
     options_.stochastic_rounding = !key.is_none();
     options_.key = key.is_none() ? Key{} : key_of(key);
@@ -279,14 +303,8 @@ class Optimizer {
     options.norm = norm;
     if (on_nonfinite)
       options.on_nonfinite = named<NonFinite>("on_nonfinite", *on_nonfinite, policies);
-    Settings settings;
-    for (const Part& part : parts_) {
-      settings.add(groups_[part.group], part.penalty, *params_, tree_of(part.group));
-      OptimizerGroup& group = settings.groups().back();
-      if (lr) group.lr = lr->at(part.group);
-      if (weight_decay) group.weight_decay = weight_decay->at(part.group);
-    }
-
+    if (!training_) throw std::runtime_error("the weights are those of evaluation: call train_()");
+    Settings settings = settings_with(lr, weight_decay);
     const Tensors g("grads", grads, Access::read, &*params_, true, true);
     const bool whole = take_active(g, task == Task::add);
     Arrays params = whole ? params_->arrays() : Arrays(some_params_);
@@ -335,6 +353,18 @@ class Optimizer {
            none ? nullptr : py::reinterpret_borrow<py::buffer>(arrays[k]).request(!read_only).ptr);
     }
     kept_[py::str(what)] = arrays;
+  }
+
+  using Rates = std::optional<std::vector<double>>;
+  Settings settings_with(const Rates& lr, const Rates& weight_decay) const {
+    Settings settings;
+    for (const Part& part : parts_) {
+      settings.add(groups_[part.group], part.penalty, *params_, tree_of(part.group));
+      OptimizerGroup& group = settings.groups().back();
+      if (lr) group.lr = lr->at(part.group);
+      if (weight_decay) group.weight_decay = weight_decay->at(part.group);
+    }
+    return settings;
   }
 
   StepOptions options_for(Task task, bool flush) const {
@@ -557,6 +587,7 @@ class Optimizer {
   std::vector<Part> parts_;
   StepOptions options_;
   bool average_warmup_ = false;
+  bool training_ = true;  ///< whether the weights of a schedule-free rule are those of training
   std::unique_ptr<Tensors> params_;
   std::list<Call> calls_;
   int forks_ = forks;
@@ -597,11 +628,22 @@ void bind_group(py::module_& m) {
   bind("beta", &G::beta);
   bind("l1", &G::l1);
   bind("l2", &G::l2);
+  bind("slow_weight", &G::alpha);
+  bind("alpha_warmup", &G::alpha_warmup);
+  bind("beta3_warmup", &G::beta3_warmup);
+  bind("warmup_steps", &G::warmup_steps);
+  bind("r", &G::r);
+  bind("weight_lr_power", &G::weight_lr_power);
   group
       .def_property(
-          "betas", [](const Group& g) { return std::pair(g.settings.beta1, g.settings.beta2); },
-          [](Group& g, std::pair<double, double> betas) {
-            std::tie(g.settings.beta1, g.settings.beta2) = betas;
+          "betas",
+          [](const Group& g) {
+            return std::array{g.settings.beta1, g.settings.beta2, g.settings.beta3};
+          },
+          [](Group& g, const std::vector<double>& betas) {
+            g.settings.beta1 = betas.at(0);
+            g.settings.beta2 = betas.at(1);
+            if (betas.size() > 2) g.settings.beta3 = betas[2];
           })
       .def_property(
           "prox", [](const Group& g) { return proxes[static_cast<std::size_t>(g.settings.prox)]; },
@@ -673,11 +715,19 @@ void bind_optimizer(py::module_& m) {
       .def("set_clip_after_penalty", &Optimizer::set_clip_after_penalty, py::arg("after"))
       .def("set_on_nonfinite", &Optimizer::set_on_nonfinite, py::arg("policy"))
       .def("set_max_update_rms", &Optimizer::set_max_update_rms, py::arg("rms"))
+      .def("set_cautious", &Optimizer::set_cautious, py::arg("cautious"))
       .def("set_rounding_key", &Optimizer::set_rounding_key, py::arg("key"))
       .def("set_average_decay", &Optimizer::set_average_decay, py::arg("decay"), py::kw_only(),
            py::arg("warmup"))
       .def_property("steps", &Optimizer::steps, &Optimizer::set_steps)
-      .def_property("products", &Optimizer::products, &Optimizer::set_products)
+      .def_property("products", &Optimizer::values<&OptimizerParameter::product>,
+                    &Optimizer::set_values<&OptimizerParameter::product>)
+      .def_property("weight_sums", &Optimizer::values<&OptimizerParameter::weight_sum>,
+                    &Optimizer::set_values<&OptimizerParameter::weight_sum>)
+      .def_property("largest_rates", &Optimizer::values<&OptimizerParameter::largest_rate>,
+                    &Optimizer::set_values<&OptimizerParameter::largest_rate>)
+      .def_property("is_training", &Optimizer::is_training, &Optimizer::set_training)
+      .def("move_weights", &Optimizer::move_weights, py::kw_only(), py::arg("training"))
       .def_property("count", &Optimizer::count, &Optimizer::set_count)
       .def_property("micro_step", &Optimizer::micro_step, &Optimizer::set_micro_step)
       .def_property("accumulated", &Optimizer::accumulated, &Optimizer::set_accumulated)

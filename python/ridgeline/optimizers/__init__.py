@@ -39,9 +39,9 @@ from .steps import StepReport
 __all__ = [
     "FTRL",
     "SGD",
+    "AdEMAMix",
     "Adagrad",
     "Adam",
-    "AdEMAMix",
     "AdamW",
     "Group",
     "Lion",

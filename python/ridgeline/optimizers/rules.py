@@ -460,7 +460,8 @@ class AdEMAMix(GradientStep):
         m₁ ← β₁ m₁ + (1 - β₁) g;  m₂ ← β₃ m₂ + (1 - β₃) g;  v ← β₂ v + (1 - β₂) g²
         w ← w (1 - η λ) - η (m₁ / (1 - β₁ᵏ) + α m₂) / (√(v / (1 - β₂ᵏ)) + ε)
 
-    During the warm-ups α grows linearly from 0, and β₃ from β₁ with a half-life that grows linearly.
+    During the warm-ups α grows linearly from 0, and β₃ from β₁ with a half-life that grows
+    linearly.
 
     Parameters
     ----------
@@ -589,7 +590,7 @@ class FTRL(_Sums):
 
 
 class _ScheduleFree(Optimizer):
-    """A rule whose weights are a running mean for evaluation, with no schedule of learning rates."""
+    """A rule that evaluates a running mean of the weights, in place of a schedule."""
 
     _torch_couples_decay = False
     _conventions = ("torch",)
@@ -689,9 +690,9 @@ class ScheduleFreeSGD(_ScheduleFree):
         ηₖ = η min(k / warmup_steps, 1);  c = cₖ / Σ cᵢ, cᵢ = iʳ (max ηⱼ, j ≤ i)^p
         d = g + λ y;  x ← (1 - c) x + c z;  y ← y + c (z - y) - ηₖ (1 - β (1 - c)) d;  z ← z - ηₖ d
 
-    Training takes gradients at y, which is what the parameters hold; x is the mean to evaluate, which
-    `eval_` writes into the parameters and `train_` takes back. z is the state. r, p and β are `r`,
-    `weight_lr_power` and `momentum`.
+    Gradients are taken at y, which the parameters hold in training; x is the mean to evaluate.
+    `eval_` writes x into the parameters, and `train_` writes y again. z is the state. r, p and β
+    are `r`, `weight_lr_power` and `momentum`.
 
     Parameters
     ----------

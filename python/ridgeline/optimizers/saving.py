@@ -164,6 +164,8 @@ class Saved(States):
             for name in self._of_parameters():
                 if name in given:
                     setattr(self._core, name, given[name].tolist())
+            if "is_training" in given:
+                self._core.is_training = bool(given["is_training"])
             if "has_accumulated" in given:
                 self._core.accumulated = given["has_accumulated"].astype(bool).tolist()
                 self._core.micro_step = int(given["micro_step"])
