@@ -496,7 +496,7 @@ class AdEMAMix(GradientStep):
     >>> opt = rl.AdEMAMix(w, lr=0.1, alpha=5.0, alpha_warmup=100, beta3_warmup=100)
     >>> report = opt.step(np.array([3.0, -0.5]))
     >>> w.round(4)
-    array([ 0.8995, -1.8995])
+    array([ 0.9, -1.9])
     """
 
     lr: LearningRate = hyperparameter(default=1e-3)
