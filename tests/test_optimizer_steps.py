@@ -241,7 +241,7 @@ def test_decay_is_a_number_of_groups():
     before = a.copy()
     opt.step([np.zeros(2), None])
     np.testing.assert_allclose(a, before * 0.875 - 0.5 * 0.9 * (0.225 + 0.21875))
-    with pytest.raises(ValueError, match=r"^decay: got 'none', wants None or 'coupled'"):
+    with pytest.raises(ValueError, match=r"^decay: got 'none', wants None, 'coupled' or"):
         opt.decay = "none"
 
 
