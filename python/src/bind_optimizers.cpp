@@ -235,6 +235,7 @@ class Optimizer {
   /// Moves the weights of a schedule-free rule, if they are not there already.
   void move_weights(bool training) {
     const Busy busy(*this);
+    const FloatEnvironment environment;
     if (training == training_) return;
     look_again();
     Settings settings = settings_with({}, {});
@@ -296,6 +297,7 @@ class Optimizer {
                const std::optional<std::vector<double>>& weight_decay, std::optional<double> norm,
                const std::optional<std::string>& on_nonfinite) {
     const Busy busy(*this);
+    const FloatEnvironment environment;
     look_again();
     const auto task = named<Task>("task", task_name, tasks);
     StepOptions options = options_for(task, flush);

@@ -31,7 +31,7 @@ class Terms {
           const Tensors* grads = nullptr, double factor = 1)
         : penalties_(terms.terms_) {
       for (Penalty& each : penalties_)
-        each.strength *= factor;
+        if (factor != 1) each.strength *= factor;
       for (std::size_t i = 0; i < penalties_.size(); ++i) {
         if (!info_of(penalties_[i].kind).weighted()) continue;
         weights_.push_back(

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from .settings import COMPILED, DELTA, EPS, GAMMA, L1, L2, RIDGE, SCAD_GAMMA, STRENGTH
+from .settings import CAP, COMPILED, DELTA, EPS, GAMMA, L1, L2, RIDGE, SCAD_GAMMA, STRENGTH
 from .tools import Function, Table, donating, for_each, held, silent, sum_over, waiting, wide
 
 _TINY = 1e-30
@@ -130,6 +130,14 @@ FORMULAS: dict[str, Formulas] = {
     ),
     "huber": Formulas(
         _huber_value, _huber_prox, lambda xp, w: STRENGTH * xp.clip(w, -DELTA, DELTA)
+    ),
+    "capped_l1": Formulas(
+        lambda xp, w: STRENGTH * xp.clip(xp.abs(w), 0, CAP).sum(),
+        # for t STRENGTH of at most 2 CAP
+        lambda xp, x, t: xp.where(
+            xp.abs(x) > CAP + t * STRENGTH / 2, x, _soft(xp, x, t * STRENGTH)
+        ),
+        lambda xp, w: STRENGTH * xp.where(xp.abs(w) < CAP, xp.sign(w), 0 * w),
     ),
     "mcp_l2": Formulas(
         lambda xp, w: _mcp_value(xp, w) + RIDGE / 2 * xp.dot(w, w),

@@ -13,6 +13,7 @@ GAMMA = 1.5  # of MCP, which is constant from there
 SCAD_GAMMA = 2.1
 EPS = 0.5
 DELTA = 1.0
+CAP = 1.0  # of the capped L1
 RIDGE = 1e-2  # of the L2 beside MCP
 STEP = 1e-3
 

@@ -11,7 +11,7 @@ import numpy as np
 import ridgeline as rl
 from ridgeline import reference
 
-from ..peers.settings import DELTA, EPS, GAMMA, L1, L2, RIDGE, SCAD_GAMMA, STEP, STRENGTH
+from ..peers.settings import CAP, DELTA, EPS, GAMMA, L1, L2, RIDGE, SCAD_GAMMA, STEP, STRENGTH
 from ..peers.tools import held
 from .layouts import MEMORY, WORKLOADS, Layout
 from .operation import DTYPES, GRADS, LAYOUTS, ONE, OUT, PARAMS, TWO, Operation, always
@@ -115,6 +115,7 @@ ROWS = (
     *_verbs("l0", lambda library: library.L0(STRENGTH), public="L0"),
     *_verbs("l_half", lambda library: library.LHalf(STRENGTH), public="LHalf"),
     *_verbs("huber", lambda library: library.Huber(STRENGTH, DELTA), public="Huber"),
+    *_verbs("capped_l1", lambda library: library.CappedL1(STRENGTH, CAP), public="CappedL1"),
     *_verbs("mcp_l2", _mcp_and_ridge, public="penalties.Sum"),
     row(
         "prox_l1_out",
