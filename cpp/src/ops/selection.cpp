@@ -742,7 +742,8 @@ void prune_each_row(const Array& x, std::int64_t length, Ranking ranking,
       const std::int64_t begin = std::min(units * team.rank / team.size * together, rows);
       const std::int64_t end = std::min(units * (team.rank + 1) / team.size * together, rows);
       if (begin < end)
-        rank_rows(x, ranking, among, words, length, begin, end - begin, &counts[begin]);
+        rank_rows(x, ranking, among, words, length, begin, end - begin,
+                  &counts[static_cast<std::size_t>(begin)]);
     });
   }
   const std::size_t item = item_size(x.dtype);
