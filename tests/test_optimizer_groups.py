@@ -181,6 +181,41 @@ def test_add_group_during_accumulation_and_with_a_mask():
     assert opt.mask == [mask, None]
 
 
+def test_a_new_group_takes_the_arguments_of_the_constructor():
+    """Not what the first group has of its own."""
+    opt = rl.SGD([{"params": np.ones(2), "lr": 0.125}], lr=0.5)
+    opt.add_group(np.ones(3))
+    again = pickle.loads(pickle.dumps(opt))
+    again.add_group(np.ones(1))
+    assert [group.lr for group in again.groups] == [0.125, 0.5, 0.5]
+    opt.lr = 0.25  # of all, and of those that come
+    opt.add_group(np.ones(1))
+    assert [group.lr for group in opt.groups] == [0.25] * 3
+
+
+def test_rates_become_functions_and_numbers_again():
+    w, b = np.zeros(1), np.zeros(1)
+    opt = rl.SGD([{"params": w}, {"params": b}], lr=1.0)
+    for i, rate in [(0, lambda step: 2.0), (1, lambda step: 4.0), (0, 8.0), (1, 16.0)]:
+        opt.groups[i].lr = rate
+        opt.step([np.ones(1), np.ones(1)])
+    assert (w.item(), b.item()) == (-2 - 2 - 8 - 8, -1 - 4 - 4 - 16)
+
+
+STATM = Path("/proc/self/statm")
+
+
+@pytest.mark.skipif(not STATM.exists(), reason="needs Linux's /proc/self/statm")
+def test_zeros_are_not_written_into_new_states():
+    """Their pages are not there before the first step."""
+    w = np.zeros(2**22, np.float32)
+    before = int(STATM.read_text().split()[1])
+    opt = rl.Adam(w)
+    pages = int(STATM.read_text().split()[1]) - before
+    assert pages * 4096 < w.nbytes / 2  # twice w.nbytes if all were written
+    assert opt.state["exp_avg"].shape == w.shape
+
+
 def test_a_group_that_cannot_be_added():
     w = np.ones(4, np.float32)
     opt = rl.Adam({"w": w}, lr=0.5, state_dtype="bfloat16")
@@ -230,12 +265,11 @@ def test_weight_decay_as_a_function(decay):
 # ---- filters of penalties
 
 
-@rules
-@pytest.mark.parametrize("prox", [None, "plain"])
+@pytest.mark.parametrize(
+    ("rule", "prox"), [(rule, None) for rule in RULES] + [(rule, "plain") for rule in RULES[:-1]]
+)
 def test_penalty_filter(rule, prox):
     """The bits of groups with penalties of their own."""
-    if rule == "FTRL" and prox:
-        pytest.skip("has no prox")
     (w, b), (v, c) = arrays(), arrays()
     u, d = np.ones(3, np.float32), np.ones(3, np.float32)
     options = {} if prox is None else {"prox": prox}
@@ -343,6 +377,9 @@ def test_loading_what_does_not_fit():
     report = fewer.load_state_dict(opt.state_dict(), strict=False)
     assert report.missing_keys == ["steps"]
     assert report.unexpected_keys == ["exp_avg/b", "exp_avg_sq/b"]
+    counting = rl.SGD(w, accumulation_steps=2)
+    without = {k: v for k, v in counting.state_dict().items() if k != "micro_step"}
+    assert counting.load_state_dict(without, strict=False).missing_keys == ["micro_step"]
     with pytest.raises(ValueError, match=r"got shape"):
         rl.Adam({"w": np.ones(2, np.float32)}).load_state_dict(saved, strict=False)
 

@@ -182,6 +182,25 @@ def test_step_in_evaluation_is_refused(kind):
 
 
 @free
+def test_a_group_added_in_evaluation(kind):
+    """The weights stay where they are."""
+    w, more = np.ones(3), np.full(2, 3.0)
+    opt = getattr(rl, kind)(w, lr=0.25)
+    for _ in range(3):
+        opt.step(w.copy())
+    y = w.copy()
+    opt.eval_()
+    x = w.copy()
+    opt.add_group(more)
+    assert not opt.is_training
+    opt.eval_()
+    assert w.tobytes() == x.tobytes()
+    opt.train_()
+    np.testing.assert_allclose(w, y, rtol=1e-14)
+    assert more.tolist() == [3.0, 3.0]
+
+
+@free
 @pytest.mark.parametrize("storage", ["float32", "bfloat16", "master", "kahan"])
 def test_schedule_free_in_other_precisions(kind, storage):
     start, *grads = vectors(6)

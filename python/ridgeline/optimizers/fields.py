@@ -112,6 +112,7 @@ class Hyperparameter(Field[Read, Given]):
     def write(self, owner: Any, value: Any) -> None:
         """Give it to all groups."""
         owner._change(owner.groups, self.name, value)
+        owner._shared[self.name] = owner.groups[0]._values[self.name]
 
 
 def required(*, read: Callable[[Any], Any]) -> Any:
@@ -233,6 +234,8 @@ _OTHER_NAMES = {
     "b2": "betas=(b1, b2)",
     "epsilon": "eps",
     "rho": "alpha",
+    "t_alpha": "alpha_warmup",
+    "t_beta3": "beta3_warmup",
     "wd": "weight_decay",
     "clipnorm": "clip=rl.Norm(...)",
     "global_clipnorm": "clip=rl.GlobalNorm(...)",

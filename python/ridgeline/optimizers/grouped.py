@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -35,10 +36,9 @@ class Grouped(Saved):
     def _take_groups(self, params: Any, shared: dict[str, Any]) -> None:
         """Make the groups from what the constructor was given."""
         self._grouped = _is_groups(params)
-        names = self._hyperparameters()
-        values = {name: shared[name] for name in names}
+        self._shared = {name: shared[name] for name in self._hyperparameters()}
         self.groups = tuple(
-            self._group(f"params[{place}]", given, values)
+            self._group(f"params[{place}]", given, self._shared)
             for place, given in enumerate(params if self._grouped else [{"params": params}])
         )
 
@@ -87,6 +87,7 @@ class Grouped(Saved):
         for (place, _, _), dtype in zip(found, dtypes, strict=True):
             self._check_precision(place, dtype)
         self._check_halves(dtypes)
+        sizes = Counter(g for g, _ in own)
         self._core = _core.Optimizer(
             kind=self._kind(),
             convention=self._options["convention"],
@@ -94,7 +95,7 @@ class Grouped(Saved):
             accumulation_steps=self._every,
             params=tree,
             grouped=self._grouped,
-            sizes=[sum(g == place for g, _ in own) for place in range(len(self.groups))],
+            sizes=[sizes[place] for place in range(len(self.groups))],
         )
         self._dtypes = dtypes
         self._shapes = [tuple(int(n) for n in array.shape) for _, _, array in found]
@@ -148,7 +149,7 @@ class Grouped(Saved):
         params : array or tree of arrays, or dict with ``"params"``
             The parameters of the new group, or the group as in the constructor.
         **hyperparameters : lr, weight_decay and more
-            What differs from the first group, and items of your own.
+            What differs from the constructor's arguments, and items of your own.
 
         Raises
         ------
@@ -174,7 +175,7 @@ class Grouped(Saved):
         with core.turn(reads=False):
             try:
                 place = f"params[{len(self.groups)}]"
-                group = self._group(place, given, dict(self.groups[0]._values))
+                group = self._group(place, given, self._shared)
                 self.groups, self._grouped = (*self.groups, group), True
                 self._kept = {name: [*arrays] for name, arrays in self._kept.items()}
                 self._connect()
@@ -186,6 +187,7 @@ class Grouped(Saved):
                     setattr(self._core, name, getattr(core, name) + first)
                 self._core.accumulated = core.accumulated + [False] * new
                 self._core.count, self._core.micro_step = core.count, core.micro_step
+                self._core.is_training = core.is_training
                 if self._mask is not None:
                     self.set_mask([*(self._mask if before["_grouped"] else [self._mask]), None])
             except BaseException:
@@ -201,11 +203,13 @@ class Grouped(Saved):
         for group in groups:
             self._check_group({**group._values, name: checked})
         if name in ("decay_filter", "penalty_filter"):
-            filters = [checked if g in groups else g._values[name] for g in self.groups]
+            chosen = set(groups)
+            filters = [checked if g in chosen else g._values[name] for g in self.groups]
             self._set_factors(name, filters)
         for group in groups:
+            if name in self._asked:
+                self._asked[name] += _is_asked(checked) - _is_asked(group._values[name])
             group._take(self, name, checked)
-        self._find_rates()
 
     def _check_group(self, values: Mapping[str, Any]) -> None:
         """Check the hyperparameters of a group against each other."""
@@ -240,9 +244,9 @@ class Grouped(Saved):
         set_them(factors)
 
     def _find_rates(self) -> None:
-        """Note which rates each step has to ask for: functions and arrays."""
+        """Count the rates that each step has to ask for: functions and arrays."""
         self._asked = {
-            name: any(type(group._values[name]) is not float for group in self.groups)
+            name: sum(_is_asked(group._values[name]) for group in self.groups)
             for name in ("lr", "weight_decay")
         }
 
@@ -264,6 +268,10 @@ class Grouped(Saved):
 
     def _fix(self) -> None:
         """Fix what depends on the hyperparameters at construction."""
+
+
+def _is_asked(rate: object) -> bool:
+    return type(rate) is not float
 
 
 def _is_groups(params: Any) -> bool:

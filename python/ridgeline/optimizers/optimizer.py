@@ -372,6 +372,7 @@ class Optimizer(Declared, Steps):
             "version": 2,
             "groups": [{"params": g._params, **g._values, **g._foreign} for g in self.groups],
             "grouped": self._grouped,
+            "shared": self._shared,
             "options": dict(self._options),
             "stateful": self._stateful,
             "mask": self._mask,
@@ -391,8 +392,11 @@ class Optimizer(Declared, Steps):
                 structure["initial_accumulator_value"] = structure.pop("initial")
             options |= structure
         groups = state["groups"]
-        shared = {name: groups[0][name] for name in self._hyperparameters() if name in groups[0]}
+        first = state.get("shared", groups[0])
+        shared = {name: first[name] for name in self._hyperparameters() if name in first}
         params = groups if state["grouped"] else groups[0]["params"]
+        if not state["grouped"]:  # whose values are those of the only group
+            shared |= {name: groups[0][name] for name in shared}
         given = {name: field.default for name, field in self._fields.items()}
         given |= {name: value for name, value in options.items() if name in given}
         self._start({**given, **shared, "params": params, "mask": state["mask"]})

@@ -660,13 +660,11 @@ class _ScheduleFree(Optimizer):
             raise ValueError(
                 f"decay: got {values['decay']!r}, wants None: {type(self).__name__} has one kind"
             )
-        beta = self._interpolation(values)
+        by_momentum = "momentum" in values
+        name = "momentum" if by_momentum else "betas[0]"
+        beta = values["momentum"] if by_momentum else values["betas"][0]
         if not beta > 0:
-            name = "momentum" if "momentum" in values else "betas[0]"
             raise ValueError(f"{name}: got {beta:g}, wants a number in (0, 1)")
-
-    def _interpolation(self, values: Mapping[str, Any]) -> float:
-        raise NotImplementedError
 
     def _check_state_type(self, name: str, value: str) -> None:
         if value in ("8bit", "bfloat16"):
@@ -743,9 +741,6 @@ class ScheduleFreeSGD(_ScheduleFree):
     def _kind(self) -> str:
         return "schedule_free_sgd"
 
-    def _interpolation(self, values: Mapping[str, Any]) -> float:
-        return float(values["momentum"])
-
 
 class ScheduleFreeAdamW(_ScheduleFree):
     """Schedule-free AdamW (Defazio et al. 2024).
@@ -807,6 +802,3 @@ class ScheduleFreeAdamW(_ScheduleFree):
 
     def _kind(self) -> str:
         return "schedule_free_adamw"
-
-    def _interpolation(self, values: Mapping[str, Any]) -> float:
-        return float(values["betas"][0])

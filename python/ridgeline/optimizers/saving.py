@@ -166,7 +166,7 @@ class Saved(States):
                     setattr(self._core, name, given[name].tolist())
             if "is_training" in given:
                 self._core.is_training = bool(given["is_training"])
-            if "has_accumulated" in given:
+            if "has_accumulated" in given and "micro_step" in given:
                 self._core.accumulated = given["has_accumulated"].astype(bool).tolist()
                 self._core.micro_step = int(given["micro_step"])
             if "step" in given:

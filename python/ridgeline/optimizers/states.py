@@ -106,7 +106,8 @@ class States:
     _by_name: bool  # whether the parameters are a dict
     _own_names: list[str]  # in their groups
     _group_of: list[int]
-    _asked: dict[str, bool]  # rates that each step has to ask for
+    _asked: dict[str, int]  # how many rates of groups each step has to ask for
+    _shared: dict[str, Any]  # the hyperparameters of a group that gives none
 
     def _kind(self) -> str:
         """Return the core's name of the rule."""
@@ -139,8 +140,9 @@ class States:
             if self._state_type == "8bit":
                 blocks = [((math.prod(shape) + _BLOCK - 1) // _BLOCK,) for shape in shapes]
                 kept[f"{name}_scale"] = zeroed(["float32"] * count, blocks)  # type: ignore[arg-type]
-            for array in kept[name]:
-                array[...] = self._stored(name, self._initial_value(name))
+            first_value = self._stored(name, self._initial_value(name))
+            for array in kept[name] if first_value else ():  # pages of zeros stay untouched
+                array[...] = first_value
             if name in self._copies:
                 _core.widen(self._arrays[first:], kept[name])
         # Parameters that are not of 16 bits have no master or compensation: empty arrays.
