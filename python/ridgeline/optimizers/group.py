@@ -262,10 +262,12 @@ class Group(MutableMapping[str, Any]):
 
 
 def number_of(owner: Grouped, name: str) -> Number:
-    """Return what a hyperparameter is to a rule."""
+    """Return what a hyperparameter is to a rule: what it declares, or what `Group` does."""
     field = owner._fields[name]
-    own = field.number if isinstance(field, Hyperparameter) else None
-    declared: Number = vars(Group)[name] if own is None else own
+    assert isinstance(field, Hyperparameter)
+    if field.number is None:
+        field.number = vars(Group)[name]
+    declared: Number = field.number
     return declared
 
 

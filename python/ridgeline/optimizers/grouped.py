@@ -78,11 +78,11 @@ class Grouped(Saved):
         if not found:
             raise ValueError("params: got no arrays, wants at least one")
         # A parameter's name for filters is that in its group, for files that in all of them.
-        own = [
-            (g, name)
-            for g, group in enumerate(self.groups)
-            for _, name, _ in located("params", group._params)
-        ]
+        paths = [path for _, path, _ in found]
+        own = [(0, path) for path in paths]
+        if self._grouped:
+            parts = [path.partition("/") for path in paths]
+            own = [(int(group), path) for group, _, path in parts]
         dtypes = [dtype_name(array) for _, _, array in found]
         for (place, _, _), dtype in zip(found, dtypes, strict=True):
             self._check_precision(place, dtype)
@@ -99,7 +99,7 @@ class Grouped(Saved):
         )
         self._dtypes = dtypes
         self._shapes = [tuple(int(n) for n in array.shape) for _, _, array in found]
-        self._paths = file_names([path or "param" for _, path, _ in found])
+        self._paths = file_names([path or "param" for path in paths])
         self._own_names = [name for _, name in own]
         self._group_of = [g for g, _ in own]
         self._arrays = [array for _, _, array in found]

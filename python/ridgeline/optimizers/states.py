@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 import numpy as np
@@ -42,7 +43,12 @@ def _dtype_name_of(value: object) -> str:
 
 def dtype_name(array: Any) -> str:
     """Return the name of an array's dtype, NumPy's or torch's."""
-    return str(array.dtype).rsplit(".", 1)[-1]  # torch says torch.float32
+    return _name(array.dtype)
+
+
+@cache
+def _name(dtype: Any) -> str:
+    return str(dtype).rsplit(".", 1)[-1]  # torch says torch.float32
 
 
 def _own_memory(dtype: str, shapes: list[tuple[int, ...]]) -> list[Array]:

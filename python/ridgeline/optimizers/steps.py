@@ -104,7 +104,7 @@ class Steps(Grouped):
         >>> w.round(3), report.penalty
         (array([0.8, 0. ]), 1.05)
         """
-        if self._every == 1 and self.comm is None:  # one call of the core, which is a turn
+        if self._every == 1 and self._options["comm"] is None:  # one call, which is a turn
             return self._step(grads, lr, loss_scale)
         with self._core.turn(reads=False):
             return self._step(grads, lr, loss_scale)
@@ -115,11 +115,12 @@ class Steps(Grouped):
         if self._by_name and not isinstance(grads, dict):
             grads = named_tree(grads, "grads")
         rates = self._rates(lr)
-        if self.comm is not None:
+        comm = self._options["comm"]  # fields take time, of which a small step has none
+        if comm is not None:
             grads = _core.reusable_tree(grads, "grads")  # they are looked at more than once
-        if self._core.micro_step + 1 < self._every:
+        if self._every > 1 and self._core.micro_step + 1 < self._every:
             # Ranks decide together, on their sums.
-            policy = None if self.comm is None else "propagate"
+            policy = None if comm is None else "propagate"
             self._core.step(grads, task="add", scale=scale, on_nonfinite=policy, **rates)
             return StepReport(None, 1.0, False, None, 0.0, False, self.steps)
         return self._update(grads, scale=scale, **rates)
@@ -163,12 +164,12 @@ class Steps(Grouped):
     def _update(self, grads: Any, **options: Any) -> StepReport:
         """Update, by the norm over all ranks if there are some."""
         known = first = None
-        if self.comm is not None:
-            known, first = self._norm_of_ranks(self.comm, grads, options)
+        clip, comm = self._options["clip"], self._options["comm"]
+        if comm is not None:
+            known, first = self._norm_of_ranks(comm, grads, options)
         done = self._core.step(grads, task="update", norm=known, **options)
-        by_norm = isinstance(self.clip, GlobalNorm)
-        norm = done.norm if known is None or by_norm else None
-        if isinstance(self.clip, Norm):
+        norm = done.norm if known is None or isinstance(clip, GlobalNorm) else None
+        if isinstance(clip, Norm):
             scale: Any = done.factors
         else:
             scale = 1.0 if done.skipped else done.factors[0]
