@@ -130,6 +130,18 @@ def test_params():
     assert rl.SGD([{"params": w}, {"params": [b]}]).params[1][0] is b
 
 
+def test_options_that_are_fixed():
+    opt = rl.AdamW(np.ones(2), ema=0.5)
+    for name, advice in [("mask", "; call set_mask"), ("ema", "; assign ema_decay"),
+                         ("amsgrad", ""), ("convention", ""), ("params", "")]:  # fmt: skip
+        with pytest.raises(AttributeError, match=rf"^{name}: is fixed .* is created{advice}$"):
+            setattr(opt, name, None)
+    opt.set_mask(rl.Mask.from_array([True, False]))
+    opt.ema_decay = 0.25
+    with pytest.raises(TypeError, match=r"^strict: got int, wants True or False"):
+        opt.load_state_dict(opt.state_dict(), strict=1)
+
+
 # ---- adding a group
 
 

@@ -39,6 +39,7 @@ class Field(Generic[Read, Given]):
 
     name: str
     annotation: str  # of what the constructor accepts
+    instead = ""  # what to do where an assignment is refused
 
     def __init__(
         self,
@@ -78,7 +79,8 @@ class Field(Generic[Read, Given]):
 
     def write(self, owner: Any, value: Any) -> None:
         """Refuse: it has memory, or the parameters, depend on it."""
-        raise AttributeError(f"{self.name}: is fixed when {type(owner).__name__} is created")
+        fixed = f"{self.name}: is fixed when {type(owner).__name__} is created"
+        raise AttributeError(f"{fixed}; {self.instead}" if self.instead else fixed)
 
     def checked(self, value: Any, convention: str) -> Any:
         """Return the value, or its default, in the form in which it is kept."""
@@ -125,10 +127,13 @@ def fixed(
     default: Any = None,
     check: Check | None = None,
     read: Callable[[Any], Any] | None = None,
+    instead: str = "",
     **by_convention: Any,
 ) -> Any:
     """Declare an option that only the constructor takes."""
-    return Field(default, check, read, by_convention)
+    field: Field[Any, Any] = Field(default, check, read, by_convention)
+    field.instead = instead
+    return field
 
 
 def setting(*, default: Any = None, check: Check | None = None) -> Any:

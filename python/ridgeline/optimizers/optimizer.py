@@ -171,7 +171,7 @@ class Optimizer(Declared, Steps):
     _: KW_ONLY
     penalty: Penalty | None = hyperparameter(default=None)
     clip: Clip | None = setting(default=None, check=_clip)
-    mask: Any = fixed(default=None, read=lambda opt: opt._mask)
+    mask: Any = fixed(default=None, read=lambda opt: opt._mask, instead="call set_mask")
     constraint: Constraint | None = hyperparameter(default=None)
     decay_filter: ParameterFilter | None = hyperparameter(default=None)
     penalty_filter: ParameterFilter | None = hyperparameter(default=None)
@@ -186,7 +186,10 @@ class Optimizer(Declared, Steps):
     master_weights: bool = fixed(default=False, check=flag)
     kahan: bool = fixed(default=False, check=flag)
     ema: Field[Any, float | None] = fixed(
-        default=None, check=optional(below_one), read=lambda opt: opt._averages()
+        default=None,
+        check=optional(below_one),
+        read=lambda opt: opt._averages(),
+        instead="assign ema_decay",
     )
     ema_warmup: bool = setting(default=False, check=flag)
     accumulation_steps: int = fixed(default=1, check=lambda name, value: integer(name, value, 1))

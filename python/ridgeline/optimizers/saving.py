@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .._checks import type_of
+from .._checks import flag, type_of
 from .._files import load_arrays, save_arrays
 from .states import Array, States
 
@@ -152,6 +152,7 @@ class Saved(States):
         """
         if not hasattr(state, "keys") or not hasattr(state, "__getitem__"):
             raise TypeError(f"state: got {type_of(state)}, wants a mapping of names to arrays")
+        strict = flag("strict", strict)
         own = self._counts()
         states = dict(self._all_states())
         given, missing, unexpected = self._matched(state, own, states, strict)
