@@ -156,10 +156,11 @@ class Steps(Grouped):
         (True, array([0.75]))
         """
         with self._core.turn(reads=False):
+            rates = self._rates(lr)
             if self._core.micro_step == 0:
                 return StepReport(None, 1.0, False, None, 0.0, False, self.steps)
             nothing = rebuilt(self._places, [None] * len(self._arrays))
-            return self._update(nothing, flush=True, **self._rates(lr))
+            return self._update(nothing, flush=True, **rates)
 
     def _update(self, grads: Any, **options: Any) -> StepReport:
         """Update, by the norm over all ranks if there are some."""
