@@ -334,7 +334,7 @@ def test_flush(rule):
     opt = kind(w, lr=0.1, accumulation_steps=4, clip=rl.GlobalNorm(0.5))
     other = kind(v, lr=0.1, accumulation_steps=3, clip=rl.GlobalNorm(0.5))
     assert not opt.flush().updated
-    with pytest.raises(TypeError, match="^lr: got str"):
+    with pytest.raises(TypeError, match=r"^lr: got str"):
         opt.flush(lr="0.1")  # with nothing to do, too
     for k in range(3):
         g, _ = arrays(k)
