@@ -153,6 +153,7 @@ void Step::prepare_groups(std::span<const OptimizerGroup> groups) {
   clips_sum_ = clips_sum_ && options_.clip != StepOptions::Clip::none;
   composed_ = clips_sum_ || options_.sums;
   value_totals_.resize(values_ * work_.blocks());
+  value_sums_.resize(values_ * plans_.size());
 }
 
 void Step::check_penalty_weights(std::size_t array) const {

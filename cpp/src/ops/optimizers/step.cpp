@@ -46,18 +46,17 @@ double Step::update_factor(std::size_t array) const {
 }
 
 /// The sum of the penalties' values, group by group.
-void Step::add_penalties(StepReport& report) const {
-  for (std::size_t g = 0; g < plans_.size(); ++g) {
-    for (std::size_t i = 0; i < plans_[g]->group->penalties.size(); ++i) {
-      double one = 0;
-      for (std::size_t k = 0; k < params_.size(); ++k) {
-        if (state_[k].group != g) continue;
-        one += combine_blocks(work_, value_totals_.data() + i * work_.blocks(), k,
-                              [](double a, double b) { return a + b; });
-      }
-      report.penalty += one;
+void Step::add_penalties(StepReport& report) {
+  for (std::size_t k = 0; k < params_.size(); ++k) {
+    const std::size_t group = state_[k].group;
+    for (std::size_t i = 0; i < plans_[group]->group->penalties.size(); ++i) {
+      value_sums_[group * values_ + i] +=
+          combine_blocks(work_, value_totals_.data() + i * work_.blocks(), k,
+                         [](double a, double b) { return a + b; });
     }
   }
+  for (const double sum : value_sums_)
+    report.penalty += sum;
 }
 
 /// A run of float32 or float64 memory that the kernel reads and writes itself.

@@ -140,7 +140,7 @@ class Step final : public NormSource {
   inline void update_run(const Run& run, double scale, double update_factor);
   inline void direct_run(const Entry& e, const Run& run, const StepCoefficients& c);
   inline double update_factor(std::size_t array) const;
-  inline void add_penalties(StepReport& report) const;
+  inline void add_penalties(StepReport& report);
   void read(std::size_t array, std::int64_t begin, std::size_t n, void* out) override;
   DType dtype(std::size_t array) const override { return compute_dtype(params_[array].dtype); }
 
@@ -192,9 +192,10 @@ class Step final : public NormSource {
   const std::optional<WeightsAt> move_;
   std::size_t values_ = 0;  ///< penalties whose value is wanted, at most in one group
   std::vector<double> value_totals_;
-  std::vector<double> measured_;  ///< sums of squares of the updates, by block
-  std::vector<double> agreed_;    ///< elements that cautious steps update, by block
-  bool clips_sum_ = false;        ///< the penalties' gradients join before clipping
+  std::vector<double> value_sums_;  ///< of groups and penalties; there before anything is written
+  std::vector<double> measured_;    ///< sums of squares of the updates, by block
+  std::vector<double> agreed_;      ///< elements that cautious steps update, by block
+  bool clips_sum_ = false;          ///< the penalties' gradients join before clipping
   /// Gradients are not what memory holds: a sum of several, or with the penalties' gradients.
   bool composed_ = false;
 };
