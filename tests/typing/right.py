@@ -43,3 +43,22 @@ pruner = rl.prune.Pruner(params, schedule, normalize="rms", scope="global")
 pruned: int = pruner.step().pruned
 sparse = rl.prune.RigL([w, w], 0.9, key, end=100)
 grown: int = sparse.step(grads=grads).grown
+
+opt = rl.AdamW(params, 1e-3, (0.9, 0.99), eps=1e-6, clip=rl.GlobalNorm(1.0), ema=0.99)
+report: rl.optimizers.StepReport = opt.step({"block": [g, None], "head": g}, lr=1e-4)
+norm_then: float | None = report.norm
+opt.lr = lambda step: 0.1 / (1 + step)
+opt.weight_decay = 0.1
+eps: float = opt.eps
+opt.groups[0]["name"] = "all"
+opt.groups[0].lr = 0.5
+opt.add_group([w], lr=0.1)
+opt.set_mask(None)
+missing: list[str] = opt.load_state_dict(opt.state_dict(), strict=False).missing_keys
+groups = rl.SGD([{"params": [w], "lr": 0.1}, {"params": w}], momentum=0.9, prox="plain")
+named = rl.Lion([("w", w)], decay_filter=lambda name, array: 0.5, stochastic_rounding=key)
+free = rl.ScheduleFreeSGD(w, momentum=0.9, warmup_steps=10)
+free.eval_()
+mixed = rl.AdEMAMix(w, betas=(0.9, 0.99, 0.999), cautious=True, accumulation_steps=4)
+flushed: bool = mixed.flush().updated
+follow = rl.FTRL(w, l1=0.1, penalty=rl.L2(0.1), on_nonfinite="skip")

@@ -52,3 +52,41 @@ rl.prune.Pruner(w, schedule).step(grads=g)  # error
 rl.prune.RigL(w, 0.9, key)  # error
 rl.prune.SET(w, 0.9, 3)  # error
 rl.prune.Block("4")  # error
+
+rl.AdamW()  # error
+rl.AdamW(w, learning_rate=1)  # error
+rl.AdamW(w, clip=1.0)  # error
+rl.AdamW(w, nonsense=3)  # error
+rl.AdamW(3.0)  # error
+rl.AdamW(w, lr="fast")  # error
+rl.AdamW(w, betas=0.9)  # error
+rl.AdamW(w, 1e-3, (0.9, 0.99), 1e-8, 0.0, False, rl.Value(1.0))  # error
+rl.AdamW(w, penalty=0.1)  # error
+rl.AdamW(w, prox="proximal")  # error
+rl.AdamW(w, constraint=(-1, 1))  # error
+rl.AdamW(w, convention="jax")  # error
+rl.AdamW(w, on_nonfinite="stop")  # error
+rl.AdamW(w, decay_filter=0.5)  # error
+rl.AdamW(w, ema="yes")  # error
+rl.AdamW(w, accumulation_steps=1.5)  # error
+rl.AdamW(w, cautious=1.5)  # error
+rl.AdEMAMix(w, betas=(0.9, 0.99))  # error
+rl.FTRL(w, prox="plain")  # error
+rl.FTRL(w, max_update_rms=1.0)  # error
+rl.ScheduleFreeSGD(w, betas=(0.9, 0.99))  # error
+rl.SGD(w, amsgrad=True)  # error
+rl.SGD(w, nesterov="yes")  # error
+opt = rl.AdamW(w)
+opt.nonsense = 3  # error
+opt.clip = 1.0  # error
+opt.lr = "fast"  # error
+opt.betas = 0.9  # error
+opt.step(3.0)  # error
+opt.step(g, lr="fast")  # error
+opt.step(g, loss_scaling=2.0)  # error
+print(opt.step(g).nrom)  # error
+opt.set_mask(None, rest=True)  # error
+opt.train_()  # error
+print(opt.groups[0].nonsense)  # error
+opt.groups[0].lr = "fast"  # error
+steps: str = opt.steps  # error

@@ -215,11 +215,15 @@ class Group(MutableMapping[str, Any]):
         if name == "decay":
             self._handle.coupled_decay = owner._couples_decay(self._values[name])
 
-    def __setattr__(self, name: str, value: object) -> None:
-        if name not in self._values:
-            hint = did_you_mean(name, self._values)
-            raise AttributeError(f"a group has no {name!r}; it has {', '.join(self._values)}{hint}")
-        object.__setattr__(self, name, value)
+    if not TYPE_CHECKING:  # checkers would take any name for an attribute
+
+        def __setattr__(self, name: str, value: object) -> None:
+            if name not in self._values:
+                hint = did_you_mean(name, self._values)
+                raise AttributeError(
+                    f"a group has no {name!r}; it has {', '.join(self._values)}{hint}"
+                )
+            object.__setattr__(self, name, value)
 
     def __getitem__(self, key: str) -> Any:
         if key == "params":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import KW_ONLY
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -13,6 +13,7 @@ from .._checks import decay as below_one
 from .._checks import flag, integer, one_of, optional, positive, type_of
 from .._ranks import Communicator, communicator
 from .._tree import located, matched
+from .._typing import SupportsDLPack
 from ..clipping import GlobalNorm, Norm, Value
 from ..constraints import Constraint
 from ..masks import Mask
@@ -33,6 +34,8 @@ from .states import Array, state_type
 from .steps import Clip, OnNonFinite, Steps
 
 Convention: TypeAlias = Literal["torch", "keras", "optax"]
+# A tree, groups, or pairs of names and arrays: checkers lose their way in a union of all three.
+Updated: TypeAlias = SupportsDLPack | Mapping[Any, Any] | Iterable[Any]
 
 
 def _clip(name: str, value: Any) -> Any:
@@ -167,7 +170,7 @@ class Optimizer(Declared, Steps):
     True
     """
 
-    params: Any = required(read=lambda opt: opt._tree())
+    params: Field[Any, Updated] = required(read=lambda opt: opt._tree())
     _: KW_ONLY
     penalty: Penalty | None = hyperparameter(default=None)
     clip: Clip | None = setting(default=None, check=_clip)
@@ -293,14 +296,14 @@ class Optimizer(Declared, Steps):
             raise AttributeError("ema: there is no average; give ema= at construction")
         return self._tree_of(self._kept["ema"])
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name.startswith("_") or name == "groups" or hasattr(type(self), name):
-            object.__setattr__(self, name, value)
-            return
-        hint = did_you_mean(name, self._fields)
-        raise AttributeError(f"{type(self).__name__} has no {name!r} to set{hint}")
+    if not TYPE_CHECKING:  # checkers would take any name for an attribute
 
-    if not TYPE_CHECKING:
+        def __setattr__(self, name: str, value: Any) -> None:
+            if name.startswith("_") or name == "groups" or hasattr(type(self), name):
+                object.__setattr__(self, name, value)
+                return
+            hint = did_you_mean(name, self._fields)
+            raise AttributeError(f"{type(self).__name__} has no {name!r} to set{hint}")
 
         def __getattr__(self, name: str) -> Any:
             if name in self._fields and "_options" in self.__dict__:

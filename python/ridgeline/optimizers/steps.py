@@ -10,6 +10,7 @@ from .. import _core
 from .._checks import positive
 from .._ranks import Communicator, gathered_norms, non_finite_norm
 from .._tree import located, named_tree, rebuilt, without_none
+from .._typing import Gradients
 from ..clipping import GlobalNorm, Norm, Value
 from .grouped import Grouped
 
@@ -65,7 +66,7 @@ class Steps(Grouped):
     on_nonfinite: OnNonFinite | None
 
     def step(
-        self, grads: Any = None, lr: float | None = None, *, loss_scale: float = 1.0
+        self, grads: Gradients = None, lr: float | None = None, *, loss_scale: float = 1.0
     ) -> StepReport:
         """Update all parameters from their gradients.
 
@@ -214,7 +215,7 @@ class Steps(Grouped):
             ) from None
         return rebuilt(self._places, found)
 
-    def zero_grad_(self, grads: Any = None) -> None:
+    def zero_grad_(self, grads: Gradients = None) -> None:
         """Set gradients to 0, in place.
 
         Parameters
@@ -242,7 +243,7 @@ class Steps(Grouped):
             ]
         _core.set_zero_(without_none(grads))
 
-    def zero_grad(self, grads: Any = None) -> None:
+    def zero_grad(self, grads: Gradients = None) -> None:
         """Set gradients to 0, in place: `zero_grad_` under torch's name.
 
         Parameters
