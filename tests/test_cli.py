@@ -278,16 +278,17 @@ def test_demo_where_nothing_can_be_written(ridgeline, tmp_path, demo_installed):
 
 @pytest.mark.skipif(os.name != "posix", reason="sends SIGINT")
 def test_interrupt(tmp_path, demo_installed):
-    command = [sys.executable, "-u", "-m", "ridgeline", "demo"]
-
-    def listen():
-        """Shells let their background jobs ignore the signal."""
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-
+    # Shells let their background jobs ignore the signal, and processes inherit that. A program of its own
+    # listens again: to set it between fork and exec (preexec_fn) would fork beside JAX's threads.
+    listen = (
+        "import os, signal, sys;"
+        "signal.signal(signal.SIGINT, signal.SIG_DFL);"
+        "os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
+    )
+    command = [sys.executable, "-c", listen, "-u", "-m", "ridgeline", "demo"]
     with subprocess.Popen(
-        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8",
-        preexec_fn=listen,
-    ) as process:  # fmt: skip
+        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8"
+    ) as process:
         try:
             assert process.stdout.readline()
             process.send_signal(signal.SIGINT)
