@@ -278,8 +278,8 @@ def test_demo_where_nothing_can_be_written(ridgeline, tmp_path, demo_installed):
 
 @pytest.mark.skipif(os.name != "posix", reason="sends SIGINT")
 def test_interrupt(tmp_path, demo_installed):
-    # Shells let their background jobs ignore the signal, and processes inherit that. A program of its own
-    # listens again: to set it between fork and exec (preexec_fn) would fork beside JAX's threads.
+    # Shells let their background jobs ignore the signal, and processes inherit that. A program of
+    # its own listens again: preexec_fn would fork beside JAX's threads.
     listen = (
         "import os, signal, sys;"
         "signal.signal(signal.SIGINT, signal.SIG_DFL);"

@@ -459,3 +459,105 @@ def test_objects_saved_by_version_0_1():
     moving = rl.prune.RigL({"w": np.ones((20, 20), "f4")}, 0.8, key=rl.Key(1), every=2, end=20)
     moving.load_state_dict(state)
     assert not params["w"][~pruner.masks["w"].to_array()].any()
+
+
+# ---- states of several types, and decay without the learning rate
+
+
+def _after_three_steps(make, sizes=(5000, 300, 700)):
+    draw = np.random.default_rng(3)
+    arrays = [draw.normal(size=n).astype(np.float32) for n in sizes]
+    opt = make([{"params": arrays[:2]}, {"params": arrays[2]}])
+    for _ in range(3):
+        grads = [draw.normal(size=n).astype(np.float32) for n in sizes]
+        opt.step([grads[:2], grads[2]])
+    return arrays, opt
+
+
+def test_state_dtype_of_a_group():
+    def mixed(groups):
+        groups[0]["state_dtype"] = "8bit"
+        return rl.AdamW(groups, state_dtype="bfloat16")
+
+    arrays, opt = _after_three_steps(mixed)
+    coded, _ = _after_three_steps(lambda groups: rl.AdamW(groups, state_dtype="8bit"))
+    halves, _ = _after_three_steps(lambda groups: rl.AdamW(groups, state_dtype="bfloat16"))
+    for own, other in zip(arrays, [*coded[:2], halves[2]], strict=True):
+        np.testing.assert_array_equal(own, other)
+    assert [array.dtype for array in opt.state["exp_avg"][0]] == [np.uint8] * 2
+    assert opt.state["exp_avg"][1].dtype == np.uint16
+    assert opt.state["exp_avg_scale"][1].shape == (0,)
+    assert [group["state_dtype"] for group in opt.groups] == ["8bit", "bfloat16"]
+    with pytest.raises(AttributeError, match=r"state_dtype: differs between groups"):
+        _ = opt.state_dtype
+    again = pickle.loads(pickle.dumps(opt))
+    assert again.groups[1].state_dtype == "bfloat16"
+    for name, array in opt.state_dict().items():
+        np.testing.assert_array_equal(again.state_dict()[name], array)
+
+
+def test_state_dtype_of_an_added_group():
+    opt = rl.AdamW(np.ones(4000, np.float32))
+    opt.add_group(np.ones(600, np.float32), state_dtype="8bit")
+    assert [array.shape for array in opt.state["exp_avg_scale"]] == [(0,), (3,)]
+    opt.add_group(np.ones(5, np.float32))
+    assert [array.shape for array in opt.state["exp_avg_scale"]] == [(0,), (3,), (0,)]
+    opt.step([np.ones(n, np.float32) for n in (4000, 600, 5)])
+    other = pickle.loads(pickle.dumps(opt))
+    other.load_state_dict(opt.state_dict())
+    np.testing.assert_array_equal(other.state["exp_avg"][1], opt.state["exp_avg"][1])
+
+
+def test_small_parameters_keep_wide_moments():
+    def make(groups):
+        return rl.AdamW(groups, state_dtype="8bit", min_8bit_size=1000)
+
+    arrays, _ = _after_three_steps(make)
+    coded, _ = _after_three_steps(lambda groups: rl.AdamW(groups, state_dtype="8bit"))
+    wide, _ = _after_three_steps(rl.AdamW)
+    for own, other in zip(arrays, [coded[0], wide[1], wide[2]], strict=True):
+        np.testing.assert_array_equal(own, other)
+    exactly = rl.AdamW(np.ones(1000, np.float32), state_dtype="8bit", min_8bit_size=1000)
+    assert exactly.state["exp_avg"].dtype == np.uint8
+
+
+def test_state_dtype_is_fixed():
+    opt = rl.AdamW(np.ones(2, np.float32))
+    for change in (
+        lambda: setattr(opt, "state_dtype", "8bit"),
+        lambda: setattr(opt.groups[0], "state_dtype", "8bit"),
+        lambda: opt.groups[0].update(state_dtype="8bit"),
+    ):
+        with pytest.raises(AttributeError, match="state_dtype: is fixed when AdamW is created"):
+            change()
+    with pytest.raises(ValueError, match="state_dtype: got '8bit' for Adagrad"):
+        rl.Adagrad([{"params": np.ones(2, np.float32), "state_dtype": "8bit"}])
+    with pytest.raises(TypeError, match=r"state_dtype: got 'float64' for params\[1\]"):
+        rl.Adam([{"params": np.ones(2)}, {"params": np.ones(2, np.float32)}], state_dtype="float64")
+
+
+@pytest.mark.parametrize("lr", [0.0, 0.5])
+def test_decay_without_the_learning_rate(lr):
+    w, g = np.array([1.0, -2.0]), np.array([0.5, 0.25])
+    rl.SGD(w, lr=lr, decay="decoupled", weight_decay=0.125, lr_independent_decay=True).step(g)
+    np.testing.assert_array_equal(w, np.array([1.0, -2.0]) * (1 - 0.125) - lr * g)
+
+
+def test_decay_without_the_learning_rate_is_refused():
+    w = np.ones(2)
+    with pytest.raises(ValueError, match="lr_independent_decay: got True with coupled decay"):
+        rl.Adam(w, lr_independent_decay=True)
+    with pytest.raises(ValueError, match=r"weight_decay: got 2.* with lr_independent_decay"):
+        rl.AdamW(w, lr_independent_decay=True, weight_decay=2)
+    opt = rl.AdamW(w, lr_independent_decay=True, weight_decay=lambda _: 2.0)
+    with pytest.raises(ValueError, match=r"weight_decay: got 2.* with lr_independent_decay"):
+        opt.step(np.ones(2))
+    with pytest.raises(ValueError, match="lr_independent_decay: got True, wants False"):
+        rl.ScheduleFreeAdamW(w, lr_independent_decay=True)
+    opt = rl.AdamW(w, lr_independent_decay=True)
+    with pytest.raises(ValueError, match=r"weight_decay: got 1\.5"):
+        opt.weight_decay = 1.5
+    with pytest.raises(ValueError, match="lr_independent_decay: got True with coupled"):
+        opt.decay = "coupled"
+    assert (opt.weight_decay, opt.decay) == (0.01, None)
+    assert (w == 1).all()

@@ -32,7 +32,6 @@ class Steps {
       : params_(data.params), grads_(data.grads), state_(data.params.size()),
         scales_(data.params.size() * 2) {
     options_.kind = kind;
-    options_.state_type = extras.states;
     options_.threads = threads;
     if (extras.clip) {
       options_.clip = StepOptions::Clip::global_norm;
@@ -50,7 +49,7 @@ class Steps {
       group_.penalties = {&penalty_, 1};
       group_.prox = Prox::plain;
     }
-    add_states(data);
+    add_states(data, extras.states);
   }
   Steps(const Steps&) = delete;
   Steps& operator=(const Steps&) = delete;
@@ -62,20 +61,21 @@ class Steps {
   }
 
  private:
-  void add_states(const Data& data) {
+  void add_states(const Data& data, StateType type) {
     const std::vector<Array>* const regions[] = {&data.out, &data.more};
     const int count = state_count(options_.kind);
     for (int s = 0; s < count; ++s) {
       auto* at = static_cast<std::byte*>(regions[s]->front().data);
       for (std::size_t k = 0; k < params_.size(); ++k) {
-        const std::size_t bytes = state_bytes(params_[k], options_.state_type);
+        const std::size_t bytes = state_bytes(params_[k], type);
         const auto blocks =
             (static_cast<std::size_t>(params_[k].size) + code_block - 1) / code_block;
         state_[k].number = k;
         state_[k].place = k;
+        state_[k].state_type = type;
         state_[k].states[s] = at;
         std::fill(at, at + bytes, std::byte{0});
-        if (options_.state_type == StateType::dynamic8) {
+        if (type == StateType::dynamic8) {
           std::vector<float>& scales = scales_[2 * k + static_cast<std::size_t>(s)];
           scales.assign(blocks, 0);
           state_[k].scales[s] = scales.data();

@@ -298,6 +298,7 @@ class OptimizerGroup:
     lr: float
     weight_decay: float
     coupled_decay: bool
+    lr_independent_decay: bool
     betas: Any
     alpha: float
     eps: float
@@ -333,7 +334,7 @@ class Optimizer:
         *,
         kind: str,
         convention: str,
-        state_type: str,
+        state_types: list[str],
         accumulation_steps: int,
         params: Any,
         grouped: bool,

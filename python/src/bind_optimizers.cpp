@@ -35,7 +35,7 @@ constexpr auto kinds = [] {
   return names;
 }();
 constexpr std::array conventions = {"torch", "keras", "optax"};
-constexpr std::array state_types = {"compute", "bfloat16", "8bit"};
+constexpr std::array known_state_types = {"compute", "bfloat16", "8bit"};
 constexpr std::array clips = {"none", "global_norm", "norm", "value"};
 constexpr std::array policies = {"propagate", "raise", "skip"};
 constexpr std::array proxes = {"none", "plain", "preconditioned"};
@@ -123,15 +123,14 @@ std::atomic<int> forks{0};
 /// Parameters and what an optimizer keeps for them between steps.
 class Optimizer {
  public:
-  Optimizer(const std::string& kind, const std::string& convention, const std::string& state_type,
-            std::int64_t accumulation_steps, py::object params, bool grouped,
-            std::vector<std::size_t> sizes)
+  Optimizer(const std::string& kind, const std::string& convention,
+            const std::vector<std::string>& state_types, std::int64_t accumulation_steps,
+            py::object params, bool grouped, std::vector<std::size_t> sizes)
       : tree_(std::move(params)), grouped_(grouped), groups_(sizes.size()) {
     options_.accumulated = accumulation_steps;
     options_.sums = accumulation_steps > 1;
     options_.kind = named<OptimizerKind>("kind", kind, kinds);
     options_.convention = named<Convention>("convention", convention, conventions);
-    options_.state_type = named<StateType>("state_type", state_type, state_types);
     params_ = looked();
     std::size_t k = 0;
     for (std::size_t group = 0; group < sizes.size(); ++group) {
@@ -139,6 +138,7 @@ class Optimizer {
         OptimizerParameter p;
         p.place = i;
         p.number = k;
+        p.state_type = named<StateType>("state_types", state_types.at(k), known_state_types);
         parameters_.push_back(p);
         group_of_.push_back(group);
       }
@@ -620,6 +620,7 @@ void bind_group(py::module_& m) {
   bind("lr", &G::lr);
   bind("weight_decay", &G::weight_decay);
   bind("coupled_decay", &G::coupled_decay);
+  bind("lr_independent_decay", &G::lr_independent_decay);
   bind("alpha", &G::beta2);
   bind("eps", &G::eps);
   bind("momentum", &G::momentum);
@@ -689,9 +690,9 @@ void bind_optimizer(py::module_& m) {
       .def_readonly("penalty", &Outcome::penalty)
       .def_readonly("updated", &Outcome::updated);
   py::class_<Optimizer>(m, "Optimizer")
-      .def(py::init<const std::string&, const std::string&, const std::string&, std::int64_t,
-                    py::object, bool, std::vector<std::size_t>>(),
-           py::kw_only(), py::arg("kind"), py::arg("convention"), py::arg("state_type"),
+      .def(py::init<const std::string&, const std::string&, const std::vector<std::string>&,
+                    std::int64_t, py::object, bool, std::vector<std::size_t>>(),
+           py::kw_only(), py::arg("kind"), py::arg("convention"), py::arg("state_types"),
            py::arg("accumulation_steps"), py::arg("params"), py::arg("grouped"), py::arg("sizes"))
       .def("attach_states", &Optimizer::attach_states, py::arg("state"), py::arg("arrays"),
            py::arg("scales") = py::none())

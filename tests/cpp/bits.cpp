@@ -249,6 +249,7 @@ struct Way {
   std::string name;
   StepOptions options;
   OptimizerGroup group;
+  StateType state_type = StateType::compute;
   bool mask = false, master = false, kahan = false, average = false;
 };
 
@@ -277,7 +278,7 @@ OptimizerGroup ordinary_group() {
 void add_steps(Hash& hash, const Way& way, DType dtype, std::int64_t n, bool whole_range) {
   const auto size = static_cast<std::size_t>(n);
   const DType compute = dtype == DType::float64 ? DType::float64 : DType::float32;
-  const bool narrow = way.options.state_type != StateType::compute;
+  const bool narrow = way.state_type != StateType::compute;
   Elements params(dtype, n, whole_range, 7);
   std::vector<std::vector<std::byte>> memory;
   const auto zeros = [&](std::size_t bytes) {
@@ -285,6 +286,7 @@ void add_steps(Hash& hash, const Way& way, DType dtype, std::int64_t n, bool who
     return static_cast<void*>(memory.back().data());
   };
   OptimizerParameter p;
+  p.state_type = way.state_type;
   const int states = state_count(way.options.kind);
   for (int j = 0; j < states; ++j) {
     p.states[j] = zeros(size * (narrow ? 2 : item_size(compute)));
@@ -317,7 +319,7 @@ void add_steps(Hash& hash, const Way& way, DType dtype, std::int64_t n, bool who
     copy.add_to(hash);
   };
   for (int j = 0; j < states; ++j) {
-    if (way.options.state_type != StateType::dynamic8) {
+    if (way.state_type != StateType::dynamic8) {
       add(p.states[j], narrow ? DType::bfloat16 : compute);
       continue;
     }
@@ -394,7 +396,7 @@ void add_optimizers(Hashes& hashes, DType dtype, std::int64_t n, bool whole_rang
     for (const StateType type : {StateType::bfloat16, StateType::dynamic8}) {
       Way narrow = adam;
       narrow.name = type == StateType::bfloat16 ? "adam_bfloat16" : "adam_dynamic8";
-      narrow.options.state_type = type;
+      narrow.state_type = type;
       ways.push_back(narrow);
     }
   }

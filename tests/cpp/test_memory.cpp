@@ -148,7 +148,8 @@ constexpr Key key{5};
 StepReport step(Memory& m, OptimizerKind kind, StateType type, bool half, StepOptions options = {},
                 Penalties penalties = {}, Prox prox = Prox::none) {
   options.kind = kind;
-  options.state_type = type;
+  for (OptimizerParameter& p : m.state)
+    p.state_type = type;
   options.threads = 2;
   OptimizerGroup group;
   group.lr = 0.01;

@@ -49,6 +49,7 @@ report: rl.optimizers.StepReport = opt.step({"block": [g, None], "head": g}, lr=
 norm_then: float | None = report.norm
 opt.lr = lambda step: 0.1 / (1 + step)
 opt.weight_decay = 0.1
+rl.AdamW(w, lr_independent_decay=True, state_dtype="8bit", min_8bit_size=4096)
 eps: float = opt.eps
 opt.groups[0]["name"] = "all"
 opt.groups[0].lr = 0.5

@@ -78,7 +78,9 @@ inline constexpr std::size_t code_block = 256;
 struct OptimizerGroup {
   double lr = 0;
   double weight_decay = 0;
-  bool coupled_decay = false;  ///< weight_decay w joins the clipped gradient; else w (1 - lr decay)
+  /// weight_decay w joins the clipped gradient; else w (1 - lr decay), or w (1 - decay).
+  bool coupled_decay = false;
+  bool lr_independent_decay = false;
   double beta1 = 0, beta2 = 0;  ///< RMSprop's alpha is beta2
   double eps = 0;
   double momentum = 0, dampening = 0;
@@ -111,6 +113,7 @@ struct OptimizerParameter {
   double weight_sum = 0;     ///< schedule-free: of the steps in the mean of the weights
   double largest_rate = 0;   ///< schedule-free: the largest learning rate so far
 
+  StateType state_type = StateType::compute;
   void* states[max_states] = {};
   float* scales[max_states] = {};  ///< dynamic8: one a block
   float* master = nullptr;
@@ -123,7 +126,6 @@ struct OptimizerParameter {
 struct StepOptions {
   OptimizerKind kind = OptimizerKind::sgd;
   Convention convention = Convention::torch;
-  StateType state_type = StateType::compute;
 
   double scale = 1;  ///< of the gradients, before all else
   /// Of how many gradients the mean is taken: `grads` and the sums of earlier ones in `state`. One

@@ -27,6 +27,7 @@ from .._checks import (
 from ..constraints import Constraint
 from ..penalties import Penalty
 from .fields import EVERY_OPTION, Hyperparameter, did_you_mean
+from .states import state_type
 
 if TYPE_CHECKING:
     from .grouped import Grouped
@@ -72,6 +73,11 @@ def _filter(name: str, value: Any) -> Any:
     return value
 
 
+def _state_dtype(name: str, value: object) -> str | None:
+    kind = state_type(name, value)
+    return None if kind == "compute" else kind
+
+
 def _terms(penalty: Penalty | None) -> object:
     return None if penalty is None else penalty._terms
 
@@ -81,14 +87,19 @@ def _limits(constraint: Constraint | None) -> tuple[float, float]:
 
 
 class Number:
-    """A hyperparameter of a group: its check, and how the core is told."""
+    """A hyperparameter of a group: its check, how the core is told, and whether it may change."""
 
     def __init__(
-        self, check: Check, core: str | None = "", convert: Callable[[Any], Any] | None = None
+        self,
+        check: Check,
+        core: str | None = "",
+        convert: Callable[[Any], Any] | None = None,
+        fixed: bool = False,
     ) -> None:
         self.check = check
         self.core = core
         self.convert = convert
+        self.fixed = fixed
 
     def __set_name__(self, owner: type, name: str) -> None:
         self.name = name
@@ -116,9 +127,12 @@ class Number:
 
 
 def _number(
-    check: Check, core: str | None = "", convert: Callable[[Any], Any] | None = None
+    check: Check,
+    core: str | None = "",
+    convert: Callable[[Any], Any] | None = None,
+    fixed: bool = False,
 ) -> Any:
-    return Number(check, core, convert)
+    return Number(check, core, convert, fixed)
 
 
 class Group(MutableMapping[str, Any]):
@@ -147,6 +161,7 @@ class Group(MutableMapping[str, Any]):
     lr: LearningRate = _number(_learning_rate, None)
     weight_decay: WeightDecay = _number(_weight_decay, None)
     decay: Decay | None = _number(one_of(None, "coupled", "decoupled"), None)
+    lr_independent_decay: bool = _number(flag)
     penalty: Penalty | None = _number(
         optional(instance(Penalty, wants="a penalty such as rl.L2(0.1), or None")), convert=_terms
     )
@@ -160,6 +175,7 @@ class Group(MutableMapping[str, Any]):
     )
     decay_filter: ParameterFilter | None = _number(_filter, None)
     penalty_filter: ParameterFilter | None = _number(_filter, None)
+    state_dtype: str | None = _number(_state_dtype, None, fixed=True)
     betas: tuple[float, ...] = _number(_betas)
     alpha: float = _number(below_one)
     eps: float = _number(non_negative)
@@ -261,7 +277,8 @@ class Group(MutableMapping[str, Any]):
 
     def __repr__(self) -> str:
         shown = {**self._values, **self._foreign}
-        inner = ", ".join(f"{n}={value!r}" for n, value in shown.items() if value is not None)
+        told = {n: value for n, value in shown.items() if value is not None and value is not False}
+        inner = ", ".join(f"{n}={value!r}" for n, value in told.items())
         return f"Group({inner})"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
@@ -46,7 +47,7 @@ class Grouped(Saved):
         """List the names of a group's hyperparameters: those of all optimizers, then our own."""
         names = [n for n, field in self._fields.items() if isinstance(field, Hyperparameter)]
         first = ["lr", "weight_decay", "decay", "penalty", "prox", "constraint"]
-        first += ["decay_filter", "penalty_filter"]
+        first += ["decay_filter", "penalty_filter", "lr_independent_decay", "state_dtype"]
         return sorted(names, key=lambda n: first.index(n) if n in first else len(first))
 
     def _group(self, place: str, given: Mapping[str, Any], values: dict[str, Any]) -> Group:
@@ -63,6 +64,7 @@ class Grouped(Saved):
             elif name != "params":
                 check_foreign(place, name, values)
                 foreign[name] = value
+        self._check_decay(values)
         self._check_group(values)
         return Group._of(tree, values, foreign, self)
 
@@ -84,20 +86,23 @@ class Grouped(Saved):
             parts = [path.partition("/") for path in paths]
             own = [(int(group), path) for group, _, path in parts]
         dtypes = [dtype_name(array) for _, _, array in found]
-        for (place, _, _), dtype in zip(found, dtypes, strict=True):
-            self._check_precision(place, dtype)
+        kinds = [
+            self._state_type_for(place, array, dtype, self.groups[group]._values["state_dtype"])
+            for (place, _, array), dtype, (group, _) in zip(found, dtypes, own, strict=True)
+        ]
         self._check_halves(dtypes)
         sizes = Counter(g for g, _ in own)
         self._core = _core.Optimizer(
             kind=self._kind(),
             convention=self._options["convention"],
-            state_type="compute" if self._state_type.startswith("float") else self._state_type,
+            state_types=kinds,
             accumulation_steps=self._every,
             params=tree,
             grouped=self._grouped,
             sizes=[sizes[place] for place in range(len(self.groups))],
         )
         self._dtypes = dtypes
+        self._state_types = kinds
         self._shapes = [tuple(int(n) for n in array.shape) for _, _, array in found]
         self._paths = file_names([path or "param" for path in paths])
         self._own_names = [name for _, name in own]
@@ -116,16 +121,19 @@ class Grouped(Saved):
             self._set_factors(name, [group._values[name] for group in self.groups])
         self._find_rates()
 
-    def _check_precision(self, place: str, dtype: str) -> None:
-        wide, kind = dtype == "float64", self._state_type
-        if kind == "compute":
-            return
+    def _state_type_for(self, place: str, array: Any, dtype: str, kind: str | None) -> str:
+        """Return the core's name of how a parameter's states are kept."""
+        if kind is None:
+            return "compute"
+        wide = dtype == "float64"
         if wide != (kind == "float64"):
             wants = "float64" if wide else "float32, bfloat16 or 8bit"
             raise TypeError(
                 f"state_dtype: got {kind!r} for {place} of {dtype}, wants {wants} or None"
             )
         self._check_state_type("state_dtype", kind)
+        small = math.prod(array.shape) < self._options["min_8bit_size"]
+        return "compute" if kind.startswith("float") or (kind == "8bit" and small) else kind
 
     def _check_state_type(self, name: str, value: str) -> None:
         """Refuse a type of states in which the rule does not work."""
@@ -199,9 +207,14 @@ class Grouped(Saved):
 
     def _change(self, groups: Sequence[Group], name: str, value: object) -> None:
         """Give groups a new value; on an error all keep the old one."""
-        checked = number_of(self, name).check(name, value)
+        number = number_of(self, name)
+        if number.fixed:
+            raise AttributeError(f"{name}: is fixed when {type(self).__name__} is created")
+        checked = number.check(name, value)
         for group in groups:
-            self._check_group({**group._values, name: checked})
+            values = {**group._values, name: checked}
+            self._check_decay(values)
+            self._check_group(values)
         if name in ("decay_filter", "penalty_filter"):
             chosen = set(groups)
             filters = [checked if g in chosen else g._values[name] for g in self.groups]
@@ -210,6 +223,20 @@ class Grouped(Saved):
             if name in self._asked:
                 self._asked[name] += _is_asked(checked) - _is_asked(group._values[name])
             group._take(self, name, checked)
+
+    def _check_decay(self, values: Mapping[str, Any]) -> None:
+        if not values["lr_independent_decay"]:
+            return
+        if self._couples_decay(values["decay"]):
+            raise ValueError(
+                "lr_independent_decay: got True with coupled decay, wants decay='decoupled'"
+            )
+        decay = values["weight_decay"]
+        if not callable(decay) and decay > 1:
+            raise ValueError(
+                f"weight_decay: got {decay} with lr_independent_decay, wants at most 1: weights "
+                "are multiplied by 1 - weight_decay"
+            )
 
     def _check_group(self, values: Mapping[str, Any]) -> None:
         """Check the hyperparameters of a group against each other."""

@@ -30,7 +30,7 @@ from .fields import (
     setting,
 )
 from .group import Decay, ParameterFilter, Prox, number_of
-from .states import Array, state_type
+from .states import Array
 from .steps import Clip, OnNonFinite, Steps
 
 Convention: TypeAlias = Literal["torch", "keras", "optax"]
@@ -53,11 +53,6 @@ def _clip(name: str, value: Any) -> Any:
 
 def _rounding(name: str, value: Any) -> Key | bool:
     return value if isinstance(value, Key) else flag(name, value)
-
-
-def _state_dtype(name: str, value: object) -> str | None:
-    kind = state_type(name, value)
-    return None if kind == "compute" else kind
 
 
 class Optimizer(Declared, Steps):
@@ -89,6 +84,9 @@ class Optimizer(Declared, Steps):
         :math:`w \leftarrow w (1 - \eta\lambda)` before the step. None: as the library of
         `convention` does. torch couples it in SGD, Adam, NAdam, RMSprop and Adagrad and decouples
         it in AdamW and Lion; Keras and optax decouple it everywhere; FTRL's is decoupled.
+    lr_independent_decay : bool, default False
+        Decoupled decay that does not depend on the learning rate: ``w ← w (1 - λ)``, with λ at most
+        1. A schedule of its own is a function as `weight_decay`.
     penalty : Penalty, optional
         Any elementwise penalty.
     prox : {None, "plain", "preconditioned"}
@@ -134,7 +132,10 @@ class Optimizer(Declared, Steps):
     state_dtype : {None, "float32", "bfloat16", "8bit"}
         How moments are kept. None: as float64 for float64, else float32. "bfloat16": rounded
         stochastically. "8bit": a byte each and a float32 for each 256, the dynamic map of Dettmers
-        et al. (2022); not where sums only grow (Adagrad, FTRL).
+        et al. (2022); not where sums only grow (Adagrad, FTRL). A group may have its own.
+    min_8bit_size : int, default 0
+        Moments of parameters with fewer elements are kept in float32 where `state_dtype` is "8bit";
+        bitsandbytes has 4096.
     master_weights : bool, default False
         Keep a float32 copy of 16-bit parameters: that is what is updated, they are its rounding.
     kahan : bool, default False
@@ -179,13 +180,15 @@ class Optimizer(Declared, Steps):
     decay_filter: ParameterFilter | None = hyperparameter(default=None)
     penalty_filter: ParameterFilter | None = hyperparameter(default=None)
     decay: Decay | None = hyperparameter(default=None)
+    lr_independent_decay: bool = hyperparameter(default=False)
     clip_after_penalty: bool | None = setting(default=None, check=optional(flag))
     on_nonfinite: OnNonFinite | None = setting(
         default=None, check=one_of(None, "skip", "raise", "propagate")
     )
     stochastic_rounding: bool | Key = fixed(default=False, check=_rounding)
     comm: Communicator | None = setting(default=None, check=optional(communicator))
-    state_dtype: Field[str | None, Any] = fixed(default=None, check=_state_dtype)
+    state_dtype: Field[str | None, Any] = hyperparameter(default=None)
+    min_8bit_size: int = fixed(default=0, check=lambda name, value: integer(name, value, 0))
     master_weights: bool = fixed(default=False, check=flag)
     kahan: bool = fixed(default=False, check=flag)
     ema: Field[Any, float | None] = fixed(
@@ -218,7 +221,6 @@ class Optimizer(Declared, Steps):
             else:
                 options[name] = checked
         self._options = options
-        self._state_type = options["state_dtype"] or "compute"
         self._every = options["accumulation_steps"]
         self._check_settings(options)
         self._check_storage()

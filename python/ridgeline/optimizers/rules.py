@@ -660,6 +660,11 @@ class _ScheduleFree(Optimizer):
             raise ValueError(
                 f"decay: got {values['decay']!r}, wants None: {type(self).__name__} has one kind"
             )
+        if values["lr_independent_decay"]:
+            raise ValueError(
+                f"lr_independent_decay: got True, wants False: the decay of {type(self).__name__} "
+                "joins the gradient"
+            )
         by_momentum = "momentum" in values
         name = "momentum" if by_momentum else "betas[0]"
         beta = values["momentum"] if by_momentum else values["betas"][0]

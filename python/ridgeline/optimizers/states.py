@@ -80,6 +80,11 @@ def compute_dtypes(dtypes: list[str]) -> list[str]:
     return ["float64" if dtype == "float64" else "float32" for dtype in dtypes]
 
 
+def _none(count: int) -> list[Array]:
+    """Return empty arrays: the scales of states that have none."""
+    return [np.empty(0, np.float32) for _ in range(count)]
+
+
 def _read_only(array: Array) -> Array:
     view: Array = array.view()
     view.flags.writeable = False
@@ -102,7 +107,7 @@ class States:
     _paths: list[str]  # their names in files
     _places: Any  # a tree like that of the parameters, of their numbers
     _kept: dict[str, list[Array]]  # by the names of state_dict
-    _state_type: str
+    _state_types: list[str]  # by the core's names
     _every: int
     _options: dict[str, Any]  # by the names of the fields
     _stateful: bool | None = None  # whether a momentum has a state, where that depends
@@ -130,8 +135,10 @@ class States:
     def _make_states(self, master: bool, kahan: bool, average: bool) -> None:
         """Allocate the states of the parameters that have none yet, and tell the core of all."""
         first = len(next(iter(self._kept.values()), ()))
-        for name, arrays in self._new_states(first, master, kahan, average).items():
-            self._kept.setdefault(name, []).extend(arrays)
+        new = self._new_states(first, master, kahan, average)
+        for name in {**self._kept, **new}:  # scales are there once one state has 8 bits
+            own = self._kept.setdefault(name, _none(first))
+            own.extend(new.get(name, _none(len(self._shapes) - first)))
         self._attach()
 
     def _new_states(
@@ -140,15 +147,21 @@ class States:
         shapes, dtypes = self._shapes[first:], self._dtypes[first:]
         count, compute = len(shapes), compute_dtypes(dtypes)
         kept: dict[str, list[Array]] = {}
-        of_states = {"bfloat16": ["uint16"] * count, "8bit": ["uint8"] * count}
+        kinds = self._state_types[first:]
+        stored_as = {"bfloat16": "uint16", "8bit": "uint8"}
+        of_states = [stored_as.get(kind, wide) for kind, wide in zip(kinds, compute, strict=True)]
         for name in self._squares():
-            kept[name] = zeroed(of_states.get(self._state_type, compute), shapes)
-            if self._state_type == "8bit":
-                blocks = [((math.prod(shape) + _BLOCK - 1) // _BLOCK,) for shape in shapes]
+            kept[name] = zeroed(of_states, shapes)
+            if "8bit" in kinds:
+                blocks = [
+                    ((math.prod(shape) + _BLOCK - 1) // _BLOCK if kind == "8bit" else 0,)
+                    for shape, kind in zip(shapes, kinds, strict=True)
+                ]
                 kept[f"{name}_scale"] = zeroed(["float32"] * count, blocks)  # type: ignore[arg-type]
-            first_value = self._stored(name, self._initial_value(name))
-            for array in kept[name] if first_value else ():  # pages of zeros stay untouched
-                array[...] = first_value
+            for array, kind in zip(kept[name], kinds, strict=True):
+                first_value = self._stored(name, self._initial_value(name), kind)
+                if first_value:  # pages of zeros stay untouched
+                    array[...] = first_value
             if name in self._copies:
                 _core.widen(self._arrays[first:], kept[name])
         # Parameters that are not of 16 bits have no master or compensation: empty arrays.
@@ -170,12 +183,12 @@ class States:
             kept["accumulated"] = zeroed(compute, shapes)
         return kept
 
-    def _stored(self, state: str, value: float) -> Any:
+    def _stored(self, state: str, value: float, kind: str) -> Any:
         """Return how the number is stored in a state, with a scale of 0 if that is of 8 bits."""
-        if self._state_type == "bfloat16":
+        if kind == "bfloat16":
             bits = int(np.float32(value).view(np.uint32))
             return np.uint16((bits + 0x7FFF + (bits >> 16 & 1)) >> 16)
-        if self._state_type == "8bit":
+        if kind == "8bit":
             return 0 if self._squares()[state] else 127
         return value
 
@@ -199,7 +212,9 @@ class States:
         """Set the states of some elements of a parameter to 0."""
         for name in (*self._squares(), "compensation"):
             if name in self._kept and self._kept[name][k].shape == elements.shape:
-                zero = 0 if name == "compensation" else self._stored(name, 0.0)
+                zero = (
+                    0 if name == "compensation" else self._stored(name, 0.0, self._state_types[k])
+                )
                 self._kept[name][k][elements] = zero
 
     # ---- reading

@@ -62,6 +62,9 @@ void check_schedule_free(const OptimizerGroup& group, OptimizerKind kind) {
                                                    " with a schedule-free rule, wants a number "
                                                    "between 0 and 1");
   }
+  if (group.lr_independent_decay)
+    bad_value("lr_independent_decay", "got true with a schedule-free rule, wants false: its decay "
+                                      "joins the gradient");
   if (group.prox != Prox::none && !group.penalties.empty()) {
     bad_value("prox", "got an operator with a schedule-free rule, wants 'none': the weights are "
                       "means, which do not stay where it puts them");
@@ -78,6 +81,13 @@ void check_group(const OptimizerGroup& group, OptimizerKind kind, Arrays params)
     bad_value("lr", "got 0, wants a number above 0: FTRL divides by it");
   if (is_schedule_free(kind)) check_schedule_free(group, kind);
   check_non_negative("weight_decay", group.weight_decay, false);
+  if (group.lr_independent_decay && group.coupled_decay)
+    bad_value("lr_independent_decay", "got true with coupled decay, wants decoupled decay");
+  if (group.lr_independent_decay && !(group.weight_decay <= 1)) {
+    bad_value("weight_decay", "got " + text(group.weight_decay) +
+                                  " with lr_independent_decay, wants at most 1: weights are "
+                                  "multiplied by 1 - weight_decay");
+  }
   check_non_negative("eps", group.eps, false);
   for (const Penalty& p : group.penalties) {
     Penalty alone = p;
@@ -199,13 +209,14 @@ Numbers Step::numbers_for(const Plan& plan, const OptimizerParameter& p) const {
 Path Step::path_of(std::size_t array, const Plan& plan, bool regular) const {
   const Array& w = params_[array];
   const Array& g = grads_[array];
+  const StateType type = state_[array].state_type;
   const bool stateless = state_count(options_.kind) == 0;
   if (w.contiguous() && g.contiguous() && g.dtype == w.dtype && item_size(w.dtype) != 2 &&
-      !composed_ && (options_.state_type == StateType::compute || stateless) &&
-      state_[array].average == nullptr && plan.elastic) {
+      !composed_ && (type == StateType::compute || stateless) && state_[array].average == nullptr &&
+      plan.elastic) {
     return Path::direct;
   }
-  const bool narrow = options_.state_type == StateType::bfloat16 && !stateless &&
+  const bool narrow = type == StateType::bfloat16 && !stateless &&
                       compute_dtype(w.dtype) == DType::float32 && regular;
   return narrow ? Path::narrow : Path::tiled;
 }
@@ -217,8 +228,9 @@ Entry Step::entry_for(std::size_t array, Key step_key) const {
   const double decay = plan.group->weight_decay * p.decay;
   const bool joins = is_schedule_free(options_.kind);
   const double coupled = !joins && plan.group->coupled_decay ? decay : 0;
-  const double keep = joins || plan.group->coupled_decay ? 1 : 1 - plan.group->lr * decay;
-  const bool random = options_.stochastic_rounding || options_.state_type == StateType::bfloat16;
+  const double rate = plan.group->lr_independent_decay ? 1 : plan.group->lr;
+  const double keep = joins || plan.group->coupled_decay ? 1 : 1 - rate * decay;
+  const bool random = options_.stochastic_rounding || p.state_type == StateType::bfloat16;
   // Whether the gradient is only scaled, and all elements are stepped alike.
   const bool regular = (clips_sum_ || (c.gradient_l1 == 0 && c.gradient_l2 == 0)) && coupled == 0 &&
                        !c.preconditioned && options_.clip != StepOptions::Clip::value &&

@@ -203,7 +203,6 @@ void move_weights(WeightsAt to, const StepOptions& options, std::span<const Opti
   // A step of nothing but the mean, on gradients of zeros.
   StepOptions plain;
   plain.kind = options.kind;
-  plain.state_type = options.state_type;
   plain.stochastic_rounding = options.stochastic_rounding;
   plain.key = options.key;
   plain.step = options.step;

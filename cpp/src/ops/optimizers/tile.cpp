@@ -155,7 +155,7 @@ void Step::load_states(TileContext& t, bool narrow) const {
       t.x.states[j] = at_element(p.states[j], t.begin, DType::bfloat16);
       continue;
     }
-    switch (options_.state_type) {
+    switch (p.state_type) {
     case StateType::compute:
       t.x.states[j] = at_element(p.states[j], t.begin, t.compute);
       continue;
@@ -230,8 +230,8 @@ void Step::average_weights(TileContext& t) const {
 void Step::store_states(TileContext& t) const {
   const OptimizerParameter& p = t.parameter();
   const StorageTable& storage = *tables_.storage;
-  if (options_.state_type == StateType::compute) return;
-  const bool halves = options_.state_type == StateType::bfloat16;
+  if (p.state_type == StateType::compute) return;
+  const bool halves = p.state_type == StateType::bfloat16;
   if (halves) storage.draw(*t.x.rounding, t.n, t.tiles.random);
   for (int j = 0; j < state_count(options_.kind); ++j) {
     const auto* wide = reinterpret_cast<const float*>(t.tiles.states[j]);
