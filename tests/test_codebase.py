@@ -30,12 +30,7 @@ EXCEPTIONS: dict[str, set[str]] = {
     "functions": {
         "python/ridgeline/reference/optimizers.py: __init__",
     },
-    "C++ functions": {
-        "cpp/src/ops/pruning.cpp: block_powers",
-        "python/src/bind_dropout.cpp: bind_dropout",
-        "python/src/bind_pruning.cpp: bind_pruning",
-        "python/src/tensor_view.cpp: flatten",
-    },
+    "C++ functions": set(),
     "circles": set(),
     "private modules": set(),
     "prose": set(),

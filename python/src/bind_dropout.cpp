@@ -62,14 +62,7 @@ BlockEdges edges_of(py::handle name) {
                         ", wants 'full' or 'clipped'");
 }
 
-}  // namespace
-
-void bind_dropout(py::module_& m) {
-  bind_function(m, "dropout", "x", "p", &dropout);
-  bind_function(m, "alpha_dropout", "x", "p", &alpha_dropout);
-  bind_function(m, "alpha_dropout_backward", "dy", "p", &alpha_dropout_backward);
-  bind_function(m, "gaussian_dropout", "x", "p", &gaussian_dropout);
-  bind_function(m, "gaussian_noise", "x", "std", &gaussian_noise);
+void bind_scaled(py::module_& m) {
   m.def("dropout_scaled",
         [](py::handle x, py::handle p, py::handle key, double scale, py::handle offset,
            py::handle axes, py::handle shape, py::handle index, py::handle out) {
@@ -91,6 +84,9 @@ void bind_dropout(py::module_& m) {
                           dropout_scaled(a, o, probability, k, 1, numbering);
                         });
         });
+}
+
+void bind_pairs(py::module_& m) {
   m.def("dropout_add", [](py::handle x, py::handle residual, py::handle p, py::handle key,
                           py::handle offset, py::handle axes, py::handle shape, py::handle index,
                           py::handle out) {
@@ -127,6 +123,9 @@ void bind_dropout(py::module_& m) {
     });
     return py::make_tuple(fresh.finished(), old.finished());
   });
+}
+
+void bind_drop_block(py::module_& m) {
   m.def("drop_block", [](py::handle x, py::handle p, const std::vector<std::int64_t>& block,
                          py::handle key, py::handle edges, bool per_channel, py::handle out) {
     const double probability = number("p", p);
@@ -158,6 +157,19 @@ void bind_dropout(py::module_& m) {
     o.written();
     return result.finished();
   });
+}
+
+}  // namespace
+
+void bind_dropout(py::module_& m) {
+  bind_function(m, "dropout", "x", "p", &dropout);
+  bind_function(m, "alpha_dropout", "x", "p", &alpha_dropout);
+  bind_function(m, "alpha_dropout_backward", "dy", "p", &alpha_dropout_backward);
+  bind_function(m, "gaussian_dropout", "x", "p", &gaussian_dropout);
+  bind_function(m, "gaussian_noise", "x", "std", &gaussian_noise);
+  bind_scaled(m);
+  bind_pairs(m);
+  bind_drop_block(m);
 }
 
 }  // namespace ridgeline::python

@@ -163,9 +163,7 @@ py::object mapped(const char* name, py::handle x, const char* other_name, py::ha
   return result.finished();
 }
 
-}  // namespace
-
-void bind_pruning(py::module_& m) {
+void bind_selection(py::module_& m) {
   m.def("prune_select", [](const char* name, py::handle arrays, py::handle count, py::handle words,
                            py::handle among, py::handle divisors, bool magnitude) {
     const Tensors a(name, arrays, Access::read);
@@ -207,6 +205,9 @@ void bind_pruning(py::module_& m) {
           const Selected selected(a, divisors, magnitude, among, words);
           run({&a}, [&] { prune_at_key(a.arrays(), selected.selection(), key, ties); });
         });
+}
+
+void bind_random_selection(py::module_& m) {
   m.def("prune_random_histogram",
         [](py::handle arrays, py::handle key, std::int64_t first, py::handle among,
            std::int64_t low, int shift, py::handle bins) {
@@ -247,6 +248,9 @@ void bind_pruning(py::module_& m) {
                      selection.words[0]);
     });
   });
+}
+
+void bind_words(py::module_& m) {
   m.def("check_arrays", [](const char* name, py::handle arrays) {
     const Tensors checked(name, arrays, Access::read);
   });
@@ -310,6 +314,9 @@ void bind_pruning(py::module_& m) {
     }
     return count;
   });
+}
+
+void bind_groups(py::module_& m) {
   m.def("prune_n_of_m", [](const char* name, py::handle x, std::int64_t outer, std::int64_t length,
                            std::int64_t inner, int keep, int size, bool magnitude, py::handle among,
                            py::handle words) {
@@ -335,6 +342,9 @@ void bind_pruning(py::module_& m) {
       prune_random_n_of_m(outer, length, inner, keep, size, k, first, part.all()[0], bits.all()[0]);
     });
   });
+}
+
+void bind_blocks(py::module_& m) {
   m.def("prune_block_powers",
         [](const char* name, py::handle x, const std::vector<std::int64_t>& block, double ord,
            py::handle among, py::handle largest, py::handle scores) {
@@ -355,7 +365,7 @@ void bind_pruning(py::module_& m) {
                          {static_cast<double*>(out.ptr), static_cast<std::size_t>(out.size)});
           });
         });
-  const auto bind_blocks = [&m](const char* name, auto function, bool spreads) {
+  const auto bind = [&m](const char* name, auto function, bool spreads) {
     m.def(name, [=](const std::vector<std::int64_t>& shape, const std::vector<std::int64_t>& block,
                     py::handle from, py::handle to) {
       const Buffers<const std::uint64_t> read(py::make_tuple(from), false);
@@ -370,8 +380,11 @@ void bind_pruning(py::module_& m) {
       without_gil(size, [&] { function(shape, block, read.all()[0], written.all()[0], 0); });
     });
   };
-  bind_blocks("prune_spread", &spread_blocks, true);
-  bind_blocks("prune_gather", &gather_blocks, false);
+  bind("prune_spread", &spread_blocks, true);
+  bind("prune_gather", &gather_blocks, false);
+}
+
+void bind_apply(py::module_& m) {
   m.def("apply_mask", [](py::handle params, py::handle words, py::handle shape) {
     require_array("params", params);
     const Tensors a("params", params, Access::parameter);
@@ -435,6 +448,9 @@ void bind_pruning(py::module_& m) {
     for (const auto& part : parts)
       part->written();
   });
+}
+
+void bind_masked(py::module_& m) {
   m.def("masked", [](py::handle w, py::handle words, py::handle shape, py::handle out) {
     require_array("w", w);
     const Tensors a("w", w, Access::source);
@@ -467,6 +483,9 @@ void bind_pruning(py::module_& m) {
     };
     b ? run({&o, &a, &*b}, check) : run({&o, &a}, check);
   });
+}
+
+void bind_scores(py::module_& m) {
   m.def("prune_saliency", [](py::handle w, py::handle g, bool squared, py::handle out) {
     return mapped("w", w, "g", g, out, [&](const Array& a, const Array& b, const Array& o) {
       saliency(a, b, o, squared);
@@ -503,6 +522,19 @@ void bind_pruning(py::module_& m) {
     run({&s, &a, &b}, [&] { movement(s.arrays(), a.arrays(), b.arrays(), rate); });
     s.written();
   });
+}
+
+}  // namespace
+
+void bind_pruning(py::module_& m) {
+  bind_selection(m);
+  bind_random_selection(m);
+  bind_words(m);
+  bind_groups(m);
+  bind_blocks(m);
+  bind_apply(m);
+  bind_masked(m);
+  bind_scores(m);
 }
 
 }  // namespace ridgeline::python

@@ -623,64 +623,73 @@ void Tensors::check_keys(py::handle node, py::handle model, const Place* place) 
     check(node, model, "got key ", " does not have");
 }
 
+/// An error unless a node is of the same kind as the model's.
+void Tensors::check_kind(bool alike, py::handle node, py::handle model, const Place* place) const {
+  if (model_ == nullptr || alike) return;
+  fail(place, PyExc_ValueError,
+       "got " + kind_text(node) + ", wants " + kind_text(model) + " as in " + model_->name_);
+}
+
+// Looking at a tensor of a subclass can run Python code, which might change the containers: sizes
+// are read anew, and children held.
+
+void Tensors::flatten_sequence(py::handle node, py::handle model, const Place* place) {
+  PyObject* object = node.ptr();
+  const bool compare = model_ != nullptr;
+  const auto as_long = [&] {
+    return (PyList_CheckExact(model.ptr()) || PyTuple_CheckExact(model.ptr())) &&
+           PySequence_Fast_GET_SIZE(model.ptr()) == PySequence_Fast_GET_SIZE(object);
+  };
+  check_kind(compare && as_long(), node, model, place);
+  if (arrays_.empty()) {
+    const auto n = static_cast<std::size_t>(PySequence_Fast_GET_SIZE(object));
+    arrays_.reserve(n);
+    shapes_.reserve(n);
+    objects_.reserve(n);
+  }
+  for (Py_ssize_t i = 0; i < PySequence_Fast_GET_SIZE(object); ++i) {
+    const Place here{place, nullptr, i};
+    const auto child = py::reinterpret_borrow<py::object>(PySequence_Fast_GET_ITEM(object, i));
+    py::object other;
+    if (compare) {
+      check_kind(as_long(), node, model, place);
+      other = py::reinterpret_borrow<py::object>(PySequence_Fast_GET_ITEM(model.ptr(), i));
+    }
+    flatten(child, other, &here);
+  }
+}
+
+void Tensors::flatten_dict(py::handle node, py::handle model, const Place* place) {
+  const bool compare = model_ != nullptr;
+  check_kind(compare && PyDict_CheckExact(model.ptr()), node, model, place);
+  if (compare) check_keys(node, model, place);
+  PyObject* key = nullptr;
+  PyObject* value = nullptr;
+  Py_ssize_t position = 0;
+  // In the order of the model: its arrays are in that order.
+  while (PyDict_Next(compare ? model.ptr() : node.ptr(), &position, &key, &value)) {
+    const Place here{place, key, 0};
+    const auto held = py::reinterpret_borrow<py::object>(key);
+    const auto child = py::reinterpret_borrow<py::object>(value);
+    if (!compare) {
+      flatten(child, py::handle(), &here);
+      continue;
+    }
+    const auto own = py::reinterpret_borrow<py::object>(PyDict_GetItemWithError(node.ptr(), key));
+    if (own.ptr() == nullptr) check_keys(node, model, place);
+    flatten(own, child, &here);
+  }
+}
+
 void Tensors::flatten(py::handle node, py::handle model, const Place* place) {
   PyObject* object = node.ptr();
   const bool writing = writes(access_);
   const bool compare = model_ != nullptr;
-  const auto same_kind = [&](bool alike) {
-    if (!compare || alike) return;
-    fail(place, PyExc_ValueError,
-         "got " + kind_text(node) + ", wants " + kind_text(model) + " as in " + model_->name_);
-  };
-  // Looking at a tensor of a subclass can run Python code, which might change the containers: sizes
-  // are read anew, and children held.
-  if (PyList_CheckExact(object) || PyTuple_CheckExact(object)) {
-    const auto as_long = [&] {
-      return (PyList_CheckExact(model.ptr()) || PyTuple_CheckExact(model.ptr())) &&
-             PySequence_Fast_GET_SIZE(model.ptr()) == PySequence_Fast_GET_SIZE(object);
-    };
-    same_kind(compare && as_long());
-    if (arrays_.empty()) {
-      const auto n = static_cast<std::size_t>(PySequence_Fast_GET_SIZE(object));
-      arrays_.reserve(n);
-      shapes_.reserve(n);
-      objects_.reserve(n);
-    }
-    for (Py_ssize_t i = 0; i < PySequence_Fast_GET_SIZE(object); ++i) {
-      const Place here{place, nullptr, i};
-      const auto child = py::reinterpret_borrow<py::object>(PySequence_Fast_GET_ITEM(object, i));
-      py::object other;
-      if (compare) {
-        same_kind(as_long());
-        other = py::reinterpret_borrow<py::object>(PySequence_Fast_GET_ITEM(model.ptr(), i));
-      }
-      flatten(child, other, &here);
-    }
-    return;
-  }
-  if (PyDict_CheckExact(object)) {
-    same_kind(compare && PyDict_CheckExact(model.ptr()));
-    if (compare) check_keys(node, model, place);
-    PyObject* key = nullptr;
-    PyObject* value = nullptr;
-    Py_ssize_t position = 0;
-    // In the order of the model: its arrays are in that order.
-    while (PyDict_Next(compare ? model.ptr() : object, &position, &key, &value)) {
-      const Place here{place, key, 0};
-      const auto held = py::reinterpret_borrow<py::object>(key);
-      const auto child = py::reinterpret_borrow<py::object>(value);
-      if (!compare) {
-        flatten(child, py::handle(), &here);
-        continue;
-      }
-      const auto own = py::reinterpret_borrow<py::object>(PyDict_GetItemWithError(object, key));
-      if (own.ptr() == nullptr) check_keys(node, model, place);
-      flatten(own, child, &here);
-    }
-    return;
-  }
+  if (PyList_CheckExact(object) || PyTuple_CheckExact(object))
+    return flatten_sequence(node, model, place);
+  if (PyDict_CheckExact(object)) return flatten_dict(node, model, place);
   if (holes_ && object == Py_None && (compare || place != nullptr)) {
-    same_kind(compare && is_array(model));
+    check_kind(compare && is_array(model), node, model, place);
     shapes_.push_back({nullptr, 0});
     arrays_.push_back(Array());
     objects_.push_back(py::none());
@@ -688,14 +697,14 @@ void Tensors::flatten(py::handle node, py::handle model, const Place* place) {
   }
   try {
     if (PyArray_CheckExact(object)) {
-      same_kind(compare && is_array(model));
+      check_kind(compare && is_array(model), node, model, place);
       return add(node, numpy_view(reinterpret_cast<PyArrayObject*>(object), writing), place);
     }
     if (PyType_Check(object))
       type_problem("got a type (" + py::repr(node).cast<std::string>() + "), wants an array");
     if (const TypeEntry* found = find_exchange_type(Py_TYPE(object))) {
       const TypeEntry entry = *found;
-      same_kind(compare && is_array(model));
+      check_kind(compare && is_array(model), node, model, place);
       const std::size_t index = arrays_.size();
       add(node, exchange_view(entry, node, writing), place);
       if (!entry.torch) return;
@@ -704,12 +713,12 @@ void Tensors::flatten(py::handle node, py::handle model, const Place* place) {
       return;
     }
     if (PyArray_Check(object)) {
-      same_kind(compare && is_array(model));
+      check_kind(compare && is_array(model), node, model, place);
       refuse_masked(node);
       return add(node, numpy_view(reinterpret_cast<PyArrayObject*>(object), writing), place);
     }
     if (py::hasattr(node, "__dlpack__") && py::hasattr(node, "__dlpack_device__")) {
-      same_kind(compare && is_array(model));
+      check_kind(compare && is_array(model), node, model, place);
       py::object owner;
       const TensorView view = capsule_view(node, writing, owner);
       capsules_.push_back(std::move(owner));

@@ -126,7 +126,10 @@ class Tensors {
     Py_ssize_t index;
   };
 
+  void check_kind(bool alike, py::handle node, py::handle model, const Place* place) const;
   void flatten(py::handle node, py::handle model, const Place* place);
+  void flatten_sequence(py::handle node, py::handle model, const Place* place);
+  void flatten_dict(py::handle node, py::handle model, const Place* place);
   void add(py::handle node, TensorView view, const Place* place);
   void check_keys(py::handle node, py::handle model, const Place* place) const;
   [[noreturn]] void fail(const Place* place, PyObject* type, const std::string& problem) const;

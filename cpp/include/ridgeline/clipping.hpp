@@ -28,7 +28,7 @@ class NonFiniteError : public std::runtime_error {
 /// (sum |x|^ord)^(1/ord) over all arrays; the largest |x| for infinity.
 double global_norm(Arrays arrays, double ord = 2, int threads = 0);
 
-/// x = min(max(x, low), high); NaN stays. Stretches within the limits are not written.
+/// x = min(max(x, low), high); NaN stays. Tiles within the limits are not written.
 void clip_by_value(Arrays grads, double low, double high, int threads = 0);
 
 /// Scales each array whose own norm is above max_norm down to it; norms[i] is the norm before.

@@ -11,7 +11,7 @@ struct Box {
   double highest;
 };
 
-/// x = the nearest point of the box; NaN stays. Stretches within it are not written.
+/// x = the nearest point of the box; NaN stays. Tiles within it are not written.
 void project(const Box& box, Arrays params, int threads = 0);
 
 }  // namespace ridgeline

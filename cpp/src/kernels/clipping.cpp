@@ -79,7 +79,7 @@ void multiply(void* x, std::size_t n, double factor) {
   }
 }
 
-/// min(max(x, low), high); NaN stays. Looks at the extremes of a stretch that stays in the first
+/// min(max(x, low), high); NaN stays. Looks at the extremes of a tile that stays in the first
 /// cache before it writes any of it: reading costs half of rewriting from memory.
 template <class T>
 bool clamp(void* x, std::size_t n, double low, double high) {
@@ -93,10 +93,10 @@ bool clamp(void* x, std::size_t n, double low, double high) {
   const auto widen_to = [](Extremes e, V v) {
     return Extremes{lesser(v, e.lowest), greater(v, e.highest)};  // passes over NaN
   };
-  constexpr std::size_t stretch = 2048;
+  constexpr std::size_t tile = 2048;
   bool wrote = false;
-  for (std::size_t begin = 0; begin < n; begin += stretch) {
-    const std::size_t count = n - begin < stretch ? n - begin : stretch;
+  for (std::size_t begin = 0; begin < n; begin += tile) {
+    const std::size_t count = n - begin < tile ? n - begin : tile;
     T* at = static_cast<T*>(x) + begin;
     const Extremes found = scan(count, Extremes{upper, lower}, widen_to, at);
     if (!any((found.lowest < lower) | (found.highest > upper))) continue;

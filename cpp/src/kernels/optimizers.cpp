@@ -456,14 +456,14 @@ void narrow(const StepOperands& x, std::size_t n, const StepCoefficients& coeffi
   const Rounding& rounding = *x.rounding;
   const RoundKeys keys(rounding.key);
   constexpr std::size_t tiles = 2;  // as many as Philox has in flight
-  constexpr std::size_t stretch = tiles * rounding_tile;
+  constexpr std::size_t batch = tiles * rounding_tile;
   alignas(64) std::uint32_t words[tiles * tile_words];
-  for (std::size_t i = 0; i < n; i += stretch) {
+  for (std::size_t i = 0; i < n; i += batch) {
     fill_words(words, (rounding.first + i) / rounding_tile, tiles, keys, Stream::rounding,
                rounding.purpose);
     const auto state = [&](int k) { return static_cast<Bits16*>(x.states[k]) + i; };
     update<Rule::states>(
-        n - i < stretch ? n - i : stretch, memory.w + i,
+        n - i < batch ? n - i : batch, memory.w + i,
         RoundedStates{{state(0), state(1), state(2)}, words}, MaskBits(nullptr),
         [&](V & w, V(&s)[3], V g, std::uint64_t) __attribute__((always_inline)) {
           V denominator(1);

@@ -486,7 +486,7 @@ double log_sum_threshold(double u, double e) {
     const double y = number(LogSum::log_sum_root(Scalar(x), Scalar(u), Scalar(e)));
     return y * (0.5 * y - x) + u * number(log1p(Scalar(y / e)));
   };
-  double low = 2 * square_root(u) - e;
+  double low = 2 * __builtin_sqrt(u) - e;
   double high = u / e;  // there the objective has slope 0 at 0 and the root is the lower one
   if (low < 0) low = 0;
   while (true) {
@@ -524,7 +524,7 @@ PenaltyCoefficients coefficients(PenaltyKind kind, double strength, double shape
     c.inverse = shape > 0x1p-1023 ? 1 / shape : 0x1.fffffffffffffp1023;  // 0 / shape is 0
     break;
   case PenaltyKind::l0:
-    c.threshold = square_root(2 * u);
+    c.threshold = __builtin_sqrt(2 * u);
     break;
   case PenaltyKind::l_half:
     c.scale = number(power(Scalar(u), Scalar(2.0 / 3)));
@@ -535,7 +535,7 @@ PenaltyCoefficients coefficients(PenaltyKind kind, double strength, double shape
     c.threshold = shape * (1 + u);
     break;
   case PenaltyKind::capped_l1:
-    c.threshold = u > 2 * shape ? square_root(2 * u) * square_root(shape) : shape + 0.5 * u;
+    c.threshold = u > 2 * shape ? __builtin_sqrt(2 * u) * __builtin_sqrt(shape) : shape + 0.5 * u;
     break;
   }
   return c;

@@ -12,11 +12,11 @@ namespace {
 /// Words made at once: they stay in the first cache.
 inline constexpr std::size_t chunk_words = 16 * tile_words;
 
-/// Calls body(words, done, count) for stretches of the elements [first, first + n), whose words
+/// Calls body(words, done, count) for tiles of the elements [first, first + n), whose words
 /// `words` holds: 4 bytes an element, or 8 if Wide.
 template <bool Wide, class F>
-[[gnu::always_inline]] inline void for_each_stretch(Key key, Stream stream, std::uint64_t first,
-                                                    std::size_t n, F body) {
+[[gnu::always_inline]] inline void for_each_tile(Key key, Stream stream, std::uint64_t first,
+                                                 std::size_t n, F body) {
   constexpr std::size_t per_element = Wide ? 2 : 1;
   const RoundKeys keys(key);
   alignas(64) Word words[chunk_words];
@@ -67,29 +67,29 @@ void uniform(Key key, std::uint64_t first, std::size_t n, void* out) {
   if constexpr (sizeof(T) == 8) {
     using U = Vec<std::uint64_t, N>;
     using V = Vec<double, N>;
-    for_each_stretch<true>(key, Stream::uniform, first, n,
-                           [&](const Word* words, std::size_t done, std::size_t count) {
-                             map_into(
-                                 to + done, count,
-                                 [](U bits) {
-                                   const V high = small_to_double(bits >> 32) * V(0x1p21);
-                                   return (high + small_to_double((bits << 32) >> 43)) * V(0x1p-53);
-                                 },
-                                 reinterpret_cast<const std::uint64_t*>(words));
-                           });
+    for_each_tile<true>(key, Stream::uniform, first, n,
+                        [&](const Word* words, std::size_t done, std::size_t count) {
+                          map_into(
+                              to + done, count,
+                              [](U bits) {
+                                const V high = small_to_double(bits >> 32) * V(0x1p21);
+                                return (high + small_to_double((bits << 32) >> 43)) * V(0x1p-53);
+                              },
+                              reinterpret_cast<const std::uint64_t*>(words));
+                        });
   } else {
     using V = Vec<float, N>;
-    for_each_stretch<false>(key, Stream::uniform, first, n,
-                            [&](const Word* words, std::size_t done, std::size_t count) {
-                              map_into(
-                                  to + done, count,
-                                  [](Words<N> w) {
-                                    constexpr int bits = significand_bits<T>;
-                                    return to_float(w >> (32 - bits)) *
-                                           V(1.0f / static_cast<float>(1 << bits));
-                                  },
-                                  words);
-                            });
+    for_each_tile<false>(key, Stream::uniform, first, n,
+                         [&](const Word* words, std::size_t done, std::size_t count) {
+                           map_into(
+                               to + done, count,
+                               [](Words<N> w) {
+                                 constexpr int bits = significand_bits<T>;
+                                 return to_float(w >> (32 - bits)) *
+                                        V(1.0f / static_cast<float>(1 << bits));
+                               },
+                               words);
+                         });
   }
 }
 
@@ -195,7 +195,7 @@ void integers(Key key, std::uint64_t first, std::size_t n, std::uint64_t low, st
     value = static_cast<T>(low + static_cast<std::uint64_t>(product >> 64));
     return static_cast<std::uint64_t>(product) >= rejected;
   };
-  for_each_stretch<true>(
+  for_each_tile<true>(
       key, Stream::integers, first, n, [&](const Word* words, std::size_t done, std::size_t count) {
         for (std::size_t i = 0; i < count; ++i) {
           std::uint64_t bits;

@@ -111,7 +111,7 @@ constexpr auto starts_before = [](const auto& a, const auto& b) {
   return a.extent.first < b.extent.first;
 };
 
-/// Calls f(stretch) for the stretches of sorted extents that hang together: none of them reaches
+/// Calls f(cluster) for the clusters of sorted extents that hang together: none of them reaches
 /// into another one.
 template <class T, class F>
 void for_each_cluster(std::span<T> sorted, F f) {
@@ -143,7 +143,7 @@ struct Folded {
   std::span<const Dim> dims;  ///< that are left, in the order of memory
 };
 
-/// Columns and other slices of one matrix lie between each other, all of them in one stretch of
+/// Columns and other slices of one matrix lie between each other, all of them in one range of
 /// memory. Where they have the slowest axis in common, two of them can meet only if they do without
 /// it, in addresses modulo its stride: those are far apart.
 void check_cluster(const Lists& lists, std::span<Folded> sorted) {

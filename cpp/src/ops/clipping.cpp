@@ -200,13 +200,13 @@ struct Candidate {
 template <class F>
 void for_each_at_least(const ClippingKernels& kernels, DType dtype, const void* x, std::size_t n,
                        std::uint64_t least, F f) {
-  constexpr std::size_t stretch = 256;
-  std::uint32_t positions[stretch];
-  std::uint64_t keys[stretch];
-  for (std::size_t begin = 0; begin < n; begin += stretch) {
+  constexpr std::size_t tile = 256;
+  std::uint32_t positions[tile];
+  std::uint64_t keys[tile];
+  for (std::size_t begin = 0; begin < n; begin += tile) {
     const std::size_t found =
         kernels.at_least(static_cast<const char*>(x) + begin * item_size(dtype),
-                         std::min(stretch, n - begin), least, positions, keys);
+                         std::min(tile, n - begin), least, positions, keys);
     for (std::size_t i = 0; i < found; ++i)
       f(keys[i], static_cast<std::int64_t>(begin + positions[i]));
   }
@@ -217,16 +217,16 @@ void for_each_at_least(const ClippingKernels& kernels, DType dtype, const void* 
 void zero_few_largest(const ClippingKernels& kernels, const Array& array, std::size_t count,
                       Candidate* heap) {
   std::size_t held = 0;
-  constexpr std::size_t stretch = 256;
-  std::uint32_t positions[stretch];
-  std::uint64_t keys[stretch];
+  constexpr std::size_t tile = 256;
+  std::uint32_t positions[tile];
+  std::uint64_t keys[tile];
   const Operand read[] = {{&array, Access::read}};
   on_memory(read, 0, array.size, [&](void** at, std::int64_t first, std::size_t n) {
     const auto* x = static_cast<const char*>(at[0]);
     for (std::size_t begin = 0; begin < n;) {
       // Anything enters until the heap is full; from then on what is above its smallest.
       const std::size_t room = count - held;
-      const std::size_t wanted = room == 0 ? stretch : std::min(stretch, room);
+      const std::size_t wanted = room == 0 ? tile : std::min(tile, room);
       const std::size_t length = std::min(wanted, n - begin);
       const std::uint64_t least = room == 0 ? heap->key + 1 : 0;
       const std::size_t found =

@@ -423,11 +423,11 @@ class Search {
     return keys;
   }
 
-  /// One element of each of sample_size_ stretches.
+  /// One element of each of sample_size_ strata.
   void sample(Team team, Part& part) const {
     part.sampled = 0;
     if constexpr (requires { &Source::keys_at; }) {
-      const double stretch =
+      const double stratum =
           static_cast<double>(work_.elements()) / static_cast<double>(sample_size_);
       const std::int64_t from = sample_size_ * team.rank / team.size;
       const std::int64_t to = sample_size_ * (team.rank + 1) / team.size;
@@ -439,7 +439,7 @@ class Search {
         const std::int64_t size = source_.arrays()[k].size;
         std::size_t count = 0;
         for (; s < to; ++s) {
-          const std::int64_t place = place_of(s, stretch) - before;
+          const std::int64_t place = place_of(s, stratum) - before;
           if (place >= size) break;
           if (takes_part(k, place)) places[count++] = place;
         }
@@ -452,11 +452,11 @@ class Search {
   }
 
   /// Any function that has nothing to do with the data will do: results do not depend on it.
-  static std::int64_t place_of(std::int64_t s, double stretch) {
+  static std::int64_t place_of(std::int64_t s, double stratum) {
     std::uint64_t mixed = (static_cast<std::uint64_t>(s) + 1) * 0x9e3779b97f4a7c15;
     mixed = (mixed ^ mixed >> 31) * 0xbf58476d1ce4e5b9;
     const double part = static_cast<double>(static_cast<std::int64_t>(mixed >> 12)) * 0x1p-52;
-    return static_cast<std::int64_t>((static_cast<double>(s) + part) * stretch);
+    return static_cast<std::int64_t>((static_cast<double>(s) + part) * stratum);
   }
 
   bool takes_part(std::size_t k, std::int64_t place) const {

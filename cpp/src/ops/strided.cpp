@@ -13,7 +13,7 @@ bool is_contiguous(const std::vector<Dim>& dims, std::int64_t item_bytes) {
   return dims.empty() || (dims.size() == 1 && dims[0].stride == item_bytes);
 }
 
-/// Calls f(address, stride, n, done) for the stretches that make up elements [begin, begin +
+/// Calls f(address, stride, n, done) for the runs that make up elements [begin, begin +
 /// count).
 template <class F>
 void walk(const Array& array, std::int64_t begin, std::int64_t count, F f) {

@@ -23,7 +23,7 @@ Place moved(Place place, std::int64_t count, std::int64_t stride) {
   }
 }
 
-/// Calls f(place, stride, n, done) for the stretches along the last axis that make up elements
+/// Calls f(place, stride, n, done) for the runs along the last axis that make up elements
 /// [begin, begin + count) of an array whose first element is at `place`, where `done` elements came
 /// before. A place is an address, or a number.
 template <class Place, class F>

@@ -59,19 +59,17 @@ template <int N>
   Wide wide;
   unroll<Wide::registers>([&](int i) {
     const auto* from = static_cast<const std::uint16_t*>(p) + i * Wide::register_lanes;
-#if defined(__x86_64__) && RIDGELINE_REGISTER_BYTES >= 16
-    if constexpr (Wide::register_lanes == 4) {
-      const __m128i part = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(from));
-      wide.r[i] = (typename Wide::R)_mm_cvtepu16_epi32(part);
-      return;
-    }
-#endif
-    Register<std::uint16_t, Wide::register_lanes> part;
-    __builtin_memcpy(&part, from, sizeof part);
-    if constexpr (Wide::register_lanes == 1) {
-      wide.r[i] = part;
+    using R = typename Wide::R;
+    if constexpr (requires { native_load_16_bits(from, Into<R>{}); }) {
+      wide.r[i] = native_load_16_bits(from, Into<R>{});
     } else {
-      wide.r[i] = converted<typename Wide::R>(part);
+      Register<std::uint16_t, Wide::register_lanes> part;
+      __builtin_memcpy(&part, from, sizeof part);
+      if constexpr (Wide::register_lanes == 1) {
+        wide.r[i] = part;
+      } else {
+        wide.r[i] = converted<R>(part);
+      }
     }
   });
   return wide;
@@ -146,37 +144,14 @@ template <class T, int N>
     return load_16_bits<N>(p);
   } else if constexpr (T::dtype == DType::bfloat16) {
     return from_bfloat16(load_16_bits<N>(p));
+  } else if constexpr (requires { native_load_float16(p, Into<typename V::R>{}); }) {
+    V v;
+    unroll<V::registers>([&](int i) {
+      v.r[i] = native_load_float16(p + i * V::register_lanes, Into<typename V::R>{});
+    });
+    return v;
   } else {
-#if defined(__F16C__) && RIDGELINE_REGISTER_BYTES >= 32
-    static_assert(V::register_lanes >= 4);
-    V v;
-    unroll<V::registers>([&](int i) {
-      const auto* from = reinterpret_cast<const char*>(p) + i * V::register_lanes * 2;
-      if constexpr (V::register_lanes == 4) {
-        v.r[i] = _mm_cvtph_ps(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(from)));
-      }
-      if constexpr (V::register_lanes == 8) {
-        v.r[i] = _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
-      }
-#if RIDGELINE_REGISTER_BYTES >= 64
-      if constexpr (V::register_lanes == 16) {
-        v.r[i] = _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
-      }
-#endif
-    });
-    return v;
-#elif defined(__aarch64__) && RIDGELINE_REGISTER_BYTES == 16
-    static_assert(V::register_lanes == 4);
-    V v;
-    unroll<V::registers>([&](int i) {
-      float16x4_t part;
-      __builtin_memcpy(&part, reinterpret_cast<const char*>(p) + i * 8, sizeof part);
-      v.r[i] = vcvt_f32_f16(part);
-    });
-    return v;
-#else
     return V(from_float16(load_16_bits<N>(p)));
-#endif
   }
 }
 
@@ -188,29 +163,12 @@ template <class T, int N, class Write = PlainStore>
     store_16_bits(p, v, write);
   } else if constexpr (T::dtype == DType::bfloat16) {
     store_16_bits(p, to_bfloat16(v), write);
-  } else {
-#if defined(__F16C__) && RIDGELINE_REGISTER_BYTES >= 32
+  } else if constexpr (requires { native_to_float16(v.r[0]); }) {
     using V = Vec<float, N>;
-    static_assert(V::register_lanes >= 4);
-    unroll<V::registers>([&](int i) {
-      auto* to = reinterpret_cast<char*>(p) + i * V::register_lanes * 2;
-      if constexpr (V::register_lanes == 8) {
-        write(to, _mm256_cvtps_ph(v.r[i], _MM_FROUND_TO_NEAREST_INT));
-      }
-#if RIDGELINE_REGISTER_BYTES >= 64
-      if constexpr (V::register_lanes == 16) {
-        write(to, _mm512_cvtps_ph(v.r[i], _MM_FROUND_TO_NEAREST_INT));
-      }
-#endif
-    });
-#elif defined(__aarch64__) && RIDGELINE_REGISTER_BYTES == 16
-    using V = Vec<float, N>;
-    static_assert(V::register_lanes == 4);
     unroll<V::registers>(
-        [&](int i) { write(reinterpret_cast<char*>(p) + i * 8, vcvt_f16_f32(v.r[i])); });
-#else
+        [&](int i) { write(p + i * V::register_lanes, native_to_float16(v.r[i])); });
+  } else {
     store_16_bits(p, to_float16(v), write);
-#endif
   }
 }
 
@@ -226,16 +184,11 @@ template <class T, int N>
       wide.r[i] = converted<typename Wide::R>(load<T, lanes>(p + i * lanes).r[0]);
     });
     return wide;
-#if defined(__x86_64__) && RIDGELINE_REGISTER_BYTES == 16
-  } else if constexpr (__is_same(T, float) && lanes == 2) {
+  } else if constexpr (requires { native_load_double(p, Into<typename Wide::R>{}); }) {
     Wide wide;
-    unroll<Wide::registers>([&](int i) {
-      double pair;
-      __builtin_memcpy(&pair, p + i * 2, sizeof pair);
-      wide.r[i] = _mm_cvtps_pd(_mm_castpd_ps(_mm_set_sd(pair)));
-    });
+    unroll<Wide::registers>(
+        [&](int i) { wide.r[i] = native_load_double(p + i * lanes, Into<typename Wide::R>{}); });
     return wide;
-#endif
   } else {
     return to_double(load<T, N>(p));
   }

@@ -22,7 +22,7 @@ struct DrawRequest {
   std::uint64_t* bits = nullptr;
 };
 
-/// Which elements of a stretch are kept: bit `at` + i of `bits` says it for element i. The word
+/// Which elements of a tile are kept: bit `at` + i of `bits` says it for element i. The word
 /// after the last must be readable unless `at` is a multiple of 64.
 struct KeepBits {
   const std::uint64_t* bits;

@@ -91,8 +91,8 @@ template <class T, class F, class Source, class... In>
 [[gnu::always_inline]] inline void map_out(T* out, std::size_t n, Store how, const Source source,
                                            const F f, const In*... in) {
   constexpr int N = map_lanes<T>;
-  constexpr std::size_t stretch = 64;
-  static_assert(stretch % N == 0);
+  constexpr std::size_t tile = 64;
+  static_assert(tile % N == 0);
   constexpr std::uintptr_t line = 64;
   const auto parts = [=](std::size_t i, std::size_t end) {
     for (; i < end; i += N) {
@@ -102,10 +102,10 @@ template <class T, class F, class Source, class... In>
     }
   };
   const auto whole = [=](std::size_t i, auto write) __attribute__((always_inline)) {
-    for (std::size_t stretches = 0; i + stretch <= n; i += stretch, ++stretches) {
-      if (stretches % 8 == 0) source.meanwhile();
-      const std::uint64_t bits = source.bits(i, stretch);
-      for (std::size_t k = 0; k < stretch; k += N)
+    for (std::size_t tiles = 0; i + tile <= n; i += tile, ++tiles) {
+      if (tiles % 8 == 0) source.meanwhile();
+      const std::uint64_t bits = source.bits(i, tile);
+      for (std::size_t k = 0; k < tile; k += N)
         store<T, N>(out + i + k, f(bits >> k, load<In, N>(in + i + k)...), write);
     }
     parts(i, n);

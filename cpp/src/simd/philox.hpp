@@ -41,22 +41,7 @@ template <int N>
     });
   } else {
     const typename W::R factor = b - typename W::R{};
-    unroll<W::registers>([&]([[maybe_unused]] int i) {
-#if defined(__x86_64__) && RIDGELINE_REGISTER_BYTES >= 16
-      if constexpr (sizeof a.r[0] == 16)
-        a.r[i] = (typename W::R)_mm_mul_epu32((__m128i)a.r[i], (__m128i)factor);
-#if RIDGELINE_REGISTER_BYTES >= 32
-      if constexpr (sizeof a.r[0] == 32)
-        a.r[i] = (typename W::R)_mm256_mul_epu32((__m256i)a.r[i], (__m256i)factor);
-#endif
-#if RIDGELINE_REGISTER_BYTES >= 64
-      if constexpr (sizeof a.r[0] == 64)
-        a.r[i] = (typename W::R)_mm512_mul_epu32((__m512i)a.r[i], (__m512i)factor);
-#endif
-#elif defined(__aarch64__) && RIDGELINE_REGISTER_BYTES == 16
-      a.r[i] = (typename W::R)vmull_u32(vmovn_u64((uint64x2_t)a.r[i]), vget_low_u32(factor));
-#endif
-    });
+    unroll<W::registers>([&](int i) { a.r[i] = native_multiply_even(a.r[i], factor); });
   }
   return a;
 }
@@ -95,13 +80,12 @@ template <int N>
     unroll<Half::registers>([&](int i) {
       const auto even = a.r[i];
       const auto odd = a.r[Half::registers + i];
-#if defined(__x86_64__) && RIDGELINE_REGISTER_BYTES >= 64
-      if constexpr (sizeof even == 64) {
-        result.r[i] = (typename Half::R)_mm512_mask_moveldup_ps((__m512)even, 0xaaaa, (__m512)odd);
-        return;
+      if constexpr (requires { native_even_lanes(even, odd); }) {
+        result.r[i] = native_even_lanes(even, odd);
+      } else {
+        constexpr auto index = std::make_integer_sequence<int, Half::register_lanes>{};
+        result.r[i] = even_lanes(even, odd, index);
       }
-#endif
-      result.r[i] = even_lanes(even, odd, std::make_integer_sequence<int, Half::register_lanes>{});
     });
   }
   return result;
