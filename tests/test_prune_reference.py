@@ -12,6 +12,7 @@ from helpers import from_torch, sample
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import ridgeline as rl
 from ridgeline.reference import pruning as ref
 from ridgeline.reference.random import choice
 
@@ -626,3 +627,23 @@ def test_cubic_by_hand():
         *[0.5 - 0.25 / 8] * 2,
         0.5,
     ]
+
+
+@pytest.mark.parametrize("scope", ["tensor", "global"])
+@pytest.mark.parametrize("sparsity", [0.0, 0.25, 0.5, 0.9, 1.0])
+def test_calls_without_options(scope, sparsity):
+    """They are one call of the core: the same masks as by the plan of a call with options."""
+    draw = np.random.default_rng(8)
+    params = [draw.normal(size=n).astype(np.float32).round(1) for n in (2, 6, 0, 257, 70)]
+    no_bounds = {"max_sparsity": np.float64(1), "scope": scope}
+    tied = [*params, params[3]]
+    if scope == "tensor":
+        no_bounds = {"exclude": (), "scope": scope}
+    for tree in (params, tied, {"a": params[0], "b": params[1:]}, tuple(params)):
+        for call in (rl.prune.magnitude, rl.prune.by_score):
+            assert call(tree, sparsity, scope=scope) == call(tree, sparsity, **no_bounds)
+    for array in params:
+        plain = rl.prune.magnitude(array, sparsity, scope=scope)
+        assert plain == rl.prune.magnitude(array, sparsity, **no_bounds)
+        assert plain.count == array.size - round(sparsity * array.size)
+        assert not plain._words.flags.writeable

@@ -454,7 +454,7 @@ def _masks_in(
     children: tuple[Mask | MaskSet, ...] | dict[Any, Mask | MaskSet],
 ) -> tuple[Mask, ...]:
     """Return the masks depth first: the tuple itself, if it holds nothing else."""
-    if isinstance(children, tuple) and all(isinstance(child, Mask) for child in children):
+    if isinstance(children, tuple) and set(map(type, children)) <= {Mask}:
         return cast("tuple[Mask, ...]", children)
     masks: list[Mask] = []
     for child in children.values() if isinstance(children, dict) else children:

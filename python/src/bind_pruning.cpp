@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <cmath>
 #include <memory>
 #include <unordered_map>
 
@@ -163,7 +164,76 @@ py::object mapped(const char* name, py::handle x, const char* other_name, py::ha
   return result.finished();
 }
 
+/// Masks to be: the shapes of arrays, and uninitialized words for each in one buffer.
+struct Blank {
+  explicit Blank(const Tensors& a) : shapes(a.size()), words(a.size()) {
+    py::list places(a.size());
+    std::unordered_map<const void*, std::vector<std::size_t>> seen(a.size());
+    std::int64_t count = 0;
+    for (std::size_t k = 0; k < a.size(); ++k) {
+      const auto shape = a.shape(k);
+      py::tuple extents(shape.size());
+      for (std::size_t i = 0; i < shape.size(); ++i)
+        extents[i] = shape[i];
+      shapes[k] = extents;
+      const Array& array = a.arrays()[k];
+      count += mask_words(array.size);
+      std::size_t first = k;
+      if (array.size != 0) {
+        std::vector<std::size_t>& others = seen[array.data];
+        for (const std::size_t other : others) {
+          if (same_memory(a.arrays()[other], array) && std::ranges::equal(a.shape(other), shape))
+            first = std::min(first, other);
+        }
+        if (first == k) others.push_back(k);
+      }
+      tied = tied || first != k;
+      places[k] = first;
+    }
+    if (tied) firsts = places;
+    const py::array_t<std::uint64_t> buffer(count);
+    auto* at = const_cast<std::uint64_t*>(buffer.data());
+    for (std::size_t k = 0; k < a.size(); ++k) {
+      const std::int64_t own = mask_words(a.arrays()[k].size);
+      words[k] = py::array_t<std::uint64_t>(own, at, buffer);
+      memory.push_back(at);
+      at += own;
+    }
+  }
+
+  py::list shapes, words;
+  bool tied = false;
+  py::object firsts = py::none();  ///< if memory comes twice: the place of the first of the same
+  std::vector<std::uint64_t*> memory;
+};
+
+/// The masks of requests without options, in one call: a fraction of each array is pruned, or of
+/// all together. None if they are ranked together and memory comes twice.
+py::object pruned_fraction(const char* name, py::handle tree, double fraction, bool magnitude,
+                           bool together) {
+  const FloatEnvironment environment;
+  const Tensors a(name, tree, Access::read);
+  const Blank blank(a);
+  if (together && blank.tied) return py::none();
+  const std::vector<Ranking> rankings(a.size(), Ranking{magnitude, 1});
+  const std::vector<const std::uint64_t*> among(a.size(), nullptr);
+  const Selection selection{rankings, among, blank.memory};
+  const auto part = [&](std::int64_t size) {  // half to even
+    return static_cast<std::int64_t>(std::nearbyint(fraction * static_cast<double>(size)));
+  };
+  if (together) {
+    run({&a}, [&] { prune_lowest(a.arrays(), selection, part(a.elements())); });
+  } else {
+    std::vector<std::int64_t> counts;
+    for (const Array& array : a.arrays())
+      counts.push_back(part(array.size));
+    run({&a}, [&] { prune_each_lowest(a.arrays(), selection, counts); });
+  }
+  return py::make_tuple(blank.shapes, blank.words);
+}
+
 void bind_selection(py::module_& m) {
+  m.def("prune_fraction", &pruned_fraction);
   m.def("prune_select", [](const char* name, py::handle arrays, py::handle count, py::handle words,
                            py::handle among, py::handle divisors, bool magnitude) {
     const Tensors a(name, arrays, Access::read);
@@ -254,44 +324,10 @@ void bind_words(py::module_& m) {
   m.def("check_arrays", [](const char* name, py::handle arrays) {
     const Tensors checked(name, arrays, Access::read);
   });
-  // The shapes of arrays; uninitialized words for each, in one buffer; and for each the place of
-  // the first one that is the same memory: None if no memory comes twice.
   m.def("start_pruning", [](const char* name, py::handle tree) {
     const Tensors a(name, tree, Access::read);
-    py::list shapes(a.size());
-    py::list firsts(a.size());
-    std::unordered_map<const void*, std::vector<std::size_t>> seen(a.size());
-    bool tied = false;
-    std::int64_t count = 0;
-    for (std::size_t k = 0; k < a.size(); ++k) {
-      const auto shape = a.shape(k);
-      py::tuple extents(shape.size());
-      for (std::size_t i = 0; i < shape.size(); ++i)
-        extents[i] = shape[i];
-      shapes[k] = extents;
-      const Array& array = a.arrays()[k];
-      count += mask_words(array.size);
-      std::size_t first = k;
-      if (array.size != 0) {
-        std::vector<std::size_t>& others = seen[array.data];
-        for (const std::size_t other : others) {
-          if (same_memory(a.arrays()[other], array) && std::ranges::equal(a.shape(other), shape))
-            first = std::min(first, other);
-        }
-        if (first == k) others.push_back(k);
-      }
-      tied = tied || first != k;
-      firsts[k] = first;
-    }
-    const py::array_t<std::uint64_t> buffer(count);
-    auto* at = const_cast<std::uint64_t*>(buffer.data());
-    py::list words(a.size());
-    for (std::size_t k = 0; k < a.size(); ++k) {
-      const std::int64_t own = mask_words(a.arrays()[k].size);
-      words[k] = py::array_t<std::uint64_t>(own, at, buffer);
-      at += own;
-    }
-    return py::make_tuple(shapes, words, tied ? py::object(firsts) : py::object(py::none()));
+    const Blank blank(a);
+    return py::make_tuple(blank.shapes, blank.words, blank.firsts);
   });
   // Of lists of words: how many bits are 1 in each; how many are 1 in `before` and not in `after`.
   m.def("count_bits", [](py::handle words) {

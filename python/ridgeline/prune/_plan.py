@@ -83,6 +83,11 @@ def refuse(wants: str, **given: bool) -> None:
             raise ValueError(f"{name}: wants {wants}")
 
 
+def masks_of(tree: Any, shapes: Any, words: Any) -> Mask | MaskSet:
+    """Return the masks of the arrays of a tree."""
+    return cast("Mask | MaskSet", rebuilt(tree, map(Mask._of, shapes, words), _made))
+
+
 class Plan:
     """The arrays of a call, and of each what is asked for."""
 
@@ -201,7 +206,7 @@ class Plan:
 
     def _finished(self) -> Mask | MaskSet:
         words = self.words if self.own is None else [self.words[own] for own in self.own]
-        return cast("Mask | MaskSet", rebuilt(self.tree, map(Mask._of, self.shapes, words), _made))
+        return masks_of(self.tree, self.shapes, words)
 
     def _n_of_m(self, structure: NM, sparsity: Any, pruned: Sequence[int]) -> None:
         for fraction in [] if sparsity is None else self._fractions("sparsity", sparsity):

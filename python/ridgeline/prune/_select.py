@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, overload
+from operator import is_
+from typing import TYPE_CHECKING, Any, overload
 
 from .. import _checks as check
 from .. import _core
-from ._plan import Plan, Request
+from .._tree import fixed
+from ._plan import Plan, Request, masks_of
 from ._ranking import Random, Scores
 
 if TYPE_CHECKING:
@@ -40,6 +42,26 @@ if TYPE_CHECKING:
 
 __all__ = ["by_score", "magnitude", "random", "random_shrink_"]
 
+# The defaults, by which a call without options is known.
+_LEAST, _MOST = 0.0, 1.0
+_NO_OPTIONS = (None, None, None, "none", "all", _LEAST, _MOST, None)
+
+
+def _without_options(
+    name: str, params: Any, sparsity: object, scope: object, *options: object
+) -> Mask | MaskSet | None:
+    """Return the masks in one call of the core; None where a plan is needed."""
+    plain = type(scope) is str and scope in ("tensor", "global")
+    if not plain or type(sparsity) is not float or not 0 <= sparsity <= 1:
+        return None
+    if not all(map(is_, options, _NO_OPTIONS)):
+        return None
+    tree = fixed(name, params)
+    found = _core.prune_fraction(name, tree, sparsity, name == "params", scope == "global")
+    if found is None:
+        return None
+    return masks_of(tree, *found)
+
 
 @overload
 def magnitude(
@@ -59,8 +81,8 @@ def magnitude(
     exclude: Exclude = None,
     normalize: Normalize = "none",
     of: Of = "all",
-    min_sparsity: Fractions = 0.0,
-    max_sparsity: Fractions = 1.0,
+    min_sparsity: Fractions = _LEAST,
+    max_sparsity: Fractions = _MOST,
     comm: Communicator | None = None,
 ) -> Mask | MaskSet:
     r"""Keep all but the elements of least magnitude (Han et al. 2015): exactly so many.
@@ -135,6 +157,10 @@ def magnitude(
     >>> rl.prune.magnitude(params, 0.5, scope="global").to_array()
     {'big': array([False,  True]), 'small': array([False,  True])}
     """
+    found = _without_options("params", params, sparsity, scope, structure, mask, exclude, normalize,
+                             of, min_sparsity, max_sparsity, comm)  # fmt: skip
+    if found is not None:
+        return found
     request = Request(
         scope=scope,
         structure=structure,
@@ -167,8 +193,8 @@ def by_score(
     exclude: Exclude = None,
     normalize: Normalize = "none",
     of: Of = "all",
-    min_sparsity: Fractions = 0.0,
-    max_sparsity: Fractions = 1.0,
+    min_sparsity: Fractions = _LEAST,
+    max_sparsity: Fractions = _MOST,
     per_row: bool = False,
     comm: Communicator | None = None,
 ) -> Mask | MaskSet:
@@ -214,6 +240,11 @@ def by_score(
            [False,  True]])
     """
     rows = check.flag("per_row", per_row)
+    if not rows:
+        found = _without_options("scores", scores, sparsity, scope, structure, mask, exclude,
+                                 normalize, of, min_sparsity, max_sparsity, comm)  # fmt: skip
+        if found is not None:
+            return found
     request = Request(
         scope=scope,
         structure=structure,
@@ -253,8 +284,8 @@ def random(
     mask: Mask | MaskSet | None = None,
     exclude: Exclude = None,
     of: Of = "all",
-    min_sparsity: Fractions = 0.0,
-    max_sparsity: Fractions = 1.0,
+    min_sparsity: Fractions = _LEAST,
+    max_sparsity: Fractions = _MOST,
     comm: Communicator | None = None,
 ) -> Mask | MaskSet:
     """Keep all but exactly so many elements, chosen at random.
