@@ -1,7 +1,8 @@
-"""A regularized loss small enough to check by hand, in three textbook conventions.
+"""A regularized loss that can be checked by hand, in three textbook conventions.
 
-Four samples, weights (1, 1), lambda = 0.5: the squared loss is 6.75, and the penalty adds 0.25 as
-lambda/m times the sum of absolute values or of squares, 0.125 as lambda/(2m) times the squares.
+With four samples, weights (1, 1) and lambda = 0.5 the squared loss is 6.75. The penalty adds 0.25
+if it is lambda/m times the sum of absolute values or of squares, and 0.125 if it is lambda/(2m)
+times the sum of squares.
 """
 
 import numpy as np
@@ -32,7 +33,7 @@ def main():
     print(f"  + lambda/(2m) sum theta^2   {loss + l2.value(theta)} {l2}")
     assert loss + l2.value(theta) == 6.875
 
-    # The gradient of the last one, added to that of the loss in place.
+    # The gradient of the last penalty is added, in place, to that of the loss.
     grad = X.T @ (X @ theta - y) / m
     l2.add_gradient_(grad, theta)
     print(f"gradient of the last          {grad}")

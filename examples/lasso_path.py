@@ -1,7 +1,8 @@
 """The lasso path of scikit-learn's diabetes data by accelerated proximal gradient descent.
 
-Minimizes |y - Xw|^2 / 2m + lambda |w|_1 from the largest lambda down, each solution the start of
-the next, and draws which features enter when. Checked against `sklearn.linear_model.Lasso`.
+Minimizes |y - Xw|^2 / 2m + lambda |w|_1 for decreasing lambda, each time starting from the previous
+solution, and plots at which lambda each feature enters the model. The solutions are checked against
+`sklearn.linear_model.Lasso`.
 """
 
 from itertools import pairwise
@@ -46,7 +47,7 @@ def lasso(X, y, lam, w, tolerance=1e-10, max_steps=20_000):
 
 
 def draw(lams, path, names):
-    """Draw the coefficients over lambda, with the name of each feature at its end."""
+    """Plot the coefficients over lambda, with the name of each feature at the end of its line."""
     figure = Figure(figsize=(9, 5.5), layout="constrained")
     axes = figure.subplots()
     colors = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000"]
@@ -81,14 +82,14 @@ def main():
     data = load_diabetes(scaled=False)
     X = (data.data - data.data.mean(axis=0)) / data.data.std(axis=0)
     y = data.target - data.target.mean()
-    top = np.abs(X.T @ y).max() / len(y)  # from here on, all coefficients are 0
+    top = np.abs(X.T @ y).max() / len(y)  # at this lambda and above, all coefficients are 0
     lams = np.geomspace(top, top / 1000, 60)
     path = np.empty((len(lams), X.shape[1]))
     w = np.zeros(X.shape[1])
     for i, lam in enumerate(lams):
         path[i] = w = lasso(X, y, lam, w)
 
-    print("    lambda  features that are not 0")
+    print("    lambda  features with a nonzero coefficient")
     for i in range(0, len(lams), 7):
         chosen = [name for name, c in zip(data.feature_names, path[i], strict=True) if c != 0]
         print(f"{lams[i]:10.3f}  {len(chosen):>2}  {' '.join(chosen)}")
@@ -103,7 +104,7 @@ def main():
     assert worst < 1e-4
 
     draw(lams, path, data.feature_names)
-    print(f"path: {Path('lasso_path.png').resolve()}")
+    print(f"picture: {Path('lasso_path.png').resolve()}")
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
-"""How sure a network is of its digits, by Monte-Carlo dropout (Gal and Ghahramani 2016).
+"""Predictive uncertainty by Monte Carlo dropout (Gal and Ghahramani 2016).
 
-A 64-128-10 network in NumPy learns 400 of scikit-learn's digits with half of its hidden units
-dropped. It then predicts the others 200 times, with a key a draw. The entropy of the mean
-prediction is all its uncertainty; the mutual information (entropy of the mean less mean entropy)
-is the part on which the draws differ. Both are higher where it errs, and for images unlike those
-it has learned from: rotated ones, and with noise. They do not tell all: of digits turned by 75
-degrees it misreads more than of those turned by 30, with less entropy. The picture is
-`monte_carlo_dropout.png`.
+A 64-128-10 network in NumPy is trained on 400 of scikit-learn's digits with dropout of half of its
+hidden units. It then predicts the other digits 200 times, with one key per draw. The entropy of the
+mean prediction measures the total uncertainty; the mutual information (entropy of the mean minus
+mean entropy) is the part that comes from disagreement between the draws. Both are higher for wrong
+predictions, and for images unlike the training data: rotated ones, and ones with noise. They do not
+reveal every error: the network misreads more digits rotated by 75 degrees than by 30, with less
+entropy. The plots are in `monte_carlo_dropout.png`.
 """
 
 from pathlib import Path
@@ -31,20 +31,20 @@ def units(params, x):
     return np.maximum(x @ w1 + b1, 0)
 
 
-def odds_of(params, hidden):
-    """Return the odds of the digits."""
+def probs_of(params, hidden):
+    """Return the probabilities of the digits."""
     _, _, w2, b2 = params
     scores = hidden @ w2 + b2
-    odds = np.exp(scores - scores.max(axis=1, keepdims=True))
-    return odds / odds.sum(axis=1, keepdims=True)
+    probs = np.exp(scores - scores.max(axis=1, keepdims=True))
+    return probs / probs.sum(axis=1, keepdims=True)
 
 
 def gradient(params, x, y, key):
     hidden = rl.dropout(units(params, x), P, key)
-    delta = odds_of(params, hidden)
+    delta = probs_of(params, hidden)
     delta[np.arange(len(y)), y] -= 1
     delta /= len(y)
-    back = rl.dropout(delta @ params[2].T, P, key) * (hidden > 0)  # the same call: the same choices
+    back = rl.dropout(delta @ params[2].T, P, key) * (hidden > 0)  # same key, same choices
     return x.T @ back, back.sum(axis=0), hidden.T @ delta, delta.sum(axis=0)
 
 
@@ -70,21 +70,21 @@ def train(x, y, key):
     return params
 
 
-def entropy(odds):
-    return -np.sum(odds * np.log(np.maximum(odds, 1e-30)), axis=-1)
+def entropy(probs):
+    return -np.sum(probs * np.log(np.maximum(probs, 1e-30)), axis=-1)
 
 
 def predict(params, x, key):
     """Return the mean prediction, its entropy and the mutual information."""
     hidden = units(params, x)
-    draws = [odds_of(params, rl.dropout(hidden, P, k)) for k in key.split(DRAWS)]
+    draws = [probs_of(params, rl.dropout(hidden, P, k)) for k in key.split(DRAWS)]
     draws = np.array(draws, np.float64)
     mean = draws.mean(axis=0)
     return mean, entropy(mean), entropy(mean) - entropy(draws).mean(axis=0)
 
 
 def turned(x, angle):
-    """Return images rotated about their centre."""
+    """Return images rotated about their center."""
     images = rotate(x.reshape(-1, 8, 8), angle, axes=(1, 2), reshape=False, order=1)
     return images.reshape(-1, 64).astype(np.float32)
 
@@ -135,16 +135,16 @@ def main():
 
     mean, total, mutual = predict(params, x_test, drawing)
     wrong = mean.argmax(axis=1) != y_test
-    print(f"{len(x)} digits learned, {len(x_test)} held out, {DRAWS} draws; means in nats\n")
+    print(f"{len(x)} training digits, {len(x_test)} held out, {DRAWS} draws; means in nats\n")
     print("prediction          images   entropy   mutual information")
     for name, which in (("right", ~wrong), ("wrong", wrong)):
         h, m = total[which].mean(), mutual[which].mean()
         print(f"{name:<18} {which.sum():>7} {h:9.3f} {m:20.3f}")
     for name, values in (("entropy", total), ("mutual information", mutual)):
         area = roc_auc_score(wrong, values)
-        print(f"A wrong one has the higher {name} than a right one with probability {area:.3f}.")
+        print(f"A wrong prediction has higher {name} than a right one with probability {area:.3f}.")
 
-    # The keys of the draws are the same for all: what differs is the images.
+    # The same keys are used for all images, so differences are due to the images alone.
     unlike = [(f"rotated by {angle} degrees", turned(x_test, angle)) for angle in ANGLES]
     for std, key in zip((0.25, 0.5), noising.split(), strict=True):
         unlike.append((f"noise of std {std}", rl.gaussian_noise(x_test, std, key)))

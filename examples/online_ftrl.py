@@ -1,10 +1,10 @@
-"""Online logistic regression: FTRL against SGD and Adagrad, and the weights that stay exactly 0.
+"""Online logistic regression with sparse weights: FTRL compared with SGD and Adagrad.
 
-Is a digit odd? The 64 pixels of scikit-learn's digits have 17 grey levels; each level of each pixel
-is a feature that is there or not, 64 of 1,088 a digit. Digits come one by one: the model says how
-sure it is, then sees the label and takes a step. The mean loss of what it said is the progressive
-validation loss (McMahan et al. 2013). Learning rates are the best without L1 out of
-0.1, 0.3, 0.5, 0.7 and 1.
+The task is to tell whether a digit is odd. The 64 pixels of scikit-learn's digits have 17 gray
+levels; each level of each pixel is a binary feature, so that 64 of 1,088 features are present in a
+digit. Digits arrive one at a time: the model predicts a probability, then sees the label and takes
+a step. The mean loss of these predictions is the progressive validation loss (McMahan et al. 2013).
+The learning rates are the best without L1 out of 0.1, 0.3, 0.5, 0.7 and 1.
 """
 
 import numpy as np
@@ -12,26 +12,26 @@ from sklearn.datasets import load_digits
 
 import ridgeline as rl
 
-ORDERS = 3  # in which the digits come
+ORDERS = 3  # the number of random orders of the digits
 
 
 def falling(lr):
-    """Return a learning rate that falls with the root of the step."""
+    """Return a learning rate that decreases with the square root of the step."""
     return lambda step: lr / np.sqrt(step + 1)
 
 
 def sgd(w, l1):
-    """Proximal SGD; on streams it is known as FOBOS (Duchi and Singer 2009)."""
+    """Proximal SGD, known as FOBOS in online learning (Duchi and Singer 2009)."""
     return rl.SGD(w, falling(0.5), penalty=rl.L1(l1), prox="plain")
 
 
 def adagrad(w, l1):
-    """A rate for each weight, and its threshold with it (Duchi, Hazan and Singer 2011)."""
+    """Each weight has its own rate and threshold (Duchi, Hazan and Singer 2011)."""
     return rl.Adagrad(w, 0.1, penalty=rl.L1(l1), prox="preconditioned")
 
 
 def ftrl(w, l1):
-    """Strengths are those of the paper: l1 meets the sum of all gradients so far."""
+    """Strengths are as in the paper: l1 applies to the sum of all gradients so far."""
     return rl.FTRL(w, 0.3, beta=1.0, l1=l1)
 
 
@@ -43,7 +43,7 @@ ROWS = [
 
 
 def features():
-    """Return the indices of the features of each digit, their number, and what is odd."""
+    """Return the feature indices of each digit, the number of features, and the labels."""
     pixels, digits = load_digits(return_X_y=True)
     there = 17 * np.arange(64) + pixels.astype(int)
     bias = np.full((len(there), 1), 17 * 64)
@@ -51,7 +51,7 @@ def features():
 
 
 def learn(optimizer, w, there, odd, order):
-    """Return the mean loss and the share of errors, each digit judged before it is learned."""
+    """Return the mean loss and the error rate; each digit is predicted before it is learned."""
     grad = np.zeros_like(w)
     losses, errors = [], 0
     for i in order:
@@ -67,8 +67,8 @@ def learn(optimizer, w, there, odd, order):
 def main():
     there, size, odd = features()
     seen = len(np.unique(there))
-    print(f"{len(odd):,} digits, {size:,} weights; {seen} of the features are ever there.\n")
-    print("             l1   progressive loss   errors   weights not 0")
+    print(f"{len(odd):,} digits, {size:,} weights; {seen} of the features occur in the data.\n")
+    print("             l1   progressive loss   errors   nonzero weights")
     for name, make, strengths in ROWS:
         for l1 in strengths:
             figures = []

@@ -1,9 +1,10 @@
-"""Proximal SGD finds the 30 weights of 2,000 that a signal has, from 1,000 noisy observations.
+"""Proximal SGD recovers a sparse signal: 30 of 2,000 weights, from 1,000 noisy observations.
 
-Without a penalty the observations do not determine the weights. With the gradient of L1 they become
-small, but none becomes 0. With `prox="plain"` the step ends in the proximal operator of
-the learning rate times the penalty: L1 sets most of the others to 0 and shrinks those that stay,
-MCP finds the right ones and leaves their size alone. Draws how much of the support is recovered.
+Without a penalty the observations do not determine the weights. With the gradient of L1 the weights
+become small, but none becomes 0. With `prox="plain"` the step ends in the proximal operator of the
+learning rate times the penalty: L1 sets most of the wrong weights to 0 and shrinks the others; MCP
+finds exactly the right ones and does not shrink them. The plot shows how much of the support is
+recovered.
 """
 
 from pathlib import Path
@@ -25,7 +26,7 @@ METHODS = {
 
 
 def signal():
-    """Return the observed inputs and outputs, and the weights behind them."""
+    """Return the observed inputs and outputs, and the true weights."""
     rng = np.random.default_rng(0)
     truth = np.zeros(WEIGHTS)
     support = rng.choice(WEIGHTS, NONZERO, replace=False)
@@ -35,7 +36,7 @@ def signal():
 
 
 def descend(X, y, truth, **options):
-    """Return, after each step: weights found, wrongly not 0, and the relative error."""
+    """Return, after each step: true and false nonzero weights, and the relative error."""
     w = np.zeros(WEIGHTS)
     optimizer = rl.SGD(w, lambda step: LR * (1 - step / STEPS), **options)
     rng = np.random.default_rng(1)
@@ -50,7 +51,7 @@ def descend(X, y, truth, **options):
 
 
 def draw(curves):
-    """Draw the recovery of the support and the error over the steps."""
+    """Plot the recovery of the support and the error over the steps."""
     figure = Figure(figsize=(11, 4.5), layout="constrained")
     recovery, error = figure.subplots(1, 2)
     steps = np.arange(1, STEPS + 1)
@@ -59,9 +60,9 @@ def draw(curves):
         line = "--" if name == "L1, gradient" else "-"
         recovery.plot(steps, found / (NONZERO + wrong), line, color=color, label=name)
         error.plot(steps, distance, line, color=color, label=name)
-    recovery.set_title("Support recovery: weights rightly not 0 of all that are or should be")
+    recovery.set_title("Support recovery: true nonzero weights over all found or true ones")
     recovery.set_ylim(-0.02, 1.03)
-    error.set_title("Distance to the true weights, relative")
+    error.set_title("Relative distance to the true weights")
     error.set_ylim(0, 1)
     error.legend(loc="upper right")
     for axes in (recovery, error):
@@ -76,13 +77,13 @@ def draw(curves):
 def main():
     X, y, truth = signal()
     curves = {name: descend(X, y, truth, **options) for name, (_, options) in METHODS.items()}
-    print(f"{NONZERO} of {WEIGHTS:,} weights are not 0.\n")
-    print("                found   wrongly not 0   relative error")
+    print(f"{NONZERO} of {WEIGHTS:,} weights are nonzero.\n")
+    print("                found   false nonzero   relative error")
     for name, curve in curves.items():
         found, wrong, distance = curve[-1]
         print(f"{name:<14} {found:6.0f}   {wrong:13,.0f}   {distance:14.3f}")
     draw(curves)
-    print(f"\ncurves: {Path('proximal_sgd.png').resolve()}")
+    print(f"\npicture: {Path('proximal_sgd.png').resolve()}")
 
 
 if __name__ == "__main__":

@@ -1,15 +1,15 @@
-"""Five ways to a sparse network: pruned after training, half way, gradually, or sparse all along.
+"""Five ways to train a sparse network, compared at 90 to 98 % sparsity.
 
-A 64-128-10 network in NumPy learns scikit-learn's digits with momentum, and loses 90, 95 or 98 % of
-its weights: after training; half way, and trained on; gradually (Zhu and Gupta 2017); or it is
-sparse from the start and its connections move, at random (SET, Mocanu et al. 2018) or to where the
-gradient is large (RigL, Evci et al. 2020). Each is made of the parameters and stepped after the
-optimizer, two lines in the same loop. Momentum moves what is pruned at every step; the pruner sets
-it back to 0, and its velocity too.
+A 64-128-10 network in NumPy learns scikit-learn's digits with momentum. 90, 95 or 98 % of its
+weights are pruned after training; half way through, followed by more training; or gradually (Zhu
+and Gupta 2017). Or the network is sparse from the start and its connections move, at random (SET,
+Mocanu et al. 2018) or to where the gradient is large (RigL, Evci et al. 2020). Each method takes
+two lines in the same loop: it is constructed with the parameters and stepped after the optimizer.
+Momentum moves pruned weights at every step; the pruner sets them, and their velocity, back to 0.
 
-Pruned after training the network is lost. Gradually pruned it keeps the most, at every sparsity.
-RigL comes close, and never has more weights than remain at the end; SET falls behind where few
-remain. (Nothing was tuned.)
+Pruning after training ruins the network. Gradual pruning keeps the most accuracy at every sparsity.
+RigL comes close, and never has more weights than remain at the end; SET falls behind when few
+weights remain. (No method was tuned.)
 """
 
 import numpy as np
@@ -21,7 +21,7 @@ import ridgeline as rl
 from ridgeline.prune import SET, CubicSchedule, OneShotSchedule, Pruner, RigL
 
 SIZES, EPOCHS, BATCH, LR, SEEDS = (64, 128, 10), 60, 32, 0.05, 5
-BIASES = ["b1", "b2"]  # stay dense
+BIASES = ["b1", "b2"]  # not pruned
 SPARSITIES = (0.9, 0.95, 0.98)
 
 
@@ -69,8 +69,8 @@ def initial(key):
 def forward(params, x):
     hidden = np.maximum(x @ params["w1"] + params["b1"], 0)
     scores = hidden @ params["w2"] + params["b2"]
-    odds = np.exp(scores - scores.max(axis=1, keepdims=True))
-    return hidden, odds / odds.sum(axis=1, keepdims=True)
+    probs = np.exp(scores - scores.max(axis=1, keepdims=True))
+    return hidden, probs / probs.sum(axis=1, keepdims=True)
 
 
 def gradient(params, x, y):
@@ -82,7 +82,7 @@ def gradient(params, x, y):
 
 
 def train(way, sparsity, x, y, seed):
-    """Return the parameters, and the most weights that were not 0 after a step."""
+    """Return the parameters, and the largest number of nonzero weights after any step."""
     first, orders = rl.Key(seed).split()
     params = initial(first)
     velocity = {name: np.zeros_like(param) for name, param in params.items()}
@@ -119,7 +119,7 @@ def main():
     ]
 
     def accuracies(way, sparsity):
-        """Return the accuracy on held-out digits, seed by seed, and the most weights ever."""
+        """Return the accuracies on held-out digits, one per seed, and the most weights."""
         result, most = [], 0
         for seed, (few, held_out, y, y_held_out) in enumerate(splits):
             params, weights = train(way, sparsity, few, y, seed)
@@ -141,7 +141,7 @@ def main():
         table[name] = np.array([accuracy for accuracy, _ in columns])
         cells = "".join(f"{spread(accuracy):>16}" for accuracy, _ in columns)
         print(f"{name:<17}{cells}   {columns[0][1]:>12,}")
-    print("Mean ± standard deviation over the seeds. Most weights: not 0 after any step, at 90%.\n")
+    print("Mean ± standard deviation over seeds. Most weights: nonzero after any step, at 90%.\n")
 
     mean = {name: rows.mean(axis=1) for name, rows in table.items()}
     assert mean["after training"][0] < dense.mean() - 10

@@ -1,9 +1,10 @@
 """Pruning a PyTorch model from outside: no masks in its modules, no new parameters, no hooks.
 
-A network learns scikit-learn's digits with Adam. `Pruner` is given the named parameters and is
-stepped after the optimizer: all weights are ranked together, more and more of them go, and those
-stay 0 although Adam's moments move them at every step. The state_dict is that of the plain model.
-What is left is exported: to scipy.sparse rows, and after 2:4 pruning to values and 2-bit indices.
+A network learns scikit-learn's digits with Adam. `Pruner` is constructed with the named parameters
+and stepped after the optimizer. All weights are ranked together, and more and more of them are
+pruned; these stay 0 although Adam's moments move them at every step. The state_dict is that of the
+plain model. The remaining weights are exported: to scipy.sparse rows, and after 2:4 pruning to
+values and 2-bit indices.
 """
 
 import numpy as np
@@ -30,7 +31,7 @@ def is_bias(name, parameter):
 
 
 def train(model, x, y, schedule, **keywords):
-    """Return the pruner, and how many weights it has pruned after each step."""
+    """Return the pruner, and the number of pruned weights after each step."""
     optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
     pruner = Pruner(dict(model.named_parameters()), schedule, exclude=is_bias, **keywords)
     pruned, order = [], torch.Generator().manual_seed(0)
@@ -43,7 +44,7 @@ def train(model, x, y, schedule, **keywords):
 
             pruned.append(report.pruned)
             zeros = sum(int((p == 0).sum()) for p in model.parameters() if p.ndim > 1)
-            assert zeros >= report.pruned  # whatever Adam did
+            assert zeros >= report.pruned  # whatever Adam does
     return pruner, pruned
 
 
@@ -53,7 +54,7 @@ def accuracy(model, x, y):
 
 
 def main():
-    torch.set_num_threads(1)  # so small a network gains nothing from more; ridgeline follows
+    torch.set_num_threads(1)  # the network is too small for more; ridgeline follows
     images, digits = load_digits(return_X_y=True)
     x, x_test, y, y_test = map(
         torch.from_numpy,

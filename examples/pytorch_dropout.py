@@ -1,9 +1,9 @@
-"""Dropout in PyTorch's autograd that saves no mask.
+"""Dropout for PyTorch's autograd that stores no mask.
 
-The backward pass is the forward call with the same key, so there is nothing to keep but a number.
-Checked by `torch.autograd.gradcheck`; what autograd saves is counted, and a checkpoint, which
-computes a layer once more in the backward pass, drops the same: the key comes from outside the
-layer, so no generator's state has to be saved.
+The backward pass is the forward call with the same key, so only a few numbers have to be kept. The
+gradient is checked by `torch.autograd.gradcheck`, and the bytes that autograd saves are counted. A
+checkpoint, which computes a layer again in the backward pass, drops the same elements: the key
+comes from outside the layer, so the state of a generator does not have to be saved.
 """
 
 import torch
@@ -17,13 +17,13 @@ class Dropout(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x, p, key, broadcast_axes=()):
-        """Drop, and remember how: a few numbers."""
+        """Drop elements, and remember p, the key and the axes."""
         ctx.same = (p, key, broadcast_axes)
         return rl.dropout(x.detach(), p, key, broadcast_axes=broadcast_axes)
 
     @staticmethod
     def backward(ctx, dy):
-        """Drop the gradient at the same places."""
+        """Drop the same elements of the gradient."""
         p, key, broadcast_axes = ctx.same
         return rl.dropout(dy, p, key, broadcast_axes=broadcast_axes), None, None, None
 

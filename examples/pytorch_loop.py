@@ -1,10 +1,10 @@
-"""ridgeline inside a PyTorch training loop, in place of penalties that go through autograd.
+"""ridgeline in a PyTorch training loop, in place of penalties computed by autograd.
 
-A 784-128-10 network with 0.01 times the sum of absolute weights (L1), 0.001 times the sum of their
-squares (L2), and the gradient clipped by its global norm. The usual way adds the penalties to the
-loss, so that autograd records and replays them; here they join ``p.grad`` after ``backward()``, in
-one memory pass that returns their value too. The images are scikit-learn's 8x8 digits, enlarged to
-28x28.
+A 784-128-10 network is trained with 0.01 times the sum of absolute weights (L1), 0.001 times the
+sum of their squares (L2), and the gradient clipped by its global norm. Usually penalties are added
+to the loss, so that autograd records and replays them. Here their gradients are added to ``p.grad``
+after ``backward()``, in one memory pass that also returns their value. The images are
+scikit-learn's 8x8 digits, enlarged to 28x28.
 """
 
 from time import perf_counter
@@ -22,7 +22,7 @@ EPOCHS, BATCH, LR = 5, 128, 0.1
 
 
 def images():
-    """Return digits as 28x28 images: every pixel three by three, and a border of 2."""
+    """Return digits as 28x28 images: every pixel becomes 3x3, with a border of 2."""
     small, labels = load_digits(return_X_y=True)
     large = np.kron(small.reshape(-1, 8, 8) / 16, np.ones((3, 3)))
     large = np.pad(large, ((0, 0), (2, 2), (2, 2))).astype(np.float32)
@@ -53,7 +53,7 @@ def with_autograd(model, x, y):
 
 
 def with_ridgeline(model, x, y):
-    """Do the same with the gradient of the loss alone from autograd."""
+    """Do the same; autograd computes only the gradient of the loss."""
     params = weights(model)
     torch.nn.functional.cross_entropy(model(x), y).backward()
     penalty = PENALTY.add_gradient_([p.grad for p in params], params)
@@ -78,7 +78,7 @@ def train(regularized_backward, x, y):
 
 
 def main():
-    torch.set_num_threads(1)  # so small a network gains nothing from more; ridgeline follows
+    torch.set_num_threads(1)  # the network is too small for more; ridgeline follows
     x, y = images()
     params = weights(network())
     theirs = torch.autograd.grad(penalty_through_autograd(params), params)

@@ -1,7 +1,7 @@
-"""Ridge regression by gradient descent: the line through (1, 1), ..., (10, 10), shrunk.
+"""Ridge regression by gradient descent, on the points (1, 1), ..., (10, 10).
 
 The loss is the squared error / 2m plus lambda/(2m) times the square of the slope; the intercept is
-free. Compared with the solution of the normal equations.
+not penalized. The result is compared with the solution of the normal equations.
 """
 
 import numpy as np
@@ -37,7 +37,7 @@ def main():
     print(f"descent      y = {theta[0]:.6f} + {theta[1]:.6f} x")
     print(f"closed form  y = {exact[0]:.6f} + {exact[1]:.6f} x")
     print(f"largest difference {np.abs(theta - exact).max():.1e}")
-    assert np.all(np.diff(losses) < 1e-14)  # falls at every step, up to rounding
+    assert np.all(np.diff(losses) < 1e-14)  # decreases at every step, up to rounding
     assert np.allclose(theta, exact, atol=1e-9)
 
 

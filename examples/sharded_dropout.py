@@ -1,12 +1,12 @@
-"""A network cut into four parts that draw the dropout of the whole, bit for bit.
+"""Dropout on four shards of a network that is bit-identical to dropout on the whole.
 
-Two workers share the batch, and two the columns of the hidden layer (tensor parallelism). None
-makes or sees the mask of the others: `shape=` and `index=` say where in the whole an array lies,
-and `offset=` does the same for a stretch of rows. Activations and gradients, put together, are
-those of the whole network.
+Two workers share the batch, and two the columns of the hidden layer (tensor parallelism). No worker
+creates or sees the mask of the others: `shape=` and `index=` tell where in the whole an array is
+located, and `offset=` does the same for contiguous rows. Activations and gradients, put together,
+are those of the undivided network.
 
 Weights and inputs are small multiples of 1/8, and p = 0.5 scales by 2, so that every sum is exact
-in whatever order NumPy adds: what is compared is the dropout.
+in whatever order NumPy adds, and only the dropout is compared.
 """
 
 import numpy as np
@@ -15,7 +15,7 @@ import ridgeline as rl
 
 ROWS, INPUTS, HIDDEN, OUTPUTS = 64, 24, 32, 6
 P = 0.5
-KEYS = hidden_key, output_key = rl.Key(2024).fold_in(0).split()  # of step 0: one for each layer
+KEYS = hidden_key, output_key = rl.Key(2024).fold_in(0).split()  # step 0, one key per layer
 
 
 def eighths(shape, key):
@@ -32,7 +32,7 @@ def whole(x, w1, w2, dy):
 
 
 def in_four(x, w1, w2, dy):
-    """Return the same, every product and every dropout made by parts."""
+    """Return the same; every product and every dropout is computed in parts."""
     hidden = np.empty((ROWS, HIDDEN))
     y = np.empty((ROWS, OUTPUTS))
     d_w1, d_w2 = np.zeros_like(w1), np.zeros_like(w2)
@@ -45,7 +45,7 @@ def in_four(x, w1, w2, dy):
             mine = rl.dropout(np.maximum(x[rows] @ w1[:, cols], 0), P, hidden_key, **part)
             hidden[rows, cols] = mine
             partial = partial + mine @ w2[cols]  # all-reduce
-        # Whole rows are a stretch in C order: the index of its first element is enough.
+        # Whole rows are contiguous in C order: the index of the first element is enough.
         offset = rows.start * OUTPUTS
         y[rows] = rl.dropout(partial, P, output_key, offset=offset)
         d_scores = rl.dropout(dy[rows], P, output_key, offset=offset)
@@ -73,7 +73,7 @@ def main():
         print(f"{name:<15} {one.shape!s:>9}  bits {'equal' if same else 'DIFFERENT'}")
         assert same
 
-    # Masks too are made by parts, and what is shared along an axis is shared by the parts.
+    # Masks can be computed in parts as well, and so can choices that are shared along an axis.
     left = np.s_[:, : HIDDEN // 2]
     mask = rl.dropout_mask((ROWS, HIDDEN), P, hidden_key).to_array()
     part = rl.dropout_mask((ROWS, HIDDEN), P, hidden_key, index=left).to_array()
@@ -92,9 +92,9 @@ def main():
     assert np.array_equal(top, dropped[:, :, :2])
     print("mask of the left half, channels of the upper half of images: equal")
 
-    # What index= is for: with the key alone, both halves would drop the same places.
+    # Without index= both halves would drop the same positions.
     share = np.mean(part == mask[:, HIDDEN // 2 :])
-    print(f"left and right half make the same choice in {share:.0%} of the places")
+    print(f"left and right half make the same choice in {share:.0%} of the positions")
 
 
 if __name__ == "__main__":

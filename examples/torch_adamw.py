@@ -1,9 +1,9 @@
 """rl.AdamW in a PyTorch loop, in place of torch.optim.AdamW and clip_grad_norm_.
 
-The same network learns the same batches three times: with torch's AdamW as it comes, with its
-fused one, and with ridgeline's, where clipping is part of the step. Printed are the losses, which
-agree to rounding, and the median time of a step with clipping. The images are scikit-learn's 8x8
-digits, enlarged to 28x28.
+The same network is trained on the same batches three times: with torch's default AdamW, with its
+fused AdamW, and with ridgeline's, where clipping is part of the step. The program prints the
+losses, which agree up to rounding, and the median time of a step with clipping. The images are
+scikit-learn's 8x8 digits, enlarged to 28x28.
 """
 
 from time import perf_counter
@@ -20,7 +20,7 @@ EPOCHS, BATCH = 8, 128
 
 
 def images():
-    """Return digits as 28x28 images: every pixel three by three, and a border of 2."""
+    """Return digits as 28x28 images: every pixel becomes 3x3, with a border of 2."""
     small, labels = load_digits(return_X_y=True)
     large = np.kron(small.reshape(-1, 8, 8) / 16, np.ones((3, 3)))
     large = np.pad(large, ((0, 0), (2, 2), (2, 2))).astype(np.float32)
@@ -48,7 +48,7 @@ def with_torch(model, **keywords):
 
 
 def with_ridgeline(model):
-    """Do the same; the gradients are those that backward() left in the parameters."""
+    """Do the same with ridgeline; the step uses the gradients in the parameters."""
     optimizer = rl.AdamW(
         model.parameters(), lr=LR, weight_decay=WEIGHT_DECAY, clip=rl.GlobalNorm(MAX_NORM)
     )
@@ -74,7 +74,7 @@ def train(way, x, y):
 
 
 def main():
-    torch.set_num_threads(1)  # also on a machine that is busy; ridgeline follows
+    torch.set_num_threads(1)  # more reliable on a busy machine; ridgeline follows
     x, y = images()
     ways = {
         "torch": with_torch,
@@ -93,8 +93,9 @@ def main():
             print(f"{name}: largest difference of a loss {np.abs(other - losses).max():.1e}")
     print()
     for name, (_, _, ms) in runs.items():
+        ratio = theirs / ms
         print(
-            f"{name:<14} {ms:7.3f} ms per step, clipped; torch takes {theirs / ms:.1f} times that"
+            f"{name:<14} {ms:7.3f} ms per step with clipping; torch takes {ratio:.1f} times as long"
         )
 
 

@@ -1,4 +1,4 @@
-"""The tables of README.md and docs/benchmarks.md are those of the stored result."""
+"""The tables and the picture of README.md and docs/benchmarks.md are those of the stored result."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import importlib.util
 import json
 import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -16,14 +17,23 @@ from ridgeline.bench.rows import cases
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.fixture(scope="module")
-def tables():
-    spec = importlib.util.spec_from_file_location("tables", ROOT / "bench" / "tables.py")
+def script(name):
+    spec = importlib.util.spec_from_file_location(name, ROOT / "bench" / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
-    sys.modules["tables"] = module
+    sys.modules[name] = module
     spec.loader.exec_module(module)
     yield module
-    del sys.modules["tables"]
+    del sys.modules[name]
+
+
+@pytest.fixture(scope="module")
+def tables():
+    yield from script("tables")
+
+
+@pytest.fixture(scope="module")
+def picture(tables):
+    yield from script("picture")
 
 
 @pytest.fixture(scope="module")
@@ -37,12 +47,26 @@ def test_they_are_up_to_date(tables, run):
         assert tables.filled(text, own) == text, f"{file}: run python bench/tables.py"
 
 
-def test_another_result_gives_others(tables, run):
+def test_the_picture_is_up_to_date(tables, picture, run):
+    assert set(picture.CASES) <= set(tables.README)
+    text = picture.picture(run)
+    assert picture.PICTURE.read_text(encoding="utf-8") == text, "run python bench/picture.py"
+    words = [
+        each.text for each in ElementTree.fromstring(text).iter() if each.tag.endswith("}text")
+    ]
+    assert {*picture.CASES.values(), *picture.LIBRARIES} <= set(words)
+    assert len(text) < 20_000
+
+
+def test_another_result_gives_others(tables, picture, run):
     data = json.loads(gzip.decompress(tables.RESULT.read_bytes()))
-    changed = next(row for row in data["rows"] if row["name"].startswith("prox_l1/float32/"))
+    changed = next(
+        row for row in data["rows"] if row["name"] == "prox_l1/float32/x86_64_v4/64MiB/2"
+    )
     changed["implementations"]["ridgeline"]["median"] *= 1.5
     other = results.from_json(json.dumps(data))
     assert tables.files(other)["docs/benchmarks.md"] != tables.files(run)["docs/benchmarks.md"]
+    assert picture.picture(other) != picture.picture(run)
 
 
 def test_the_result_is_a_whole_one(tables, run):
