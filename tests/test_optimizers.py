@@ -81,10 +81,16 @@ VARIANTS = {
         ["sum"],
     ),
     "Lion": ("Lion", {"lr": 0.01}, ["exp_avg"]),
+    "AdEMAMix": (
+        "AdEMAMix",
+        {"lr": 0.02, "betas": (0.8, 0.99, 0.9), "alpha_warmup": 2, "beta3_warmup": 3},
+        ["exp_avg_fast", "exp_avg_slow", "exp_avg_sq"],
+    ),
     "FTRL": ("FTRL", {"lr": 0.1, "l1": 0.05, "l2": 0.1}, ["z", "n"]),
 }
 variants = pytest.mark.parametrize("variant", VARIANTS)
-EVERY = ["SGD", "SGD momentum", "Adam", "AdamW", "NAdam", "RMSprop both", "Adagrad", "Lion", "FTRL"]
+EVERY = ["SGD", "SGD momentum", "Adam", "AdamW", "NAdam", "RMSprop both", "Adagrad", "Lion"]
+EVERY += ["AdEMAMix", "FTRL"]
 every_optimizer = pytest.mark.parametrize("variant", EVERY)
 
 
@@ -691,6 +697,7 @@ OPTIONS = {
     "decay": {"weight_decay": 0.3},
     "coupled decay": {"weight_decay": 0.3, "decay": "coupled"},
     "decoupled decay": {"weight_decay": 0.3, "decay": "decoupled"},
+    "decay alone": {"weight_decay": 0.3, "decay": "decoupled", "lr_independent_decay": True},
     "penalty before the clip": {
         "penalty": rl.ElasticNet(0.3, 0.2),
         "clip": rl.GlobalNorm(0.5),

@@ -7,8 +7,8 @@ rounded to float32 at each store, or 8-bit blocks. A penalty is one of :mod:`rid
 mask an array of bool, True for kept. Where a denominator is 0, nothing moves.
 
 Besides the papers named below: Loshchilov & Hutter (2019) for decoupled decay, Yun, Lozano & Yang
-(2021) for the preconditioned proximal step, Shazeer & Stern (2018) for ``max_update_rms``,
-Dettmers et al. (2022) for the 8-bit moments.
+(2021) for the preconditioned proximal step, Shazeer & Stern (2018) for ``max_update_rms``, Liang et
+al. (2024) for ``cautious``, Dettmers et al. (2022) for the 8-bit moments.
 """
 
 from ridgeline.reference.optimizers.codes import (
@@ -28,15 +28,18 @@ from ridgeline.reference.optimizers.rules import (
     Adagrad,
     Adam,
     AdamW,
+    AdEMAMix,
     Lion,
     NAdam,
     RMSprop,
 )
+from ridgeline.reference.optimizers.schedule_free import ScheduleFreeAdamW, ScheduleFreeSGD
 
 __all__ = [
     "BLOCK",
     "FTRL",
     "SGD",
+    "AdEMAMix",
     "Adagrad",
     "Adam",
     "AdamW",
@@ -51,6 +54,8 @@ __all__ = [
     "Optimizer",
     "RMSprop",
     "Report",
+    "ScheduleFreeAdamW",
+    "ScheduleFreeSGD",
     "Settings",
     "State",
     "Value",

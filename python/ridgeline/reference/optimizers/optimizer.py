@@ -89,12 +89,14 @@ class Optimizer:
         ema: float | None = None,
         accumulation_steps: int = 1,
         max_update_rms: float | None = None,
+        cautious: bool = False,
         convention: str = "torch",
         **settings: Any,
     ) -> None:
         known = {
             "weight_decay": 0.0,
             "decay": None,
+            "lr_independent_decay": False,
             "penalty": None,
             "prox": None,
             "constraint": None,
@@ -110,6 +112,7 @@ class Optimizer:
             convention == "keras" if clip_after_penalty is None else clip_after_penalty
         )
         self.state_dtype, self.max_update_rms = state_dtype, max_update_rms
+        self.cautious = cautious
         self.ema_decay, self.accumulation_steps = ema, accumulation_steps
         self.set_mask(mask)
         self.steps, self.calls = 0, 0
@@ -187,6 +190,9 @@ class Optimizer:
     ) -> tuple[Float64, float | Float64]:
         """Decay, then step; return the weights and the step that each element takes."""
         u, d = self.direction(g, s, k, t, o)
+        if self.cautious:
+            agrees = (u * g > 0) & kept
+            u = np.where(agrees, u / max(agrees.sum() / max(kept.sum(), 1), 1e-3), 0.0)
         if self.max_update_rms is not None:
             u = u / max(1.0, _rms(np.where(kept, u, 0.0)) / self.max_update_rms)
         own = t / (1 + (k - 1) * o.get("lr_decay", 0.0))
@@ -197,7 +203,8 @@ class Optimizer:
     @staticmethod
     def decayed(w: Float64, t: float, o: Settings) -> Float64:
         """Apply the decoupled decay."""
-        return w * (1 - t * o["weight_decay"]) if o["decay"] == "decoupled" else w
+        rate = 1.0 if o["lr_independent_decay"] else t
+        return w * (1 - rate * o["weight_decay"]) if o["decay"] == "decoupled" else w
 
     def length(self, k: int, o: Settings) -> float:
         """Return how many learning rates the k-th step is long after equal gradients.

@@ -105,6 +105,66 @@ class AdamW(Adam):
     }
 
 
+class AdEMAMix(Optimizer):
+    """Adam with a second, slow mean of the gradients (Pagliardini, Ablin & Grangier 2024).
+
+    Examples
+    --------
+    >>> w = np.array([1.0])
+    >>> _ = AdEMAMix(w, lr=0.1, betas=(0.9, 0.999, 0.75), alpha=2.0, eps=0.0).step(np.array([3.0]))
+    >>> w
+    array([0.85])
+    """
+
+    torch_couples: ClassVar[bool] = False
+    defaults: ClassVar[Settings] = {
+        "betas": (0.9, 0.999, 0.9999),
+        "alpha": 5.0,
+        "eps": 1e-8,
+        "alpha_warmup": 0,
+        "beta3_warmup": 0,
+    }
+
+    def initial(self, w: Array, o: Settings) -> State:
+        """Return the moments before the first step."""
+        names = ("exp_avg_fast", "exp_avg_slow", "exp_avg_sq")
+        return {name: np.zeros(w.shape) for name in names}
+
+    @staticmethod
+    def warmed(k: int, o: Settings) -> tuple[float, float]:
+        """Return alpha and beta3 of the k-th step: equations 3 and 4.
+
+        Examples
+        --------
+        >>> o = {"betas": (0.25, 0.999, 0.5), "alpha": 5.0, "alpha_warmup": 5, "beta3_warmup": 3}
+        >>> for k in (1, 3):
+        ...     alpha, beta3 = AdEMAMix.warmed(k, o)
+        ...     print(alpha, f"{beta3:.4f}")
+        1.0 0.3536
+        3.0 0.5000
+        """
+        alpha, (start, _, end) = o["alpha"], o["betas"]
+        if k < o["alpha_warmup"]:
+            alpha = alpha * k / o["alpha_warmup"]
+        if k >= o["beta3_warmup"]:
+            return alpha, end
+        part = k / o["beta3_warmup"]
+        logs = np.log(np.array([start, end]))
+        return alpha, float(np.exp(1 / ((1 - part) / logs[0] + part / logs[1])))
+
+    def direction(
+        self, g: Float64, s: State, k: int, t: float, o: Settings
+    ) -> tuple[Float64, float | Float64]:
+        """Return the direction."""
+        b1, b2, _ = o["betas"]
+        alpha, b3 = self.warmed(k, o)
+        fast = s["exp_avg_fast"] = b1 * s["exp_avg_fast"] + (1 - b1) * g
+        slow = s["exp_avg_slow"] = b3 * s["exp_avg_slow"] + (1 - b3) * g
+        v = s["exp_avg_sq"] = b2 * s["exp_avg_sq"] + (1 - b2) * g**2
+        d = np.sqrt(v / (1 - b2**k)) + o["eps"]
+        return (fast / (1 - b1**k) + alpha * slow) / d, d
+
+
 class NAdam(Optimizer):
     """Adam with Nesterov's momentum (Dozat 2016).
 
