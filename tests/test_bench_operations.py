@@ -1048,7 +1048,7 @@ class TestSteps:
         ("name", "states"), [("adamw", 2.0), ("adamw_clip_l1_8bit_states", 0.51)]
     )
     def test_memory_holds_the_states(self, name, states):
-        (case,) = cases.select(f"{name}/float32/64MiB")
+        case = a_case(STEPS[f"{name}/float32"], layouts.MEMORY)
         extra, reason = memory.measure(case, "ridgeline", (*LIBRARIES, "numpy"))
         assert reason == ""
         assert 0.98 * states < extra / 2**26 < states + 0.1
