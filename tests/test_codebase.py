@@ -277,6 +277,41 @@ def test_imports_are_resolved():
     }
 
 
+# Folders of headers that each C++ layer may include; its own is one of them.
+LAYERS = {
+    "cpp/include/ridgeline": {"ridgeline"},
+    "cpp/src/simd": {"simd", "ridgeline"},
+    "cpp/src/kernels": {"kernels", "simd", "ridgeline"},
+    "cpp/src/runtime": {"runtime", "ridgeline"},
+    "cpp/src/ops": {"ops", "kernels", "simd", "runtime", "ridgeline"},
+    "python/src": {"ridgeline"},
+}
+
+
+def test_layers_in_cpp():
+    wrong = [
+        (relative(path), header)
+        for folder, known in LAYERS.items()
+        for path in (ROOT / folder).rglob("*")
+        if path.suffix in (".hpp", ".cpp", ".def")
+        for header in re.findall(r'#include "(\w+)/', path.read_text(encoding="utf-8"))
+        if header not in known
+    ]
+    assert wrong == []
+
+
+def test_the_reference_stands_alone():
+    """It is the truth of the tests, so nothing of it may come from what is tested."""
+    own = "ridgeline.reference"
+    wrong = [
+        (name, each)
+        for name, found in GRAPH.items()
+        for each in found
+        if name.startswith(own) and not each.startswith(own)
+    ]
+    assert wrong == []
+
+
 # Prose
 
 PROSE = sorted(
