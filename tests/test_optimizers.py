@@ -2148,7 +2148,8 @@ def test_gradients_are_read_only_to_us():
 
 
 def test_every_optimizer_is_exported():
-    for name in ("SGD", "Adam", "AdamW", "NAdam", "RMSprop", "Adagrad", "Lion", "FTRL"):
+    kinds = ["SGD", "Adam", "AdamW", "NAdam", "RMSprop", "Adagrad", "Lion", "FTRL", "AdEMAMix"]
+    for name in [*kinds, "ScheduleFreeSGD", "ScheduleFreeAdamW"]:
         assert name in rl.__all__
         assert getattr(rl, name) is getattr(importlib.import_module("ridgeline.optimizers"), name)
     for name in ("GlobalNorm", "Norm", "Value", "Box", "NonNegative", "skip_biases_and_norms"):
@@ -2159,7 +2160,8 @@ def test_defaults():
     w = np.ones(2)
     for kind, lr in [
         ("SGD", 1e-3), ("Adam", 1e-3), ("AdamW", 1e-3), ("NAdam", 2e-3), ("RMSprop", 1e-2),
-        ("Adagrad", 1e-2), ("Lion", 1e-4), ("FTRL", 0.1),
+        ("Adagrad", 1e-2), ("Lion", 1e-4), ("FTRL", 0.1), ("AdEMAMix", 1e-3),
+        ("ScheduleFreeSGD", 1.0), ("ScheduleFreeAdamW", 2.5e-3),
     ]:  # fmt: skip
         assert getattr(rl, kind)(w).lr == lr
     assert [rl.AdamW(w, convention=c).weight_decay for c in ("torch", "keras", "optax")] == [
