@@ -45,6 +45,9 @@ def _optimizers(dtype: np.dtype) -> dict[str, Callable[[Any], Any]]:
         "Adagrad": lambda w: rl.Adagrad(w, lr=0.1, penalty=rl.SCAD(0.3)),
         "Lion": lambda w: rl.Lion(w, lr=0.1, clip=rl.Value(0.5)),
         "FTRL": lambda w: rl.FTRL(w, lr=0.1, l1=0.1),
+        "AdEMAMix": lambda w: rl.AdEMAMix(w, lr=0.1, beta3_warmup=2, cautious=True),
+        "ScheduleFreeSGD": lambda w: rl.ScheduleFreeSGD(w, lr=0.1, warmup_steps=2),
+        "ScheduleFreeAdamW": lambda w: rl.ScheduleFreeAdamW(w, lr=0.1, r=0.5),
         "ema": lambda w: rl.SGD(w, lr=0.1, ema=0.9),
         "accumulation": lambda w: rl.SGD(w, lr=0.1, accumulation_steps=3, clip=rl.GlobalNorm(0.5)),
     }

@@ -166,9 +166,6 @@ def unfit(operation, dtype):
 
 # What of the public interface is no kernel, or is measured under another name.
 NO_KERNEL = {
-    "AdEMAMix.step": "has no reference to be compared with yet",
-    "ScheduleFreeAdamW.step": "has no reference to be compared with yet",
-    "ScheduleFreeSGD.step": "has no reference to be compared with yet",
     "decay_filter_for": "answers a question about a parameter",
     "skip_biases_and_norms": "answers a question about a name",
     "show_config": "prints",
@@ -891,6 +888,9 @@ class TestSteps:
             "adagrad/float32": 20,
             "lion/float32": 20,
             "ftrl/float32": 28,
+            "ademamix/float32": 36,
+            "schedule_free_sgd/float32": 20,
+            "schedule_free_adamw/float32": 28,
         }
 
     @pytest.mark.parametrize("layout", [SMALL, ALONE], ids=lambda layout: layout.name)
@@ -964,7 +964,7 @@ class TestSteps:
             assert not check(name, change=off)
             assert not check(name, weight_decay=0.2)
         if "betas" in settings:
-            assert not check(name, betas=(0.8, 0.999))
+            assert not check(name, betas=(0.8, *settings["betas"][1:]))
         if "eps" in settings and recipe.rule != "adagrad":
             assert not check(name, eps=1e-3)
         if recipe.rule in ("adamw", "adam", "adam_keras", "amsgrad") and not recipe.is_half:
@@ -976,6 +976,13 @@ class TestSteps:
         if recipe.rule == "momentum":
             assert not check(name, dampening=0.1)
             assert not check(name, nesterov=True)
+        if recipe.rule == "ademamix":
+            assert not check(name, betas=(0.9, 0.999, 0.999))
+            assert not check(name, alpha=4.0)
+            assert not check(name, beta3_warmup=100)
+        if recipe.rule.startswith("schedule_free"):
+            assert not check(name, warmup_steps=2)
+            assert not check(name, r=1.0)
         if recipe.rule == "amsgrad":
             assert not check(name, amsgrad=False)
         if recipe.rule == "nadam":
@@ -1041,7 +1048,7 @@ class TestSteps:
         ("name", "states"), [("adamw", 2.0), ("adamw_clip_l1_8bit_states", 0.51)]
     )
     def test_memory_holds_the_states(self, name, states):
-        (case,) = cases.select(f"{name}/float32/64MiB")
+        case = a_case(STEPS[f"{name}/float32"], layouts.MEMORY)
         extra, reason = memory.measure(case, "ridgeline", (*LIBRARIES, "numpy"))
         assert reason == ""
         assert 0.98 * states < extra / 2**26 < states + 0.1

@@ -1,13 +1,17 @@
-"""Limits that keep the code base readable: sizes, the direction of imports, the width of prose."""
+"""Limits that keep the code base readable: sizes, imports, recipes, the width of prose."""
 
 from __future__ import annotations
 
 import ast
+import importlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
+
+import ridgeline as rl
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "python" / "ridgeline"
@@ -23,13 +27,9 @@ COLUMNS = 100
 
 # What is over a limit. An entry that is no longer needed fails its test: this shrinks to nothing.
 EXCEPTIONS: dict[str, set[str]] = {
-    "modules": {
-        "python/ridgeline/reference/optimizers.py",
-    },
+    "modules": set(),
     "classes": set(),
-    "functions": {
-        "python/ridgeline/reference/optimizers.py: __init__",
-    },
+    "functions": set(),
     "C++ functions": set(),
     "circles": set(),
     "private modules": set(),
@@ -274,6 +274,179 @@ def test_imports_are_resolved():
     assert imports("ridgeline.bench", "from .rows.own import case", True) == {
         "ridgeline.bench.rows.own"
     }
+
+
+# Folders of headers that each C++ layer may include; its own is one of them.
+LAYERS = {
+    "cpp/include/ridgeline": {"ridgeline"},
+    "cpp/src/simd": {"simd", "ridgeline"},
+    "cpp/src/kernels": {"kernels", "simd", "ridgeline"},
+    "cpp/src/runtime": {"runtime", "ridgeline"},
+    "cpp/src/ops": {"ops", "kernels", "simd", "runtime", "ridgeline"},
+    "python/src": {"ridgeline"},
+}
+
+
+def test_layers_in_cpp():
+    wrong = [
+        (relative(path), header)
+        for folder, known in LAYERS.items()
+        for path in (ROOT / folder).rglob("*")
+        if path.suffix in (".hpp", ".cpp", ".def")
+        for header in re.findall(r'#include "(\w+)/', path.read_text(encoding="utf-8"))
+        if header not in known
+    ]
+    assert wrong == []
+
+
+def test_the_reference_stands_alone():
+    """It is the truth of the tests, so nothing of it may come from what is tested."""
+    own = "ridgeline.reference"
+    wrong = [
+        (name, each)
+        for name, found in GRAPH.items()
+        for each in found
+        if name.startswith(own) and not each.startswith(own)
+    ]
+    assert wrong == []
+
+
+# Recipes: what CONTRIBUTING.md says of each addition is true of all that there is
+
+PLACE = re.compile(r"(?:[\w.]+/)*\w+\.(?:cmake|cpp|def|hpp|md|pyi?|txt)")
+
+
+class Clause(NamedTuple):
+    """The part of an item that says what to write in some files."""
+
+    places: list[str]
+    is_any: bool  # of the places one is enough
+    names: set[str]  # of the recipe's examples
+
+
+def clauses(recipe: str, examples: Iterable[str]) -> Iterator[Clause]:
+    """Yield the parts of a recipe's numbered items that name a file."""
+    listed = recipe[recipe.index("\n1. ") :]
+    for text in re.split(r";|\.\s|\n\d\. ", listed):
+        quoted = re.findall(r"`([^`]+)`", text)
+        places = [word for word in quoted if PLACE.fullmatch(word)]
+        if places:
+            yield Clause(places, bool(re.search(r"`\s+or\s+`", text)), {*quoted} & {*examples})
+
+
+def rows_of(list_name: str, macro: str) -> list[tuple[str, ...]]:
+    text = (ROOT / "cpp" / list_name).read_text(encoding="utf-8")
+    return re.findall(rf"^ *{macro}\((\w+)(?:, *(\w+))?", text, re.M)
+
+
+def names_of(found: list[tuple[str, ...]], column: int) -> set[str]:
+    return {row[column] for row in found}
+
+
+def classes_of(module: str, base: type) -> set[str]:
+    """Return the public classes of a module that can be created."""
+    found = vars(importlib.import_module(f"ridgeline.{module}")).items()
+    return {
+        name
+        for name, each in found
+        if name in rl.__all__ and isinstance(each, type) and issubclass(each, base) and each != base
+    }
+
+
+def likes() -> dict[str, dict[str, tuple[set[str], set[str]]]]:
+    """Return, for each recipe, what its examples stand for: in C++ and elsewhere."""
+    penalties = rows_of("include/ridgeline/penalties.def", "RIDGELINE_PENALTY")
+    optimizers = rows_of("include/ridgeline/optimizers.def", "RIDGELINE_OPTIMIZER")
+    targets = names_of(rows_of("src/runtime/targets.def", "RIDGELINE_TARGET"), 0)
+    families = names_of(rows_of("src/runtime/families.def", "ROW"), 0) - {"storage", "roof"}
+    penalty_classes = classes_of("penalties", rl.Penalty)
+    optimizer_classes = classes_of("optimizers", rl.optimizers.Optimizer)
+    return {
+        "a penalty": {
+            "capped_l1": (names_of(penalties, 0),) * 2,
+            "CappedL1": (names_of(penalties, 1), penalty_classes),
+        },
+        "an optimizer": {
+            "ademamix": (names_of(optimizers, 0),) * 2,
+            "AdEMAMix": (names_of(optimizers, 1), optimizer_classes),
+        },
+        "a target, or a flag of one": {"x86_64_v3": (targets, targets)},
+        "a family": {"clipping": (families, families)},
+    }
+
+
+def missing_in(clause: Clause, known: dict[str, tuple[set[str], set[str]]]) -> set[str]:
+    """Return the places of a clause that do not exist, and the names that they lack."""
+    gone = {place for place in clause.places if not (ROOT / place).is_file()}
+    if gone:
+        return gone
+    words = [(p, {*re.findall(r"\w+", (ROOT / p).read_text("utf-8"))}) for p in clause.places]
+    if clause.is_any:
+        words = [(words[0][0], set().union(*(found for _, found in words)))]
+    return {
+        f"{place}: {name}"
+        for place, found in words
+        for example in clause.names
+        for name in known[example][not place.endswith((".cpp", ".hpp", ".def"))] - found
+    }
+
+
+RECIPES = dict(
+    re.findall(
+        r"^### Adding ([^\n]+)\n(.*?)(?=^##|\Z)",
+        (ROOT / "CONTRIBUTING.md").read_text("utf-8") if (ROOT / "cpp").is_dir() else "",
+        re.M | re.S,
+    )
+)
+
+
+def test_there_is_a_recipe_for_each_list():
+    assert RECIPES.keys() == likes().keys()
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_recipes_name_every_place(recipe):
+    known = likes()[recipe]
+    found = list(clauses(RECIPES[recipe], known))
+    assert {name for clause in found for name in clause.names} == known.keys()
+    assert set().union(*(missing_in(clause, known) for clause in found)) == set()
+
+
+def test_families_have_the_files_of_their_recipe():
+    families = likes()["a family"]["clipping"][0]
+    elsewhere = {  # the peers of dropout are those of random, of which C++ has no rows
+        "python/ridgeline/bench/peers/dropout.py",
+        "bench/cpp/bench_random.cpp",
+    }
+    places = {
+        place
+        for clause in clauses(RECIPES["a family"], [])
+        for place in clause.places
+        if "clipping" in place
+    }
+    assert len(places) >= 10
+    wanted = {(place, family) for place in places for family in families}
+    missing = {place.replace("clipping", family) for place, family in wanted} - elsewhere
+    # A family may be a package, and pruning's is called prune.
+    gone = {
+        place
+        for place in missing
+        if not any(
+            (ROOT / each).exists() or (ROOT / each).with_suffix("").is_dir()
+            for each in (place, place.replace("pruning", "prune"))
+        )
+    }
+    assert gone == set()
+
+
+def test_a_place_left_out_is_found():
+    recipe = "\n\n1. `tests/helpers.py`: `b` there; `tests/gone.py` or `README.md`: `b` too.\n"
+    first, second = clauses(recipe, {"b"})
+    assert first == Clause(["tests/helpers.py"], False, {"b"})
+    assert second == Clause(["tests/gone.py", "README.md"], True, {"b"})
+    known = {"b": ({"nothing_of_cpp"}, {"import", "nothing_of_python"})}
+    assert missing_in(first, known) == {"tests/helpers.py: nothing_of_python"}
+    assert missing_in(second, known) == {"tests/gone.py"}
 
 
 # Prose

@@ -1,9 +1,8 @@
-"""AdEMAMix, the schedule-free rules and cautious steps, against formulas in float64."""
+"""AdEMAMix, the schedule-free rules and cautious steps, against the oracles."""
 
 from __future__ import annotations
 
 import copy
-import math
 import pickle
 
 import ml_dtypes
@@ -11,6 +10,7 @@ import numpy as np
 import pytest
 
 import ridgeline as rl
+from ridgeline.reference import optimizers as ref
 
 SIZE = 300
 FREE = {
@@ -28,41 +28,23 @@ def vectors(count, seed=0, size=SIZE):
 # ---- AdEMAMix
 
 
-def ademamix(w, grads, lr, betas, alpha, eps, decay, alpha_warmup, beta3_warmup):
-    """Pagliardini et al. 2024, algorithm 1; the schedules of equations 3 and 4."""
-    b1, b2, b3 = betas
-    w, fast, slow, v = w.copy(), 0 * w, 0 * w, 0 * w
-    for k, g in enumerate(grads, 1):
-        weight = alpha * min(k / alpha_warmup, 1) if alpha_warmup else alpha
-        beta = b3
-        if k < beta3_warmup:
-            share = k / beta3_warmup
-            logs = math.log(b1), math.log(b3)
-            beta = math.exp(logs[0] * logs[1] / ((1 - share) * logs[1] + share * logs[0]))
-        fast = b1 * fast + (1 - b1) * g
-        slow = beta * slow + (1 - beta) * g
-        v = b2 * v + (1 - b2) * g * g
-        update = (fast / (1 - b1**k) + weight * slow) / (np.sqrt(v / (1 - b2**k)) + eps)
-        w = w * (1 - lr * decay) - lr * update
-    return w, fast, slow, v
-
-
 @pytest.mark.parametrize("warmups", [(0, 0), (5, 7), (1, 1), (20, 3)])
-@pytest.mark.parametrize("betas", [(0.9, 0.999, 0.9999), (0.5, 0.9, 0.99)])
+@pytest.mark.parametrize("betas", [(0.9, 0.999, 0.9999), (0.5, 0.9, 0.99), (0.0, 0.9, 0.99)])
 def test_ademamix(warmups, betas):
     start, *grads = vectors(11)
-    w = start.copy()
-    opt = rl.AdEMAMix(
-        w, lr=0.1, betas=betas, alpha=3.0, eps=1e-6, weight_decay=0.25, alpha_warmup=warmups[0],
-        beta3_warmup=warmups[1],
-    )  # fmt: skip
+    options = {
+        "lr": 0.1, "betas": betas, "alpha": 3.0, "eps": 1e-6, "weight_decay": 0.25,
+        "alpha_warmup": warmups[0], "beta3_warmup": warmups[1],
+    }  # fmt: skip
+    w, exact = start.copy(), start.copy()
+    opt, oracle = rl.AdEMAMix(w, **options), ref.AdEMAMix(exact, **options)
     for g in grads:
         opt.step(g)
-    exact = ademamix(start, grads, 0.1, betas, 3.0, 1e-6, 0.25, *warmups)
-    found = [w, *opt.state.values()]
+        oracle.step(g)
+    np.testing.assert_allclose(w, exact, rtol=1e-12, atol=1e-14)
     assert list(opt.state) == ["exp_avg_fast", "exp_avg_slow", "exp_avg_sq"]
-    for got, wants in zip(found, exact, strict=True):
-        np.testing.assert_allclose(got, wants, rtol=1e-12, atol=1e-14)
+    for name, state in opt.state.items():
+        np.testing.assert_allclose(state, oracle.state[0][name], rtol=1e-12, atol=1e-14)
 
 
 def test_ademamix_without_the_slow_mean_is_adamw():
@@ -96,25 +78,15 @@ def test_ademamix_arguments():
 # ---- schedule-free
 
 
-def schedule_free(w, grads, kind, lr, decay=0.0, warmup=0, r=0.0, power=2.0):
-    """Defazio et al. 2024, algorithm 1, in the form that keeps y and z."""
-    options = FREE[kind]
-    b = options.get("momentum") or options["betas"][0]
-    y, z, v, total, largest = w.copy(), w.copy(), 0 * w, 0.0, 0.0
-    for k, g in enumerate(grads, 1):
-        rate = lr * min(k / warmup, 1) if warmup else lr
-        largest = max(largest, rate)
-        weight = k**r * largest**power
-        total += weight
-        c = weight / total
-        d = g
-        if "betas" in options:
-            b2 = options["betas"][1]
-            v = b2 * v + (1 - b2) * g * g
-            d = g / (np.sqrt(v / (1 - b2**k)) + options["eps"])
-        d = d + decay * y
-        y, z = y + c * (z - y) - rate * (1 - b * (1 - c)) * d, z - rate * d
-    return y, z, y + (1 - 1 / b) * (z - y)
+def schedule_free(kind, w, grads, **options):
+    """Return y, z and x of the oracle after some steps from w."""
+    y = w.astype(float)
+    opt = getattr(ref, kind)(y, lr=0.25, **FREE[kind], **options)
+    for g in grads:
+        opt.step(g.astype(float))
+    trained = y.copy()
+    opt.eval_()
+    return trained, opt.state[0]["z"], y
 
 
 @free
@@ -125,9 +97,7 @@ def test_schedule_free(kind, more):
     opt = getattr(rl, kind)(w, lr=0.25, weight_decay=0.125, **FREE[kind], **more)
     for g in grads:
         opt.step(g)
-    own = [more.get(name, usual) for name, usual in
-           (("warmup_steps", 0), ("r", 0.0), ("weight_lr_power", 2.0))]  # fmt: skip
-    y, z, x = schedule_free(start, grads, kind, 0.25, 0.125, *own)
+    y, z, x = schedule_free(kind, start, grads, weight_decay=0.125, **more)
     np.testing.assert_allclose(w, y, rtol=1e-11, atol=1e-13)
     np.testing.assert_allclose(opt.state["z"], z, rtol=1e-11, atol=1e-13)
     assert opt.is_training
@@ -210,8 +180,7 @@ def test_schedule_free_in_other_precisions(kind, storage):
     opt = getattr(rl, kind)(w, lr=0.25, **FREE[kind], **options)
     for g in grads:
         opt.step(g.astype(dtype))
-    exact = [g.astype(dtype).astype(float) for g in grads]
-    y, _, x = schedule_free(start.astype(dtype).astype(float), exact, kind, 0.25)
+    y, _, x = schedule_free(kind, start.astype(dtype), [g.astype(dtype) for g in grads])
     rtol = {"float32": 1e-5, "bfloat16": 0.05}.get(storage, 0.01)
     np.testing.assert_allclose(w.astype(float), y, rtol=rtol, atol=rtol)
     opt.eval_()
@@ -291,23 +260,44 @@ def test_bits(kind, target):
 # ---- cautious
 
 
-@pytest.mark.parametrize("decay", [0.0, 0.25])
-def test_cautious(decay):
+def test_the_oracle_of_cautious_steps():
     """Liang et al. 2024, algorithm 2, with the scale of their code."""
     start, *grads = vectors(7)
     w = start.copy()
-    opt = rl.AdamW(w, lr=0.1, betas=(0.9, 0.99), weight_decay=decay, cautious=True)
+    options = {"lr": 0.1, "betas": (0.9, 0.99), "weight_decay": 0.25, "cautious": True}
+    opt = ref.AdamW(w, **options)
     exact, m, v = start.copy(), 0 * start, 0 * start
     for k, g in enumerate(grads, 1):
         opt.step(g)
-        m = m + 0.1 * (g - m)
+        m = 0.9 * m + 0.1 * g
         v = 0.99 * v + 0.01 * g * g
         update = m / (1 - 0.9**k) / (np.sqrt(v / (1 - 0.99**k)) + 1e-8)
         agree = update * g > 0
         assert 0.4 < agree.mean() <= 1
-        exact = exact * (1 - 0.1 * decay) - 0.1 * update * agree / max(agree.mean(), 1e-3)
-    np.testing.assert_allclose(w, exact, rtol=1e-11, atol=1e-13)
-    np.testing.assert_allclose(opt.state["exp_avg"], m, rtol=1e-11, atol=1e-13)
+        exact = exact * (1 - 0.1 * 0.25) - 0.1 * update * agree / max(agree.mean(), 1e-3)
+    np.testing.assert_allclose(w, exact, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("more", [{}, {"mask": True}, {"max_update_rms": 0.5}])
+@pytest.mark.parametrize("kind", ["AdamW", "AdEMAMix", "SGD", "RMSprop", "Lion"])
+def test_cautious(kind, dtype, more):
+    start, *grads = vectors(7)
+    w, exact = start.astype(dtype), start.astype(dtype).astype(float)
+    kept = np.arange(SIZE) % 3 > 0
+    masks = (rl.Mask.from_array(kept), kept) if "mask" in more else (None, None)
+    options = {"lr": 0.1, "weight_decay": 0.25, "cautious": True, **more}
+    if kind in ("SGD", "RMSprop"):
+        options["momentum"] = 0.9
+    opt = getattr(rl, kind)(w, **{**options, "mask": masks[0]})
+    oracle = getattr(ref, kind)(exact, **{**options, "mask": masks[1]})
+    for g in grads:
+        opt.step(g.astype(dtype))
+        oracle.step(g.astype(dtype))
+    rtol = 1e-11 if dtype == np.float64 else 1e-5
+    np.testing.assert_allclose(w, exact, rtol=rtol, atol=rtol)
+    for name, state in opt.state.items():
+        np.testing.assert_allclose(state, oracle.state[0][name], rtol, rtol)
 
 
 def test_cautious_is_a_setting():

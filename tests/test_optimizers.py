@@ -81,10 +81,16 @@ VARIANTS = {
         ["sum"],
     ),
     "Lion": ("Lion", {"lr": 0.01}, ["exp_avg"]),
+    "AdEMAMix": (
+        "AdEMAMix",
+        {"lr": 0.02, "betas": (0.8, 0.99, 0.9), "alpha_warmup": 2, "beta3_warmup": 3},
+        ["exp_avg_fast", "exp_avg_slow", "exp_avg_sq"],
+    ),
     "FTRL": ("FTRL", {"lr": 0.1, "l1": 0.05, "l2": 0.1}, ["z", "n"]),
 }
 variants = pytest.mark.parametrize("variant", VARIANTS)
-EVERY = ["SGD", "SGD momentum", "Adam", "AdamW", "NAdam", "RMSprop both", "Adagrad", "Lion", "FTRL"]
+EVERY = ["SGD", "SGD momentum", "Adam", "AdamW", "NAdam", "RMSprop both", "Adagrad", "Lion"]
+EVERY += ["AdEMAMix", "FTRL"]
 every_optimizer = pytest.mark.parametrize("variant", EVERY)
 
 
@@ -691,6 +697,7 @@ OPTIONS = {
     "decay": {"weight_decay": 0.3},
     "coupled decay": {"weight_decay": 0.3, "decay": "coupled"},
     "decoupled decay": {"weight_decay": 0.3, "decay": "decoupled"},
+    "decay alone": {"weight_decay": 0.3, "decay": "decoupled", "lr_independent_decay": True},
     "penalty before the clip": {
         "penalty": rl.ElasticNet(0.3, 0.2),
         "clip": rl.GlobalNorm(0.5),
@@ -2141,7 +2148,8 @@ def test_gradients_are_read_only_to_us():
 
 
 def test_every_optimizer_is_exported():
-    for name in ("SGD", "Adam", "AdamW", "NAdam", "RMSprop", "Adagrad", "Lion", "FTRL"):
+    kinds = ["SGD", "Adam", "AdamW", "NAdam", "RMSprop", "Adagrad", "Lion", "FTRL", "AdEMAMix"]
+    for name in [*kinds, "ScheduleFreeSGD", "ScheduleFreeAdamW"]:
         assert name in rl.__all__
         assert getattr(rl, name) is getattr(importlib.import_module("ridgeline.optimizers"), name)
     for name in ("GlobalNorm", "Norm", "Value", "Box", "NonNegative", "skip_biases_and_norms"):
@@ -2152,7 +2160,8 @@ def test_defaults():
     w = np.ones(2)
     for kind, lr in [
         ("SGD", 1e-3), ("Adam", 1e-3), ("AdamW", 1e-3), ("NAdam", 2e-3), ("RMSprop", 1e-2),
-        ("Adagrad", 1e-2), ("Lion", 1e-4), ("FTRL", 0.1),
+        ("Adagrad", 1e-2), ("Lion", 1e-4), ("FTRL", 0.1), ("AdEMAMix", 1e-3),
+        ("ScheduleFreeSGD", 1.0), ("ScheduleFreeAdamW", 2.5e-3),
     ]:  # fmt: skip
         assert getattr(rl, kind)(w).lr == lr
     assert [rl.AdamW(w, convention=c).weight_decay for c in ("torch", "keras", "optax")] == [

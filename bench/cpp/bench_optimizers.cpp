@@ -1,6 +1,7 @@
 // Rates are so small that no bit of a parameter changes, but for FTRL, which computes it anew. The
 // moments settle at the gradient and its square: no row meets denormals.
 #include <algorithm>
+#include <cstring>
 #include <memory>
 
 #include <benchmark/benchmark.h>
@@ -23,6 +24,10 @@ std::size_t state_bytes(const Array& array, StateType type) {
   const auto n = static_cast<std::size_t>(array.size);
   const std::size_t compute = array.dtype == DType::float64 ? 8 : 4;
   return n * (type == StateType::dynamic8 ? 1 : type == StateType::bfloat16 ? 2 : compute);
+}
+
+bool is_schedule_free(OptimizerKind kind) {
+  return kind == OptimizerKind::schedule_free_sgd || kind == OptimizerKind::schedule_free_adamw;
 }
 
 /// What an optimizer keeps between the steps of a row. States are in the third and fourth region.
@@ -74,7 +79,11 @@ class Steps {
         state_[k].place = k;
         state_[k].state_type = type;
         state_[k].states[s] = at;
-        std::fill(at, at + bytes, std::byte{0});
+        if (s == 0 && is_schedule_free(options_.kind)) {  // z, which is weights
+          std::memcpy(at, params_[k].data, bytes);
+        } else {
+          std::fill(at, at + bytes, std::byte{0});
+        }
         if (type == StateType::dynamic8) {
           std::vector<float>& scales = scales_[2 * k + static_cast<std::size_t>(s)];
           scales.assign(blocks, 0);
@@ -129,9 +138,11 @@ void add_optimizer_rows() {
                  all, On::workload),
            same);
   add_rows(op_of("sgd", OptimizerKind::sgd, {Pattern::add}, {}), all_dtypes);
+  // Not those with three states (amsgrad, ademamix): two regions are left for them.
   for (const OptimizerKind kind :
        {OptimizerKind::nadam, OptimizerKind::rmsprop, OptimizerKind::adagrad, OptimizerKind::lion,
-        OptimizerKind::ftrl}) {
+        OptimizerKind::ftrl, OptimizerKind::schedule_free_sgd,
+        OptimizerKind::schedule_free_adamw}) {
     const Pattern pattern = state_count(kind) == 1 ? Pattern::momentum : Pattern::adam;
     add_rows(op_of(info_of(kind).name, kind, {pattern}, {}), same);
   }

@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib
 import logging
 import math
+import operator
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -40,6 +41,8 @@ _AMSGRAD_BETAS = (0.9, 0.99)  # with 0.999 the maximum would hardly matter to a 
 _LION_BETAS = (0.9, 0.99)
 _ALPHA = 0.99
 _MOMENTUM_DECAY = 4e-3
+_SLOW = 0.9999  # the decay of AdEMAMix's second mean, and its weight
+_SLOW_WEIGHT = 5.0
 
 
 @dataclass(frozen=True)
@@ -102,6 +105,27 @@ RULES = {
         optax=("lion", {"b1": _LION_BETAS[0], "b2": _LION_BETAS[1], "weight_decay": 0.0}),
     ),
     "ftrl": Rule("FTRL", {"lr": 1.0, "beta": 1.0, "l1": 1e-3}, ("adam",)),
+    "ademamix": Rule(
+        "AdEMAMix",
+        {"betas": (*BETAS, _SLOW), "alpha": _SLOW_WEIGHT, "eps": EPS},
+        ("adam", "rewrite"),
+        optax=(
+            "contrib.ademamix",
+            {"b1": BETAS[0], "b2": BETAS[1], "b3": _SLOW, "alpha": _SLOW_WEIGHT, "eps": EPS},
+        ),
+    ),
+    "schedule_free_sgd": Rule(
+        "ScheduleFreeSGD",
+        {"momentum": MOMENTUM},
+        ("momentum",),
+        optax=("contrib.schedule_free_sgd", {"b1": MOMENTUM}),
+    ),
+    "schedule_free_adamw": Rule(
+        "ScheduleFreeAdamW",
+        _ADAM,
+        ("adam",),
+        optax=("contrib.schedule_free_adamw", {"b1": BETAS[0], "b2": BETAS[1], "eps": EPS}),
+    ),
 }
 
 
@@ -358,6 +382,31 @@ def _ftrl(w: Any, g: Any, n: Any, z: Any, _: Any, k: int) -> Any:
     return -shrunk * settings["lr"] / (settings["beta"] + root)
 
 
+def _ademamix(w: Any, g: Any, m: Any, v: Any, slow: Any, k: int) -> Any:
+    _moments(g, m, v)
+    slow += (1 - _SLOW) * (g - slow)
+    rate, root = _corrections(k)
+    return w - (rate * m + RATE * _SLOW_WEIGHT * slow) / (np.sqrt(v) * root + EPS)
+
+
+def _schedule_free(y: Any, direction: Any, z: Any, k: int) -> Any:
+    """Return the weights at which the next gradient is taken; z starts as the first."""
+    if k == 1:
+        z[...] = y
+    y = y + (z - y) / k - RATE * (1 - MOMENTUM * (1 - 1 / k)) * direction
+    z -= RATE * direction
+    return y
+
+
+def _schedule_free_sgd(y: Any, g: Any, m: Any, v: Any, z: Any, k: int) -> Any:
+    return _schedule_free(y, g, z, k)
+
+
+def _schedule_free_adamw(y: Any, g: Any, m: Any, v: Any, z: Any, k: int) -> Any:
+    v += (1 - BETAS[1]) * (g * g - v)
+    return _schedule_free(y, g / (np.sqrt(v) * _corrections(k)[1] + EPS), z, k)
+
+
 _UPDATES: dict[str, Callable[..., Any]] = {
     "sgd": _sgd,
     "momentum": _momentum,
@@ -370,6 +419,9 @@ _UPDATES: dict[str, Callable[..., Any]] = {
     "adagrad": _adagrad,
     "lion": _lion,
     "ftrl": _ftrl,
+    "ademamix": _ademamix,
+    "schedule_free_sgd": _schedule_free_sgd,
+    "schedule_free_adamw": _schedule_free_adamw,
 }
 
 
@@ -561,7 +613,7 @@ def optax_tables(recipe: Recipe) -> dict[str, Make]:
 
     def make(grads: Any, params: Any, *limit: float) -> Step:
         chain = [optax.clip_by_global_norm(limit[0])] if limit else []
-        chain.append(getattr(optax, name)(RATE, **settings))
+        chain.append(operator.attrgetter(name)(optax)(RATE, **settings))
         rule = optax.chain(*chain)
 
         count = 0
