@@ -54,7 +54,7 @@ class Grouped(Saved):
         """Return a group; `values` fills in the hyperparameters that `given` does not set."""
         tree = named_tree(given["params"], writing=True)
         if isinstance(tree, list) and not tree and isinstance(given["params"], Iterator):
-            raise ValueError("params: got an exhausted iterator, wants arrays")
+            raise ValueError("params: got an iterator that has nothing left, wants arrays")
         # Our own containers: later changes of the caller's containers have no effect.
         tree = rebuilt(tree, [array for _, _, array in located("params", tree)])
         values, foreign = dict(values), {}
