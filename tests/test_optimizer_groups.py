@@ -92,7 +92,7 @@ def test_group_is_a_mapping():
     assert (head.lr, head["initial_lr"], body.lr) == (0.125, 0.5, 0.25)
     del head["initial_lr"]
     assert "initial_lr" not in head
-    with pytest.raises(TypeError, match="lr: a group cannot do without it"):
+    with pytest.raises(TypeError, match="lr: a group requires it"):
         del head["lr"]
     with pytest.raises(ValueError, match=r"^lr: got -1, wants"):
         head["lr"] = -1.0
@@ -416,7 +416,7 @@ def test_prefixes_of_wrapped_modules(prefix, wrapped):
     assert got == [each.tobytes() for each in opt.state["exp_avg"].values()]
     saved = opt.state_dict()
     saved["exp_avg/module.layer.weight"] = saved["exp_avg/_orig_mod.layer.weight"] = np.ones_like(w)
-    with pytest.raises(ValueError, match="beside another entry"):
+    with pytest.raises(ValueError, match="and another entry"):
         rl.AdamW(plain).load_state_dict(saved)
 
 

@@ -335,7 +335,7 @@ def test_a_group_outlives_its_optimizer(no_collector):
     with pytest.raises(ValueError, match=r"^lr: got -1"):
         group.lr = -1
     for make in (pickle.dumps, copy.copy, copy.deepcopy):
-        with pytest.raises(TypeError, match="part of its optimizer"):
+        with pytest.raises(TypeError, match="belongs to its optimizer"):
             make(group)
 
 
@@ -802,7 +802,7 @@ def test_decay_of_other_parameters():
     torch = pytest.importorskip("torch")
     model = a_model()
     stranger = torch.nn.Parameter(torch.ones(2, 2))
-    with pytest.raises(ValueError, match=r"^decay_filter: got '1', wants parameters of the model"):
+    with pytest.raises(ValueError, match=r"^decay_filter: got '1', wants a parameter of the model"):
         rl.SGD([model.pos_embed, stranger], decay_filter=rl.decay_filter_for(model))
     for bad in (None, 3, torch.nn.Linear, list(model.parameters()), "model"):
         with pytest.raises(TypeError, match=r"^model: got .*, wants a torch.nn.Module"):

@@ -935,7 +935,7 @@ ONCE = OneShotSchedule(0.5, 0)
         ((W, ONCE), {"method": "best"}, ValueError, "method: got 'best'"),
         ((W, ONCE), {"method": "random"}, TypeError, "key: got NoneType, wants a Key"),
         ((W, ONCE), {"method": "random", "key": 3}, TypeError, "key: got int"),
-        ((W, ONCE), {"key": KEY}, ValueError, "key: got one, wants none but for"),
+        ((W, ONCE), {"key": KEY}, ValueError, "key: got a Key, wants None unless"),
         (
             (W, ONCE),
             {"method": "random", "key": KEY, "normalize": "l2"},
@@ -1077,7 +1077,7 @@ def test_a_method_that_brings_back_what_was_pruned():
         ),
     )
     pruner.step()
-    with pytest.raises(ValueError, match="method: got masks that keep what was pruned"):
+    with pytest.raises(ValueError, match="method: got masks that keep pruned weights"):
         pruner.step()
     with pytest.raises(ValueError, match=r"schedule: got 2, wants a fraction"):
         Pruner(np.ones(3), Twice()).step()

@@ -1,4 +1,4 @@
-"""The memory of arrays of any library, as NumPy sees it."""
+"""NumPy views of the memory of arrays of any library."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 
 def is_jax(array: object) -> bool:
-    """Return whether it is an array of JAX."""
+    """Return whether it is a JAX array."""
     return type(array).__module__.partition(".")[0] in ("jax", "jaxlib")
 
 
@@ -37,7 +37,7 @@ def numpy_view(array: Any) -> npt.NDArray[Any]:
 
 
 def parameters_of(tree: Any) -> Any:
-    """Return the parameters of a PyTorch module by their names; anything else as it is."""
+    """Return the parameters of a PyTorch module by name; anything else unchanged."""
     torch: Any = sys.modules.get("torch")
     if torch is not None and isinstance(tree, torch.nn.Module):
         return dict(tree.named_parameters())

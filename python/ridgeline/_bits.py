@@ -1,4 +1,4 @@
-"""Words of 64 bits, one for each element of an array: bit i % 64 of word i // 64.
+"""Bit sets in 64-bit words, one bit per element of an array: bit i % 64 of word i // 64.
 
 Bits beyond the last element are 0.
 """
@@ -19,7 +19,7 @@ _ONES = np.array([byte.bit_count() for byte in range(256)], np.uint8)
 
 
 def count(words: Words) -> int:
-    """Return how many bits are 1."""
+    """Return the number of set bits."""
     if hasattr(np, "bitwise_count"):
         return int(np.bitwise_count(words).sum(dtype=np.int64))
     return int(_ONES[words.view(np.uint8)].sum(dtype=np.int64))  # NumPy 1
@@ -27,7 +27,7 @@ def count(words: Words) -> int:
 
 @in_default_environment
 def sparsity(size: int, count: int) -> float:
-    """Return the fraction of bits that are 0; 0 of no bits."""
+    """Return the fraction of bits that are 0; 0 if there are no bits."""
     return (size - count) / size if size else 0.0
 
 

@@ -1,4 +1,4 @@
-"""Arithmetic of Python and NumPy in the default floating-point environment, as that of the core."""
+"""Arithmetic in the default floating-point environment, for Python and NumPy as in the core."""
 
 from __future__ import annotations
 

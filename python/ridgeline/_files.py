@@ -46,7 +46,7 @@ def safetensors_of(path: Path) -> Any:
 
 
 def file_names(names: Iterable[str]) -> list[str]:
-    """Return names that a file can hold: ``#3`` for the fourth where it cannot, or has it already.
+    """Return names valid in a file: ``#3`` replaces the fourth if it is invalid or a duplicate.
 
     Examples
     --------
@@ -65,7 +65,7 @@ def file_names(names: Iterable[str]) -> list[str]:
 
 
 def replace_file(path: Path, write: Callable[[Path], object]) -> None:
-    """Put the file that `write` makes in the place of `path`, whole or not at all.
+    """Replace `path` atomically by the file that `write` creates.
 
     It is written beside the old one and reaches the disk before it takes the name, so that a crash
     or a full disk leaves the old file. A symbolic link stays one, with a new target. Permissions
@@ -171,7 +171,7 @@ def reading(
 
 
 def _check_sizes(file: zipfile.ZipFile, size: int) -> None:
-    """Refuse a small file of large arrays before anything is allocated for them."""
+    """Refuse a small file that claims large arrays, before memory is allocated for them."""
     members = file.infolist()
     total = sum(member.file_size for member in members)
     if total > size:

@@ -1,4 +1,4 @@
-"""A mask of one bit an element."""
+"""A mask with one bit per element."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def _mask_of(array: object, place: str) -> Mask:
-    """Return the mask of an array of bool, or of the numbers 0 and 1."""
+    """Return the mask for an array of bools, or of zeros and ones."""
     bools = np.asarray(numpy_view(array) if hasattr(array, "__dlpack__") else array)
     if bools.dtype != np.bool_:
         if bools.dtype.kind not in "iuf" and bools.dtype.name != "bfloat16":
@@ -39,7 +39,7 @@ def _mask_of(array: object, place: str) -> Mask:
 
 @cache
 def _masking() -> Any:
-    """Return the function of an autograd graph of torch that applies a mask."""
+    """Return torch's ``autograd.Function`` that applies a mask."""
     import torch
 
     class Masking(torch.autograd.Function):
@@ -63,15 +63,15 @@ def _masking() -> Any:
 
 
 class Mask:
-    """Which elements of an array are kept: one bit each, True for kept.
+    """Which elements of an array are kept: one bit per element, True for kept.
 
-    Masks are values: they never change, and two masks are equal if their shapes and bits are.
-    `ridgeline.dropout_mask` makes one, `from_array` another.
+    Masks are immutable, and equal if their shapes and bits are. `from_array`,
+    `ridgeline.dropout_mask` and the pruning functions create them.
 
-    NumPy takes a mask for its array of bool (`to_array`): ``np.where(mask, w, 0)``, ``w * mask``,
-    ``np.count_nonzero(mask)``. ``mask == array``, and ``&``, ``|`` and ``^`` with an array of bool,
-    are elementwise and give an array of bool; of two masks ``==`` gives a bool, the others a mask.
-    Like that of an array, the truth of a mask is ambiguous: ``if mask:`` raises. `reshape`,
+    NumPy treats a mask as its bool array (`to_array`): ``np.where(mask, w, 0)``, ``w * mask``,
+    ``np.count_nonzero(mask)``. ``mask == array``, and ``&``, ``|`` and ``^`` with a bool array, are
+    elementwise and give a bool array; for two masks ``==`` gives a bool, the others give a mask. As
+    for an array, the truth value of a mask is ambiguous: ``if mask:`` raises. `reshape`,
     `transpose` and indexing give masks.
 
     Examples
@@ -100,7 +100,7 @@ class Mask:
     _words: Words
 
     def __init__(self) -> None:
-        """Refuse: `from_array` makes a mask."""
+        """Refuse: `from_array` creates masks."""
         raise TypeError("a Mask is made by Mask.from_array, dropout_mask or pruning")
 
     @classmethod
@@ -109,18 +109,18 @@ class Mask:
         mask = object.__new__(cls)
         _set_shape(mask, shape)
         _set_words(mask, words)
-        words.setflags(False)  # type: ignore[call-arg]  # by name it takes three times as long
+        words.setflags(False)  # type: ignore[call-arg]  # a keyword takes three times as long
         return mask
 
     @staticmethod
     def from_array(array: npt.ArrayLike) -> Mask:
-        """Return the mask of an array of bool, or of the numbers 0 and 1.
+        """Return the mask for an array of bools, or of zeros and ones.
 
         Parameters
         ----------
         array : array of bool, integers or floats
-            True or 1 for elements to keep, as the masks of ``torch.nn.utils.prune``. Anything that
-            NumPy or DLPack reads.
+            True or 1 for elements to keep, as in the masks of ``torch.nn.utils.prune``. Anything
+            that NumPy or DLPack can read.
 
         Returns
         -------
@@ -129,9 +129,9 @@ class Mask:
         Raises
         ------
         TypeError
-            If the array has another dtype.
+            If the dtype is not bool, integer or float.
         ValueError
-            If a number is neither 0 nor 1.
+            If an element is neither 0 nor 1.
 
         Examples
         --------
@@ -161,7 +161,7 @@ class Mask:
 
     @property
     def count(self) -> int:
-        """The number of elements that are kept."""
+        """The number of kept elements."""
         return _bits.count(self._words)
 
     @property
@@ -171,11 +171,11 @@ class Mask:
 
     @property
     def sparsity(self) -> float:
-        """The fraction of elements that are not kept; 0 for a mask of no elements."""
+        """The fraction of elements that are pruned; 0 for an empty mask."""
         return _bits.sparsity(self.size, self.count)
 
     def to_array(self) -> npt.NDArray[np.bool_]:
-        """Return the mask as an array of bool.
+        """Return the mask as a bool array.
 
         Returns
         -------
@@ -209,7 +209,7 @@ class Mask:
         Raises
         ------
         ValueError
-            If the number of elements is another.
+            If the number of elements differs.
 
         Examples
         --------
@@ -234,7 +234,7 @@ class Mask:
         Raises
         ------
         ValueError
-            If they are not the axes of the mask.
+            If they are not a permutation of the axes.
 
         Examples
         --------
@@ -265,29 +265,29 @@ class Mask:
         )
 
     def apply(self, w: ArrayT, out: ArrayT | None = None) -> ArrayT:
-        """Return the array with 0 for elements that are not kept; the others keep every bit.
+        """Return the array with pruned elements set to 0; the others keep their bits.
 
         Parameters
         ----------
         w : array
-            Of the mask's shape: a NumPy array, PyTorch tensor or JAX array. Only read.
+            Only read. A NumPy array, PyTorch tensor or JAX array with the mask's shape.
         out : array, optional
-            Where to write, of the shape and dtype of `w`; may be `w`.
+            Where to write, with the shape and dtype of `w`; may be `w` itself.
 
         Returns
         -------
         array
-            `out`, or a new array of the library, shape and dtype of `w`. Of a tensor that requires
-            grad, under grad mode, a part of its autograd graph: the gradient is masked too.
+            `out`, or a new array of the library, shape and dtype of `w`. For a tensor that requires
+            grad, in grad mode, it is part of the autograd graph: the gradient is masked too.
 
         Raises
         ------
         TypeError
-            If it is no array of a supported dtype in CPU memory.
+            If it is not an array of a supported dtype in CPU memory.
         ValueError
-            If its shape is another, or `out` does not fit, is read-only or overlaps `w`.
+            If the shape differs, or `out` does not fit, is read-only or overlaps `w`.
         RequiresGradError
-            If `out` is given under grad mode, and it or `w` requires grad.
+            If `out` is given in grad mode, and it or `w` requires grad.
 
         Examples
         --------
@@ -303,27 +303,26 @@ class Mask:
             if cast("Any", w).requires_grad:
                 raise _core.RequiresGradError(
                     "w: got a tensor that requires grad, wants one that does not with out=: "
-                    "autograd would not see the result; leave out= away, or call under "
-                    "torch.no_grad()"
+                    "autograd would not see the result; omit out=, or call under torch.no_grad()"
                 )
         return _core.masked(w, self._words, self._shape, out)
 
     def apply_(self, params: SupportsDLPack) -> None:
-        """Set elements that are not kept to 0, in place; the others keep every bit.
+        """Set pruned elements to 0, in place; the others keep their bits.
 
-        As a parameter update it acts as under ``torch.no_grad()``.
+        A parameter update: torch parameters are written as under ``torch.no_grad()``.
 
         Parameters
         ----------
         params : array
-            Written. Of the mask's shape.
+            Written. An array with the mask's shape.
 
         Raises
         ------
         TypeError
-            If it is no array of a supported dtype in CPU memory.
+            If it is not an array of a supported dtype in CPU memory.
         ValueError
-            If its shape is another, or it is read-only.
+            If the shape differs, or the array is read-only.
 
         Examples
         --------
@@ -337,18 +336,18 @@ class Mask:
         _core.apply_mask(params, self._words, self._shape)
 
     def save(self, file: str | PathLike[str]) -> None:
-        """Write the mask to a file: one bit an element.
+        """Write the mask to a file, with one bit per element.
 
         Parameters
         ----------
         file : str or path
-            A name that ends in ``.npz`` or in ``.safetensors``. A file that is there is
-            replaced at once: if that fails, it is as it was.
+            A name that ends in ``.npz`` or ``.safetensors``. An existing file is replaced
+            atomically: if writing fails, it is unchanged.
 
         Raises
         ------
         ValueError
-            If the name ends otherwise.
+            If the name has another ending.
         OSError
             If the file cannot be written.
         ModuleNotFoundError
@@ -382,7 +381,7 @@ class Mask:
         Raises
         ------
         ValueError
-            If it is no such file, is damaged, of another version, or holds a `MaskSet`.
+            If the file is of another kind or version, is damaged, or holds a `MaskSet`.
         ModuleNotFoundError
             If it is a ``.safetensors`` file and that package is missing.
 
@@ -441,7 +440,7 @@ class Mask:
         return equal if equal is NotImplemented else ~equal
 
     def __setattr__(self, name: str, value: object) -> NoReturn:
-        raise AttributeError(f"a Mask never changes; got a new value for {name!r}")
+        raise AttributeError(f"a Mask is immutable; got a new value for {name!r}")
 
     def __repr__(self) -> str:
         return f"Mask(shape={self._shape}, sparsity={self.sparsity:.4g})"
@@ -456,10 +455,8 @@ _set_words: Callable[[Mask, Words], None] = vars(Mask)["_words"].__set__
 
 
 def _operand(other: object) -> Any:
-    """Return the array or number that stands beside a mask; None if it is none."""
-    if (
-        getattr(other, "__array_ufunc__", True) is None
-    ):  # as of a MaskSet, which has its own operators
+    """Return the other operand as an array; None if it is not an array or a number."""
+    if getattr(other, "__array_ufunc__", True) is None:  # a MaskSet has its own operators
         return None
     if hasattr(other, "__dlpack__"):
         return numpy_view(other)

@@ -1,4 +1,4 @@
-"""Which index each element of a part of an array has in a random stream."""
+"""The index in a random stream of each element of a part of an array."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def part_like(
             return None
         return shared_part(own, axes_of(axes, len(own)))
     if whole is None:
-        raise ValueError(f"shape: got none, wants that of the whole of which {name} is a part")
+        raise ValueError(f"shape: got None, wants that of the whole of which {name} is a part")
     extents = check.shape("shape", whole)
     shared = axes_of(axes, len(extents))
     part, shape = part_of(extents, ... if index is None else index, shared)

@@ -1,4 +1,4 @@
-"""Ranks of a job: what ``comm=`` is, and what its ranks tell each other."""
+"""Communication between the ranks of a job, for ``comm=``."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from . import _core
 
 
 class Communicator(Protocol):
-    """What ``comm=`` needs: the method that mpi4py's communicators have."""
+    """The interface required of ``comm=``: the one method used, as mpi4py's communicators have."""
 
     def allgather(self, sendobj: object) -> list[object]:
         """Return the objects of all ranks, in rank order."""
 
 
 def communicator(name: str, value: Any) -> Communicator:
-    """Return a communicator, or raise a TypeError that says what is wrong with it."""
+    """Return the communicator, or raise a TypeError that says why it is unusable."""
     kinds = value.__mro__ if isinstance(value, type) else type(value).__mro__
     torch_kinds = [kind.__name__ for kind in kinds if kind.__module__.startswith("torch.")]
     if value is sys.modules.get("torch.distributed"):
@@ -54,7 +54,7 @@ def communicator(name: str, value: Any) -> Communicator:
 
 
 def gathered_norms(comm: Communicator, norm: float) -> npt.NDArray[np.float64]:
-    """Return the norms of all ranks, of which this one has `norm`."""
+    """Return the norms of all ranks; `norm` is this rank's."""
     gathered: Any = comm.allgather(norm)
     try:
         norms = [_core.number("comm.allgather", each) for each in gathered]
@@ -78,7 +78,7 @@ def share_of_sum(comm: Communicator, value: int) -> tuple[int, int]:
 
 
 def non_finite_norm(norm: float, array: str | None) -> _core.NonFiniteError:
-    """Return the error of a norm over all ranks, with this rank's first array that is to blame."""
+    """Return the error for a non-finite norm over all ranks, with this rank's first bad array."""
     place = array or "on another rank, or an overflow of the norm"
     error = _core.NonFiniteError(f"the global norm is {norm}; first non-finite array: {place}")
     error.array = array

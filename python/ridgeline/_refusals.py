@@ -1,4 +1,4 @@
-"""What is no array that ridgeline can use, in words: what it is, and the way out."""
+"""Error texts for objects that are not usable arrays: what they are, and what to do instead."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def _name(kind: type) -> str:
 
 
 def _way(x: Any) -> str | None:
-    """Return how an array is made of something that is like one."""
+    """Return how to make an array from an array-like object."""
     for method in ("to_numpy", "toarray", "todense"):
         if callable(getattr(x, method, None)):
             return f"its .{method}()"

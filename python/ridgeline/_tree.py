@@ -1,4 +1,4 @@
-"""Trees of arrays: taken apart, put together again, matched, and which of them are left out.
+"""Trees of arrays: flattening, rebuilding, matching, and excluding arrays by name.
 
 A tree is an array, or a list, tuple or dict of trees. A leaf is whatever is no container; a
 `MaskSet` is a container. Every function takes the shortcut for a list of leaves, which makes
@@ -19,13 +19,13 @@ from . import _core
 from ._arrays import parameters_of
 from ._checks import type_of
 
-Keys: TypeAlias = tuple[object, ...]  # the way from a tree to one of its leaves
+Keys: TypeAlias = tuple[object, ...]  # the path from a tree to one of its leaves
 # A name or index, several of them, or a function of a name and an array.
 Exclude: TypeAlias = "str | int | Iterable[str | int] | Callable[[str, Any], bool] | None"
 
 
 def is_array(value: object) -> bool:
-    """Return whether it is an array, and not a container."""
+    """Return whether a value is an array and not a container."""
     return isinstance(value, np.ndarray) or (
         hasattr(value, "__dlpack__") and hasattr(value, "shape")
     )
@@ -39,7 +39,7 @@ def _contains(kind: type) -> bool:
 
 
 def is_container(value: object) -> bool:
-    """Return whether it is a list, tuple, dict or the like."""
+    """Return whether a value is a list, tuple, dict or similar container."""
     return _contains(type(value))  # type: ignore[arg-type]
 
 
@@ -49,7 +49,7 @@ def is_flat(nodes: Iterable[Any]) -> bool:
 
 
 def kind_of(node: object) -> str:
-    """Return what an error calls a tree that is found in place of another.
+    """Return the description of a tree in errors.
 
     Examples
     --------
@@ -63,7 +63,7 @@ def kind_of(node: object) -> str:
 
 
 def place_of(name: str, keys: Keys) -> str:
-    """Return what an error calls a part of the argument `name`.
+    """Return the name in errors of a part of the argument `name`.
 
     Examples
     --------
@@ -114,7 +114,7 @@ def keys_of(tree: Any) -> list[Keys]:
 
 
 def places(name: str, tree: Any) -> list[str]:
-    """List what errors call the leaves of the argument `name`."""
+    """List the names in errors of the leaves of the argument `name`."""
     return [place_of(name, keys) for keys in keys_of(tree)]
 
 
@@ -181,12 +181,12 @@ def fixed(name: str, tree: Any) -> Any:
 
 
 def lasting(name: str, tree: Any) -> Any:
-    """Return the tree itself, or one that can be read again and again."""
+    """Return the tree itself, or one that can be read repeatedly."""
     return fixed(name, tree) if _is_read_once(parameters_of(tree)) else tree
 
 
 def _is_read_once(tree: Any) -> bool:
-    """Return whether a tree, or one in it, can be read only once."""
+    """Return whether a tree, or a part of it, can be read only once."""
     if is_array(tree) or isinstance(tree, str | bytes) or not isinstance(tree, Iterable):
         return False
     if isinstance(tree, Iterator):
@@ -302,7 +302,7 @@ def _refuse(tree: Any, other: Any, place: str, whose: str) -> None:
 
 
 def named_tree(params: Any, name: str = "params", *, writing: bool = False) -> Any:
-    """Return a tree that can be walked more than once; pairs of names and arrays become a dict."""
+    """Return a tree that can be traversed repeatedly; (name, array) pairs become a dict."""
     kinds = [kind.__name__ for kind in type(params).__mro__]
     if hasattr(params, "named_parameters") and "ParameterList" not in kinds:
         raise TypeError(
@@ -323,7 +323,7 @@ def named_tree(params: Any, name: str = "params", *, writing: bool = False) -> A
 
 
 def without_none(tree: Any) -> Any:
-    """Return a tree without those of its children that are None.
+    """Return a tree without its children that are None.
 
     Examples
     --------
@@ -341,7 +341,7 @@ def without_none(tree: Any) -> Any:
 
 
 def excluded(exclude: Exclude, named: list[tuple[str, Any]]) -> list[bool]:
-    """Return of each named array whether it is excluded, by its own name or that of a container.
+    """Return for each named array whether it is excluded, by its name or that of a container.
 
     ``"/"`` and ``"."`` are the same in names. One with ``*``, ``?`` or ``[`` is a pattern, as of
     files, if it is no name.

@@ -1,17 +1,17 @@
 """Norms, and clipping gradients by value or by norm.
 
-Norms accumulate in float64 whatever the arrays hold: float32 ``[1e30, 1e30]`` has norm 1.414e30,
-and the norm of 2**26 elements is as good as that of one. The same bits for any number of threads,
-any target and any memory layout.
+Norms are accumulated in float64 for every dtype: float32 ``[1e30, 1e30]`` has norm 1.414e30, and
+the norm of 2**26 elements is as accurate as that of one. Results are bit-identical for every thread
+count, instruction set and memory layout.
 
 ``arrays`` and ``grads`` are one array or a list, tuple, dict (nested) or iterable of them: NumPy
 arrays, PyTorch CPU tensors or anything else with ``__dlpack__``; float32, float64, bfloat16 or
-float16; of any strides. None in a container, the gradient of a frozen layer, is passed over::
+float16; of any strides. None in a container, as for a frozen layer, is skipped::
 
     rl.clip_by_global_norm_([p.grad for p in model.parameters()], 1.0)
 
-Functions that write take gradients, not parameters: a leaf tensor of PyTorch that requires grad is
-refused, under ``torch.no_grad()`` too. `global_norm` only reads, and takes both.
+Functions that write accept gradients, not parameters: a leaf tensor of PyTorch that requires grad
+is refused, even under ``torch.no_grad()``. `global_norm` only reads, and accepts both.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ NonFinitePolicy = Literal["propagate", "raise", "skip", "zero"]
 
 
 def _checked_norm(spec: GlobalNorm | Norm) -> None:
-    """Check the fields of a limit on norms, and make them floats."""
+    """Check the fields of a limit on norms, and convert them to float."""
     max_norm, order = _core.number("max_norm", spec.max_norm), _core.number("ord", spec.ord)
     if not max_norm >= 0:
         raise ValueError(f"max_norm: got {max_norm}, wants a number of at least 0")
@@ -56,19 +56,19 @@ def _checked_norm(spec: GlobalNorm | Norm) -> None:
 class GlobalNorm:
     """Clipping by the norm of all gradients together, for an optimizer's ``clip=``.
 
-    What `clip_by_global_norm_` does, inside the step.
+    Does inside the step what `clip_by_global_norm_` does.
 
     Parameters
     ----------
     max_norm : float
-        The limit, at least 0; ``inf`` measures and clips nothing.
+        The limit, at least 0; ``inf`` computes the norm and clips nothing.
     ord : float, default 2
         The order of the norm: 1, 2, ``inf`` or any number above 0.
 
     Raises
     ------
     TypeError, ValueError
-        If a number is none, or out of range.
+        If an argument is not a number, or is out of range.
 
     Examples
     --------
@@ -88,19 +88,19 @@ class GlobalNorm:
 class Norm:
     """Clipping each gradient by its own norm, for an optimizer's ``clip=``.
 
-    What `clip_by_norm_` does, inside the step.
+    Does inside the step what `clip_by_norm_` does.
 
     Parameters
     ----------
     max_norm : float
-        The limit for each array, at least 0; ``inf`` measures and clips nothing.
+        The limit for each array, at least 0; ``inf`` computes the norms and clips nothing.
     ord : float, default 2
         The order of the norm: 1, 2, ``inf`` or any number above 0.
 
     Raises
     ------
     TypeError, ValueError
-        If a number is none, or out of range.
+        If an argument is not a number, or is out of range.
 
     Examples
     --------
@@ -120,7 +120,7 @@ class Norm:
 class Value:
     """Clamping every gradient element, for an optimizer's ``clip=``.
 
-    What `clip_by_value_` does, inside the step.
+    Does inside the step what `clip_by_value_` does.
 
     Parameters
     ----------
@@ -130,7 +130,7 @@ class Value:
     Raises
     ------
     TypeError, ValueError
-        If a limit is no number, NaN or negative, or low is above high.
+        If a limit is not a number, NaN or negative, or low is above high.
 
     Examples
     --------
@@ -164,30 +164,31 @@ class Value:
 
 
 def global_norm(arrays: Gradients, ord: float = 2) -> float:
-    r"""Return the norm of all elements of all arrays together.
+    """Return the norm of all elements of all arrays together.
 
-    .. math:: \Bigl(\sum_i |x_i|^p\Bigr)^{1/p}, \qquad \max_i |x_i| \text{ for } p = \infty
+    ::
+
+        (Σ |xᵢ|^p)^(1/p), or max |xᵢ| for p = inf
 
     Parameters
     ----------
     arrays : array or tree of arrays
-        Only read: gradients, or parameters, ``rl.global_norm(model.parameters())``. An array that
-        appears twice counts twice; None in a container is passed over.
+        Only read. Gradients, or parameters: ``rl.global_norm(model.parameters())``. An array that
+        appears twice counts twice; None in a container is skipped.
     ord : float, default 2
         The order p: 1, 2, ``inf`` or any number above 0.
 
     Returns
     -------
     float
-        0 for no arrays, or None in place of each. NaN if an element is NaN, else ``inf`` if one is
-        infinite.
+        0 if there are no arrays. NaN if an element is NaN, else ``inf`` if one is infinite.
 
     Raises
     ------
     TypeError
-        If something is no array of a supported dtype in CPU memory, or `ord` no number.
+        If something is not an array of a supported dtype in CPU memory, or `ord` is not a number.
     ValueError
-        If `ord` is not above 0, or an iterator has nothing left.
+        If `ord` is not above 0, or an iterator is exhausted.
 
     Examples
     --------
@@ -204,19 +205,19 @@ def global_norm(arrays: Gradients, ord: float = 2) -> float:
 def clip_by_value_(grads: Gradients, limit: float | tuple[float, float]) -> None:
     """Clamp every element, in place.
 
-    NaN stays NaN; infinities become the limit. Stretches within the limits are not written.
+    NaN stays NaN; infinities become the limit. Blocks already within the limits are not written.
 
     Parameters
     ----------
     grads : array or tree of arrays
-        Written. None in a container is passed over.
+        Written. None in a container is skipped.
     limit : float or (float, float)
         A limit L >= 0 clamps to [-L, L]; a pair to [low, high].
 
     Raises
     ------
     TypeError
-        If something is no array of a supported dtype in CPU memory, or `limit` is neither a
+        If something is not an array of a supported dtype in CPU memory, or `limit` is neither a
         number nor a pair of them.
     ValueError
         If a limit is NaN or negative, low is above high, an array is read-only, or memory overlaps.
@@ -237,18 +238,19 @@ def clip_by_value_(grads: Gradients, limit: float | tuple[float, float]) -> None
 
 
 def clip_by_norm_(grads: Gradients, max_norm: float, ord: float = 2) -> list[float | None]:
-    r"""Scale down each array whose own norm is above a limit, in place.
+    """Scale down each array whose own norm is above a limit, in place.
 
-    .. math:: x \leftarrow x \cdot \frac{c}{\lVert x \rVert_p}
-        \quad\text{if not } \lVert x \rVert_p \le c
+    ::
 
-    An array within the limit is not written. One with an infinite or NaN norm is scaled all the
-    same, as IEEE arithmetic has it.
+        x ← x · c / ‖x‖ₚ if not ‖x‖ₚ ≤ c
+
+    An array within the limit is not written. An array whose norm is infinite or NaN is still
+    scaled, following IEEE arithmetic.
 
     Parameters
     ----------
     grads : array or tree of arrays
-        Written. None in a container is passed over.
+        Written. None in a container is skipped.
     max_norm : float
         The limit c >= 0; ``inf`` clips nothing.
     ord : float, default 2
@@ -257,12 +259,12 @@ def clip_by_norm_(grads: Gradients, max_norm: float, ord: float = 2) -> list[flo
     Returns
     -------
     list of float or None
-        The norm of each array before, also if there is only one. None in place of None.
+        The norm of each array before clipping, also for a single array; None for None.
 
     Raises
     ------
     TypeError
-        If something is no array of a supported dtype in CPU memory.
+        If something is not an array of a supported dtype in CPU memory.
     ValueError
         If `max_norm` is NaN or negative, `ord` is not above 0, an array is read-only or appears
         twice, or memory overlaps.
@@ -291,41 +293,42 @@ def clip_by_global_norm_(
     on_nonfinite: NonFinitePolicy = "propagate",
     comm: Communicator | None = None,
 ) -> float:
-    r"""Scale all arrays by one factor if their joint norm is above a limit, in place.
+    """Scale all arrays by one factor if their joint norm is above a limit, in place.
 
-    .. math:: x \leftarrow x \cdot \frac{c}{n} \quad\text{if not } n \le c, \qquad
-        n = \Bigl(\sum_i |x_i|^p\Bigr)^{1/p}
+    ::
 
-    Within the limit not one byte is written (Pascanu, Mikolov and Bengio 2013).
+        x ← x · c / n if not n ≤ c,  n = (Σ |xᵢ|^p)^(1/p)
+
+    Nothing is written if the norm is within the limit (Pascanu, Mikolov and Bengio 2013).
 
     Parameters
     ----------
     grads : array or tree of arrays
-        Written. None in a container is passed over.
+        Written. None in a container is skipped.
     max_norm : float
         The limit c >= 0; ``inf`` clips nothing.
     ord : float, default 2
         The order p of the norm: 1, 2, ``inf`` or any number above 0.
     on_nonfinite : {"propagate", "raise", "skip", "zero"}
-        What to do if the norm is NaN or infinite: ``"propagate"`` scales all the same, as PyTorch
+        What to do if the norm is NaN or infinite: ``"propagate"`` still scales, as in PyTorch
         (an infinite norm makes finite elements 0 and infinite ones NaN; a NaN norm makes all NaN);
         ``"raise"`` raises and ``"skip"`` returns, both with nothing written; ``"zero"`` sets every
         array to 0.
     comm : object with ``allgather``, optional
-        An mpi4py communicator, or the like: the norm is that of the arrays of all ranks, which are
-        disjoint parts of one gradient. Every rank must call.
+        A communicator such as mpi4py's: the norm is that of the arrays of all ranks, which are
+        disjoint parts of one gradient. Every rank must make the call.
 
     Returns
     -------
     float
-        The norm before.
+        The norm before clipping.
 
     Raises
     ------
     NonFiniteError
-        If asked for; it names the first bad array.
+        With ``on_nonfinite="raise"``; it names the first non-finite array.
     TypeError
-        If something is no array of a supported dtype in CPU memory.
+        If something is not an array of a supported dtype in CPU memory.
     ValueError
         If `max_norm` is NaN or negative, `ord` is not above 0, an array is read-only or appears
         twice, or memory overlaps.
@@ -354,9 +357,9 @@ def clip_by_global_norm_(
 def _clip_by_global_norm_of_ranks(
     grads: Gradients, max_norm: float, ord: float, on_nonfinite: NonFinitePolicy, comm: Communicator
 ) -> float:
-    """Clip by the norm of the norms of all ranks: every rank computes the same factor."""
+    """Clip by the norm over all ranks: every rank computes the same factor."""
     comm = communicator("comm", comm)
-    grads = _core.reusable_tree(grads, "grads", writing=True)  # it is walked more than once
+    grads = _core.reusable_tree(grads, "grads", writing=True)  # it is traversed more than once
     _core.check_clip(grads, max_norm, ord, on_nonfinite)
     norm = _core.global_norm(gathered_norms(comm, _core.global_norm(grads, ord)), ord)
     if np.isfinite(norm) or on_nonfinite == "propagate":
@@ -370,29 +373,30 @@ def _clip_by_global_norm_of_ranks(
 
 
 def clip_by_rms_(grads: Gradients, max_rms: float) -> list[float | None]:
-    r"""Scale down each array whose root mean square is above a limit, in place.
+    """Scale down each array whose root mean square is above a limit, in place.
 
-    .. math:: x \leftarrow x \cdot \frac{c}{r} \quad\text{if not } r \le c, \qquad
-        r = \sqrt{\tfrac1n \textstyle\sum_i x_i^2}
+    ::
+
+        x ← x · c / r if not r ≤ c,  r = √(Σ xᵢ² / n)
 
     The update clipping of Adafactor (Shazeer and Stern 2018).
 
     Parameters
     ----------
     grads : array or tree of arrays
-        Written. None in a container is passed over.
+        Written. None in a container is skipped.
     max_rms : float
         The limit c >= 0; ``inf`` clips nothing.
 
     Returns
     -------
     list of float or None
-        The root mean square of each array before; 0 for an empty one. None in place of None.
+        The root mean square of each array before clipping; 0 for an empty one, None for None.
 
     Raises
     ------
     TypeError
-        If something is no array of a supported dtype in CPU memory.
+        If something is not an array of a supported dtype in CPU memory.
     ValueError
         If `max_rms` is NaN or negative, an array is read-only or appears twice, or memory overlaps.
     RequiresGradError
@@ -415,19 +419,20 @@ def clip_by_rms_(grads: Gradients, max_rms: float) -> list[float | None]:
 def zero_largest_(grads: Gradients, count: int = 1) -> None:
     """Zero the entries of largest magnitude in each array, in place.
 
-    Exactly `count` entries go. Among equals the first in C order; NaN counts as the largest.
+    Exactly `count` entries become 0. Among equal magnitudes the first in C order are zeroed; NaN
+    counts as the largest.
 
     Parameters
     ----------
     grads : array or tree of arrays
-        Written. Empty arrays, and None in a container, are left alone.
+        Written. Empty arrays, and None in a container, are skipped.
     count : int, default 1
-        How many entries of each array.
+        The number of entries to zero in each array.
 
     Raises
     ------
     TypeError
-        If something is no array of a supported dtype in CPU memory, or `count` is no integer.
+        If something is not an array of a supported dtype in CPU memory, or `count` is no integer.
     ValueError
         If `count` is negative or more than an array holds, an array is read-only or appears twice,
         or memory overlaps.

@@ -1,4 +1,4 @@
-r"""Constraints: projections of parameters onto sets.
+"""Constraints: projections of parameters onto sets.
 
 A constraint is a small immutable object that projects in place, alone or inside an optimizer's
 step (``constraint=``)::
@@ -24,7 +24,7 @@ __all__ = ["Box", "Constraint", "NonNegative"]
 
 
 class Constraint:
-    """What all constraints share: `project_`. Not to be created itself.
+    """Base class of all constraints; not instantiated directly.
 
     Examples
     --------
@@ -36,16 +36,16 @@ class Constraint:
     _limits: tuple[float, float]  # of an elementwise constraint
 
     def __new__(cls, *args: object, **kwargs: object) -> Self:
-        """Refuse to create a constraint of no kind."""
+        """Refuse to instantiate the base class."""
         if cls is Constraint:
-            raise TypeError("Constraint is what all constraints share; create Box, ... instead")
+            raise TypeError("Constraint is an abstract base class; create Box, ... instead")
         return super().__new__(cls)
 
     def project_(self, params: Tree) -> None:
         """Move every array to the nearest point of the set, in place.
 
         A parameter update: torch parameters are written as under ``torch.no_grad()``. NaN stays
-        NaN. Stretches that are in the set are not written.
+        NaN. Blocks that are already in the set are not written.
 
         Parameters
         ----------
@@ -55,7 +55,7 @@ class Constraint:
         Raises
         ------
         TypeError
-            If something is no array of a supported dtype in CPU memory.
+            If something is not an array of a supported dtype in CPU memory.
         ValueError
             If an array is read-only or appears twice, or memory overlaps.
         RequiresGradError
@@ -76,21 +76,23 @@ class Constraint:
 
 @dataclass(frozen=True)
 class Box(Constraint):
-    r"""Weights within limits: the weight clipping of Arjovsky, Chintala and Bottou (2017).
+    """Weights within limits: the weight clipping of Arjovsky, Chintala and Bottou (2017).
 
-    .. math:: w_i \leftarrow \min(\max(w_i, \text{low}), \text{high})
+    ::
+
+        w ← min(max(w, low), high)
 
     Parameters
     ----------
     low, high : float
-        ``low <= high``; infinities leave a side open.
+        ``low <= high``; an infinity leaves that side unbounded.
 
     Raises
     ------
     TypeError
-        If a limit is no number.
+        If a limit is not a number.
     ValueError
-        If a limit is NaN, or `low` above `high`.
+        If a limit is NaN, or `low` is above `high`.
 
     Examples
     --------
@@ -109,7 +111,7 @@ class Box(Constraint):
                 raise ValueError(f"{name}: got nan, wants a number")
             object.__setattr__(self, name, value)
         if self.low > self.high:
-            raise ValueError(f"low: got {self.low} above high = {self.high}, wants low <= high")
+            raise ValueError(f"low: got {self.low} with high={self.high}, wants low <= high")
 
     @property
     def _limits(self) -> tuple[float, float]:  # type: ignore[override]
@@ -118,9 +120,11 @@ class Box(Constraint):
 
 @dataclass(frozen=True)
 class NonNegative(Constraint):
-    r"""Weights of at least 0.
+    """Nonnegative weights.
 
-    .. math:: w_i \leftarrow \max(w_i, 0)
+    ::
+
+        w ← max(w, 0)
 
     Examples
     --------

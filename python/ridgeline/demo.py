@@ -100,7 +100,7 @@ class Method:
     dropout : pair of float
         The probability of dropping an input, and a hidden unit.
     pruner : callable
-        ``pruner(weights, steps)`` makes what prunes the weights in so many steps.
+        ``pruner(weights, steps)`` returns an object that prunes the weights in `steps` steps.
     stored : callable
         ``stored(w, mask)`` returns the bytes in which weights are stored after training.
     """

@@ -1,14 +1,13 @@
-r"""Dropout in its forms, without a mask to store.
+"""Dropout in all its forms, without storing masks.
 
-An element is dropped by its key and its index (in C order, plus ``offset``) alone, so the backward
-pass of dropout is the same call on the gradient::
+Whether an element is dropped depends only on the key and its index (in C order, plus ``offset``),
+so the backward pass of dropout is the same call on the gradient::
 
     y = rl.dropout(x, 0.1, key)
     dx = rl.dropout(dy, 0.1, key)
 
-The choice does not depend on the dtype, the strides, the number of threads, the instruction set, or
-on how a tensor is split: ``offset=`` continues a tensor cut along its first axis, ``shape=`` and
-``index=`` name the slice of a whole that an array is.
+It does not depend on dtype, strides, threads, instruction set or how a tensor is split: ``offset=``
+continues one split along its first axis; ``shape=`` and ``index=`` name a slice of a larger array.
 
 **How exact the probability is.** An element has 32 random bits and is dropped if they are below
 T = floor(2**32 p), so exactly T of the 2**32 equally likely values drop it. Eight of the bits are
@@ -17,7 +16,7 @@ equals the upper byte of T: for one element in 256, and for none if p is a multi
 
 Functions take one array: NumPy, PyTorch on the CPU, JAX, or anything with ``__dlpack__``; float32,
 float64, bfloat16 or float16; any strides. They return an array of the same library, or ``out``,
-which may be the input. Only `patch_dropout` takes a torch tensor that requires grad in grad mode.
+which may be the input. Only `patch_dropout` accepts a torch tensor that requires grad in grad mode.
 """
 
 from __future__ import annotations
@@ -77,36 +76,37 @@ def dropout(
     index: Index | None = None,
     out: ArrayT | None = None,
 ) -> ArrayT:
-    r"""Zero elements with probability p and scale the others (Srivastava et al. 2014).
+    """Zero elements with probability p and scale the others (Srivastava et al. 2014).
 
-    .. math:: y_i = \begin{cases} x_i / (1 - p) & \text{with probability } 1 - p \\
-        0 & \text{else} \end{cases}
+    ::
 
-    The backward pass is the same call on dy. The result carries no gradient of its own, so a torch
-    tensor that requires grad is refused; docs/dropout.md has the ``autograd.Function``. Dropped
-    elements are exactly 0, NaN and infinity too; ``p=0`` copies every bit, ``p=1`` gives zeros. The
-    factor 1/(1 - p) is rounded to float32, for float64 to float64; half types are rounded once.
+        y = x / (1 - p) with probability 1 - p, else 0
+
+    The backward pass is the same call on dy. Autograd does not see the call, so a torch tensor that
+    requires grad is refused; docs/dropout.md has the ``autograd.Function``. Dropped elements are
+    exactly 0, even NaN and infinity; ``p=0`` copies every bit, ``p=1`` gives zeros. The factor
+    1/(1 - p) is rounded to float32, for float64 to float64; half types are rounded once.
 
     Parameters
     ----------
     x : array
-        Read.
+        Only read.
     p : float
         The probability of dropping, in [0, 1], exact to 2**-32 (see above).
     key : Key
-        A new one for every use: ``key.fold_in(step)``.
+        Use a new key for every call: ``key.fold_in(step)``.
     broadcast_axes : int or sequence of int
-        Axes along which elements share one choice: ``(2, 3)`` is spatial dropout of (N, C, H, W),
-        ``1`` locked (variational) dropout of (batch, time, features) and row dropout of an
-        embedding. The index then counts in the mask with extent 1 along these axes.
+        Axes along which all elements are kept or dropped together: ``(2, 3)`` is spatial dropout of
+        (N, C, H, W); ``1`` is locked (variational) dropout of (batch, time, features), and row
+        dropout of an embedding. The index then counts in a mask with extent 1 along these axes.
     offset : int, default 0
         Added to the index of every element.
     shape : int or sequence of int, optional
-        The shape of the whole of which x is a part.
+        The shape of the whole array of which x is a part.
     index : slice, Ellipsis or tuple of them, optional
-        Where x lies in it: choices are those of ``dropout(whole, p, key)[index]``.
+        The position of x in it: the result is that of ``dropout(whole, p, key)[index]``.
     out : array, optional
-        Written: like x, and may be x.
+        Written. An array like x; may be x itself.
 
     Returns
     -------
@@ -116,7 +116,7 @@ def dropout(
     Raises
     ------
     TypeError
-        If `key` is no Key, `p` no number, or something no array of a supported dtype.
+        If `key` is not a Key, `p` no number, or something no array of a supported dtype.
     ValueError
         If `p` is not in [0, 1], `offset` is negative, an axis, `shape` or `index` does not fit,
         or `out` has another shape, is read-only or overlaps x.
@@ -141,7 +141,7 @@ def dropout(
            [0., 2., 0., 2.],
            [0., 2., 0., 2.]])
 
-    Uncertainty of a prediction by Monte-Carlo dropout (Gal & Ghahramani 2016), a key a draw:
+    Uncertainty of a prediction by Monte Carlo dropout (Gal & Ghahramani 2016), one key per draw:
 
     >>> w = np.full((8, 1), 0.125)
     >>> draws = [(rl.dropout(x, 0.5, k) @ w).item() for k in key.split(1000)]
@@ -154,20 +154,20 @@ def dropout(
 def dropout_mask(
     shape: Shape, p: float, key: Key, *, offset: int = 0, index: Index | None = None
 ) -> Mask:
-    """Return the choices of dropout: one bit an element, True for kept.
+    """Return the mask of `dropout`: one bit per element, True for kept.
 
     Parameters
     ----------
     shape : int or sequence of int
-        The shape of the mask; with `index`, of the whole of which it is a part. For
-        ``broadcast_axes``, that with extent 1 along them.
+        The shape of the mask; with `index`, of the whole array of which it is a part. For
+        ``broadcast_axes``, use extent 1 along these axes.
     p : float
         The probability of dropping, in [0, 1].
     key : Key
     offset : int, default 0
         Added to the index of every element.
     index : slice, int, Ellipsis or tuple of them, optional
-        The part to make.
+        The part to return.
 
     Returns
     -------
@@ -176,7 +176,7 @@ def dropout_mask(
     Raises
     ------
     TypeError
-        If `key` is no Key, or `p` no number.
+        If `key` is not a Key, or `p` is not a number.
     ValueError
         If `p` is not in [0, 1], `offset` is negative, or `index` does not fit.
 
@@ -210,20 +210,20 @@ def dropout_add(
 ) -> ArrayT:
     """Return dropout(x) + residual in one pass.
 
-    The same bits as the two steps in float32 and float64; half types round the sum once. The
-    gradient of `residual` is dy, that of x ``dropout(dy, p, key)``.
+    Bit-identical to the two separate steps in float32 and float64; half types round only the sum.
+    The gradient of `residual` is dy, that of x is ``dropout(dy, p, key)``.
 
     Parameters
     ----------
     x, residual : array
-        Read. Of one shape and dtype.
+        Only read. Both have the same shape and dtype.
     p : float
         The probability of dropping an element of x, in [0, 1].
     key : Key
     broadcast_axes, offset, shape, index : optional
         As for `dropout`.
     out : array, optional
-        Written: like x, and may be x or `residual`.
+        Written. An array like x; may be x or `residual` itself.
 
     Returns
     -------
@@ -233,7 +233,7 @@ def dropout_add(
     Raises
     ------
     TypeError, ValueError, RequiresGradError
-        As for `dropout`, and if `residual` is not like x.
+        As for `dropout`, and if `residual` differs from x in shape or dtype.
 
     Examples
     --------
@@ -257,17 +257,18 @@ def alpha_dropout(
     index: Index | None = None,
     out: ArrayT | None = None,
 ) -> ArrayT:
-    r"""Drop elements to SELU's lower limit, keeping mean 0 and variance 1 (Klambauer et al. 2017).
+    """Drop elements to SELU's lower limit, keeping mean 0 and variance 1 (Klambauer et al. 2017).
 
-    .. math:: y_i = a \, d_i + \alpha' a p, \qquad d_i = x_i \text{ or } -\alpha', \qquad
-        a = \frac{1}{\sqrt{(\alpha'^2 p + 1)(1 - p)}}
+    ::
 
-    with :math:`\alpha' = 1.7580993408473766`, as in PyTorch. ``p=0`` copies, ``p=1`` gives zeros.
+        y = a d + α' a p,  d = x if kept, else -α',  a = 1 / √((α'² p + 1) (1 - p))
+
+    with α' = 1.7580993408473766, as in PyTorch. ``p=0`` copies, ``p=1`` gives zeros.
 
     Parameters
     ----------
     x : array
-        Read.
+        Only read.
     p : float
         The probability of dropping, in [0, 1].
     key : Key
@@ -311,11 +312,11 @@ def alpha_dropout_backward(
     Parameters
     ----------
     dy : array
-        Read. The gradient of the result.
+        Only read. The gradient of the result.
     p : float
-        That of the forward call.
+        The same as in the forward call.
     key : Key
-        That of the forward call.
+        The same as in the forward call.
     broadcast_axes, offset, shape, index, out : optional
         As for `dropout`.
 
@@ -349,14 +350,14 @@ def _feature_axes(name: str, x: Any) -> tuple[int, ...]:
 def feature_alpha_dropout(
     x: ArrayT, p: float, key: Key, *, offset: int = 0, out: ArrayT | None = None
 ) -> ArrayT:
-    """Alpha dropout of whole channels: one choice for each of the first two axes.
+    """Alpha dropout of whole channels, given by the first two axes.
 
-    `alpha_dropout` with ``broadcast_axes`` all axes from the third on.
+    The same as `alpha_dropout` with all axes from the third on as ``broadcast_axes``.
 
     Parameters
     ----------
     x : array
-        Read. (samples, channels, ...).
+        Only read. (samples, channels, ...).
     p : float
         The probability of dropping a channel, in [0, 1].
     key : Key
@@ -393,11 +394,11 @@ def feature_alpha_dropout_backward(
     Parameters
     ----------
     dy : array
-        Read. The gradient of the result.
+        Only read. The gradient of the result.
     p : float
-        That of the forward call.
+        The same as in the forward call.
     key : Key
-        That of the forward call.
+        The same as in the forward call.
     offset, out : optional
         As for `dropout`.
 
@@ -433,16 +434,18 @@ def gaussian_dropout(
     index: Index | None = None,
     out: ArrayT | None = None,
 ) -> ArrayT:
-    r"""Multiply by normal noise of mean 1 and variance p/(1 - p) (Wang & Manning 2013).
+    """Multiply by normal noise of mean 1 and variance p/(1 - p) (Wang & Manning 2013).
 
-    .. math:: y_i = x_i \left(1 + \sqrt{p / (1 - p)} \, z_i\right)
+    ::
 
-    The backward pass is the same call on dy. z are the numbers of `ridgeline.random.normal`.
+        y = x (1 + √(p / (1 - p)) z)
+
+    The backward pass is the same call on dy. z is the result of `ridgeline.random.normal`.
 
     Parameters
     ----------
     x : array
-        Read.
+        Only read.
     p : float
         In [0, 1).
     key : Key
@@ -480,12 +483,12 @@ def gaussian_noise(
     index: Index | None = None,
     out: ArrayT | None = None,
 ) -> ArrayT:
-    """Add normal noise of mean 0. The gradient of x is dy.
+    """Add normal noise with mean 0; the gradient of x is dy.
 
     Parameters
     ----------
     x : array
-        Read.
+        Only read.
     std : float
         The standard deviation, at least 0.
     key : Key
@@ -527,18 +530,18 @@ def drop_connect(
 ) -> ArrayT:
     """Drop weights instead of activations (Wan et al. 2013).
 
-    The gradient of w is the same call on that of the result.
+    The backward pass is the same call on the gradient of the result.
 
     Parameters
     ----------
     w : array
-        Read.
+        Only read.
     p : float
         The probability of dropping a weight, in [0, 1].
     key : Key
     scale : bool, default True
         Whether kept weights are multiplied by 1/(1 - p), so that the expected weight is w, as in
-        AWD-LSTM (Merity et al. 2018). The paper leaves them and scales at inference.
+        AWD-LSTM (Merity et al. 2018). The original paper scales at inference instead.
     broadcast_axes, offset, shape, index, out : optional
         As for `dropout`.
 
@@ -574,20 +577,20 @@ def drop_path(
 ) -> ArrayT:
     """Drop whole samples of a residual branch: stochastic depth (Huang et al. 2016).
 
-    One choice for each place on the first axis. The backward pass is the same call on dy. To skip
-    the work of a branch as well, take ``dropout_mask(len(x), p, key)`` first: its choices are the
-    same.
+    Each index of the first axis is kept or dropped as a whole. The backward pass is the same call
+    on dy. To skip the computation of dropped branches, call ``dropout_mask(len(x), p, key)`` first:
+    it keeps the same samples.
 
     Parameters
     ----------
     x : array
-        Read. (samples, ...).
+        Only read. (samples, ...).
     p : float
         The probability of dropping a sample, in [0, 1].
     key : Key
     scale : {"expected", "actual", "none"}
-        What samples that are kept are multiplied with: 1/(1 - p); the number of samples over the
-        number kept, so that the batch keeps its size exactly; or 1.
+        The factor of kept samples: 1/(1 - p); the number of samples divided by the number kept, so
+        that the factors sum to the batch size; or 1.
     offset, out : optional
         As for `dropout`.
 
@@ -599,7 +602,7 @@ def drop_path(
     Raises
     ------
     TypeError, ValueError, RequiresGradError
-        As for `dropout`, and if x has no axis or `scale` is another.
+        As for `dropout`, and if x has no axes or `scale` has another value.
 
     Examples
     --------
@@ -615,7 +618,7 @@ def drop_path(
         raise ValueError(f"scale: got {scale!r}, wants 'expected', 'actual' or 'none'")
     own = _shape("x", x)
     if not own:
-        raise ValueError("x: got no axis, wants (samples, ...)")
+        raise ValueError("x: got no axes, wants (samples, ...)")
     axes = tuple(range(1, len(own)))
     if scale == "expected":
         return _core.dropout(x, p, key, offset, axes, None, None, out)
@@ -636,31 +639,30 @@ def drop_block(
     per_channel: bool = True,
     out: ArrayT | None = None,
 ) -> ArrayT:
-    r"""Drop contiguous blocks of feature maps (Ghiasi, Lin & Le 2018), in 2-D or 3-D.
+    """Drop contiguous blocks of feature maps (Ghiasi, Lin & Le 2018), in 2-D or 3-D.
 
-    A seed is set with probability
+    ::
 
-    .. math:: \gamma = \min\left(1, \; p \,
-        \frac{\prod_i S_i}{\prod_i k_i} \, \frac{1}{\prod_i (S_i - k_i + 1)}\right)
+        γ = min(1, p · Π Sᵢ / (Π kᵢ · Π (Sᵢ - kᵢ + 1)))
 
-    at each place, and the block of every seed is dropped. Kept elements are multiplied with the
-    number of elements over the number kept. ``p=0`` copies, ``p=1`` gives zeros. The backward pass
-    is the same call on dy.
+    Each position is a seed with probability γ (S: spatial extents, k: those of a block), and the
+    block of every seed is dropped. Kept elements are multiplied by the number of elements divided
+    by the number kept. ``p=0`` copies, ``p=1`` gives zeros. Backward is the same call on dy.
 
     Parameters
     ----------
     x : array
-        Read. (N, C, H, W) or (N, C, D, H, W).
+        Only read. (N, C, H, W) or (N, C, D, H, W).
     p : float
-        About the fraction to drop (blocks overlap), in [0, 1].
+        The approximate fraction to drop (blocks overlap), in [0, 1].
     block : int or sequence of int
-        The extent k of a block, for all spatial axes or each; cut to that of x.
+        The extent k of a block, for all spatial axes or for each; clipped to that of x.
     key : Key
     edges : {"full", "clipped"}
         "full": seeds only where a whole block fits, as in the paper and torchvision. "clipped":
-        seeds everywhere, blocks centred on them and cut at the edges, as in timm.
+        seeds everywhere, blocks centered on them and clipped at the edges, as in timm.
     per_channel : bool, default True
-        Whether each channel has its own blocks (torchvision), or all share them (timm).
+        Whether each channel has its own blocks (torchvision) or all channels share them (timm).
     out : array, optional
         Written: like x, and may be x.
 
@@ -672,8 +674,7 @@ def drop_block(
     Raises
     ------
     TypeError, ValueError, RequiresGradError
-        As for `dropout`, and if x has another number of axes, or `block` or `edges` is none of
-        these.
+        As for `dropout`, and if x has another number of axes, or `block` or `edges` is invalid.
 
     Examples
     --------
@@ -688,7 +689,7 @@ def drop_block(
     """
     sizes = list(check.shape("block", block))
     if isinstance(block, Sequence) and len(sizes) != len(_shape("x", x)) - 2:
-        raise ValueError(f"block: got {len(sizes)} sizes, wants one, or one for each spatial axis")
+        raise ValueError(f"block: got {len(sizes)} sizes, wants one, or one per spatial axis")
     per_channel = check.flag("per_channel", per_channel)
     return _core.drop_block(x, p, sizes, key, edges, per_channel, out)
 
@@ -707,20 +708,20 @@ def zoneout(
 ) -> ArrayT:
     """Keep the old state of a recurrent cell with probability p (Krueger et al. 2017).
 
-    The old value where dropped, the new one elsewhere, bit for bit, without scaling. At inference
-    take the mean, ``p * old + (1 - p) * new``.
+    Dropped elements take the old value, the others the new one, bit for bit and without scaling. At
+    inference use the mean, ``p * old + (1 - p) * new``.
 
     Parameters
     ----------
     new, old : array
-        Read. Of one shape and dtype.
+        Only read. Both have the same shape and dtype.
     p : float
         The probability of the old value, in [0, 1].
     key : Key
     broadcast_axes, offset, shape, index : optional
         As for `dropout`.
     out : array, optional
-        Written: like `new`, and may be `new` or `old`.
+        Written. An array like `new`; may be `new` or `old` itself.
 
     Returns
     -------
@@ -730,7 +731,7 @@ def zoneout(
     Raises
     ------
     TypeError, ValueError, RequiresGradError
-        As for `dropout`, and if `old` is not like `new`.
+        As for `dropout`, and if `old` differs from `new` in shape or dtype.
 
     Examples
     --------
@@ -752,23 +753,23 @@ def zoneout_backward(
     shape: Shape | None = None,
     index: Index | None = None,
 ) -> tuple[ArrayT, ArrayT]:
-    """Return the gradients of `zoneout`, from one reading of dy.
+    """Return the gradients of `zoneout`, in one pass over dy.
 
     Parameters
     ----------
     dy : array
-        Read. The gradient of the result.
+        Only read. The gradient of the result.
     p : float
-        That of the forward call.
+        The same as in the forward call.
     key : Key
-        That of the forward call.
+        The same as in the forward call.
     broadcast_axes, offset, shape, index : optional
         As for `dropout`.
 
     Returns
     -------
     d_new, d_old : array
-        dy where the new, respectively the old value was taken, 0 elsewhere.
+        dy where the new or the old value was taken, respectively, and 0 elsewhere.
 
     Raises
     ------
@@ -788,15 +789,15 @@ def zoneout_backward(
 def token_dropout(
     x: ArrayT, p: float, key: Key, *, offset: int = 0, out: ArrayT | None = None
 ) -> ArrayT:
-    """Drop whole tokens: one choice for all features, the last axis.
+    """Drop whole tokens: all features of a token, on the last axis, together.
 
-    `dropout` with ``broadcast_axes=-1``; of an embedding table (rows, features), whole words. The
-    backward pass is the same call on dy.
+    The same as `dropout` with ``broadcast_axes=-1``; for an embedding table (rows, features) it
+    drops whole words. The backward pass is the same call on dy.
 
     Parameters
     ----------
     x : array
-        Read. (..., tokens, features).
+        Only read. (..., tokens, features).
     p : float
         The probability of dropping a token, in [0, 1].
     key : Key
@@ -836,22 +837,21 @@ def patch_dropout(
 ) -> tuple[ArrayT, npt.NDArray[np.int64]]:
     """Keep a random subset of the tokens of each sample: PatchDropout (Liu et al. 2023).
 
-    All samples keep the same number, ``max(1, int((L - prefix) * (1 - p)))`` of their L - prefix
-    patches: those with the smallest of one random integer for each. Nothing is scaled. The gradient
-    of x is that of the result, put back at the indices: x is indexed by its own library, so that
-    gradients flow through the result for a torch tensor or a JAX array.
+    Each sample keeps ``max(1, int((L - prefix) * (1 - p)))`` of its L - prefix patches: those with
+    the smallest random integers, one drawn per patch. Nothing is scaled. x is indexed by its own
+    library, so gradients flow through the result for a torch tensor or a JAX array.
 
     Parameters
     ----------
     x : array
-        Read. (B, L, ...): samples of L tokens.
+        Only read. (B, L, ...): samples of L tokens.
     p : float
-        The fraction to leave out, in [0, 1].
+        The fraction of patches to drop, in [0, 1].
     key : Key
     num_prefix_tokens : int, default 1
         Tokens at the front that are always kept, such as the class token.
     ordered : bool, default True
-        Whether kept tokens stay in their order, or come in that of their random integers.
+        Whether kept tokens stay in their original order; if False, they are in random order.
     offset : int, default 0
         Added to the index of every patch.
 
@@ -860,12 +860,12 @@ def patch_dropout(
     y : array
         (B, kept, ...): a copy of the tokens kept.
     indices : ndarray of int64
-        (B, kept): their places in x.
+        (B, kept): their positions in x.
 
     Raises
     ------
     TypeError
-        If `key` is no Key, or x no array.
+        If `key` is not a Key, or x is not an array.
     ValueError
         If `p` is not in [0, 1], or x has fewer than 2 axes or tokens.
 

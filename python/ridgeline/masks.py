@@ -1,4 +1,4 @@
-"""Masks of one bit an element, and sets of them that mirror a container of arrays."""
+"""Masks with one bit per element, and sets of masks that mirror a container of arrays."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ __all__ = ["Mask", "MaskSet"]
 
 
 class MaskSet:
-    """The masks of many arrays, in a container like theirs.
+    """The masks of many arrays, in a container with the same structure.
 
-    Of a list or tuple of arrays it is a sequence of masks: ``masks[0]``, ``len(masks)``, iteration,
-    slices; of a dict a mapping: ``masks["w"]``, ``masks.items()``. Containers in containers are
-    MaskSets in a MaskSet. `size`, `count` and `sparsity` are over all elements of all masks;
-    ``&``, ``|`` and ``~`` go mask by mask, dicts by key. Sets are values: they never change, and
-    compare by structure, shapes and bits.
+    For a list or tuple of arrays it is a sequence of masks: ``masks[0]``, ``len(masks)``, iteration
+    and slices; for a dict it is a mapping: ``masks["w"]``, ``masks.items()``. Nested containers
+    become nested MaskSets. `size`, `count` and `sparsity` cover all elements of all masks; ``&``,
+    ``|`` and ``~`` apply mask by mask, in dicts by key. Sets are immutable, and compare by
+    structure, shapes and bits.
 
-    Pruning makes one of a list or dict of parameters, `of` one of masks, `from_array` one of arrays
-    of bool.
+    Pruning functions return one for a list or dict of parameters, `of` for a container of masks,
+    and `from_array` for a container of bool arrays.
 
     Examples
     --------
@@ -60,7 +60,7 @@ class MaskSet:
     _masks: tuple[Mask, ...]  # depth first
 
     if TYPE_CHECKING:
-        # Of the mapping that a dict makes.
+        # Only the set of a dict has these.
         def keys(self) -> KeysView[Any]:
             """Return the keys."""
 
@@ -73,10 +73,10 @@ class MaskSet:
     __array_ufunc__ = None  # NumPy leaves operators to us
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NoReturn:
-        raise TypeError("a MaskSet is no array, its masks are: use to_array(), or one of them")
+        raise TypeError("a MaskSet is not an array; use to_array(), or one of its masks")
 
     def __init__(self) -> None:
-        """Refuse: `of` and `from_array` make a set."""
+        """Refuse: `of` and `from_array` create sets."""
         raise TypeError("a MaskSet is made by MaskSet.of, MaskSet.from_array or pruning")
 
     @staticmethod
@@ -86,7 +86,7 @@ class MaskSet:
         Parameters
         ----------
         masks : list, tuple, dict or iterable of Mask
-            Nested as you like; MaskSets may be among them.
+            With any nesting; may contain MaskSets.
 
         Returns
         -------
@@ -95,7 +95,7 @@ class MaskSet:
         Raises
         ------
         TypeError
-            If it is no container, or holds something else.
+            If it is not a container, or contains something other than masks.
 
         Examples
         --------
@@ -120,12 +120,12 @@ class MaskSet:
 
     @staticmethod
     def from_array(arrays: object) -> MaskSet:
-        """Return the set of masks of the arrays of bool in a container.
+        """Return the set of masks for a container of bool arrays.
 
         Parameters
         ----------
         arrays : list, tuple, dict or iterable of array of bool
-            True for elements to keep. Nested as you like.
+            True for elements to keep. With any nesting.
 
         Returns
         -------
@@ -134,7 +134,7 @@ class MaskSet:
         Raises
         ------
         TypeError
-            If it is no container, or holds something else than arrays of bool.
+            If it is not a container, or contains something other than bool arrays.
 
         Examples
         --------
@@ -168,7 +168,7 @@ class MaskSet:
 
     @property
     def count(self) -> int:
-        """The number of elements that are kept, in all masks."""
+        """The number of kept elements in all masks."""
         return sum(_core.count_bits([mask._words for mask in self._masks]))
 
     @property
@@ -178,7 +178,7 @@ class MaskSet:
 
     @property
     def sparsity(self) -> float:
-        """The fraction of all elements that are not kept; 0 for no elements."""
+        """The fraction of all elements that are pruned; 0 if there are no elements."""
         return _bits.sparsity(self.size, self.count)
 
     def flat(self) -> list[tuple[str, Mask]]:
@@ -187,7 +187,7 @@ class MaskSet:
         Returns
         -------
         list of (str, Mask)
-            The keys and indexes that lead to a mask, joined by ``"/"``, are its name.
+            A mask's name consists of the keys and indices that lead to it, joined by ``"/"``.
 
         Examples
         --------
@@ -200,7 +200,7 @@ class MaskSet:
         return list(zip(paths(self), self._masks, strict=True))
 
     def to_array(self) -> Any:
-        """Return the masks as arrays of bool, in lists and dicts.
+        """Return the masks as bool arrays, in lists and dicts.
 
         Returns
         -------
@@ -215,7 +215,7 @@ class MaskSet:
         return _mapped(self, lambda mask: mask.to_array())
 
     def apply(self, params: Tree) -> Any:
-        """Return new arrays with 0 for elements that are not kept; the others keep every bit.
+        """Return new arrays with pruned elements set to 0; the others keep their bits.
 
         Parameters
         ----------
@@ -225,15 +225,15 @@ class MaskSet:
         Returns
         -------
         list or dict of arrays
-            Those of `Mask.apply`: of tensors that require grad, under grad mode, parts of their
-            autograd graph.
+            As from `Mask.apply`: for tensors that require grad, the results are part of the
+            autograd graph in grad mode.
 
         Raises
         ------
         TypeError
-            If something is no array of a supported dtype in CPU memory.
+            If something is not an array of a supported dtype in CPU memory.
         ValueError
-            If the structure or a shape is another.
+            If the structure or a shape differs.
 
         Examples
         --------
@@ -256,25 +256,25 @@ class MaskSet:
                 raise ValueError(f"{place}: got shape {tuple(array.shape)}, wants {mask.shape}")
 
     def apply_(self, params: Tree) -> None:
-        """Set elements that are not kept to 0, in place; the others keep every bit.
+        """Set pruned elements to 0, in place; the others keep their bits.
 
-        One call for all arrays. Nothing is written unless all of them fit. As a parameter update
-        it acts as under ``torch.no_grad()``.
+        One call for all arrays; nothing is written unless all of them fit. A parameter update:
+        torch parameters are written as under ``torch.no_grad()``.
 
         Parameters
         ----------
         params : list, tuple, dict or iterable of arrays, or torch.nn.Module
-            Written. Of the set's structure and the masks' shapes; the order of a dict's keys does
-            not matter. A set that mirrors a list fits ``model.parameters()``. A module is taken for
-            the dict of its ``named_parameters()``. Tied weights, the same array in two places, need
-            the same mask in both.
+            Written. With the set's structure and the masks' shapes; the order of a dict's keys does
+            not matter. A set that mirrors a list fits ``model.parameters()``. A module stands for
+            the dict of its ``named_parameters()``. Tied weights, the same array in two places, must
+            have the same mask in both.
 
         Raises
         ------
         TypeError
-            If something is no array of a supported dtype in CPU memory.
+            If something is not an array of a supported dtype in CPU memory.
         ValueError
-            If the structure or a shape is another, or an array is read-only or appears twice with
+            If the structure or a shape differs, or an array is read-only or appears twice with
             different masks.
 
         Examples
@@ -298,15 +298,15 @@ class MaskSet:
         Parameters
         ----------
         file : str or path
-            A name that ends in ``.npz`` or in ``.safetensors``. A file that is there is
-            replaced at once: if that fails, it is as it was.
+            A name that ends in ``.npz`` or ``.safetensors``. An existing file is replaced
+            atomically: if writing fails, it is unchanged.
 
         Raises
         ------
         TypeError
             If a key of a dict is neither a string nor an integer.
         ValueError
-            If the name ends otherwise.
+            If the name has another ending.
         OSError
             If the file cannot be written.
         ModuleNotFoundError
@@ -340,7 +340,7 @@ class MaskSet:
         Raises
         ------
         ValueError
-            If it is no such file, is damaged, of another version, or holds a single `Mask`.
+            If the file is of another kind or version, is damaged, or holds a single `Mask`.
         ModuleNotFoundError
             If it is a ``.safetensors`` file and that package is missing.
 
@@ -381,7 +381,7 @@ class MaskSet:
         return type(self) is type(other) and self._children == other._children
 
     def __setattr__(self, name: str, value: object) -> NoReturn:
-        raise AttributeError(f"a MaskSet never changes; got a new value for {name!r}")
+        raise AttributeError(f"a MaskSet is immutable; got a new value for {name!r}")
 
     def __repr__(self) -> str:
         rows = [(name, str(mask.shape), f"{mask.sparsity:.4g}") for name, mask in self.flat()]
@@ -414,7 +414,7 @@ class _MaskList(MaskSet):
         return self._children.index(cast("Mask", value), *bounds)
 
 
-# Not by inheritance: `count` is the number of elements kept.
+# Registered, not inherited, because `count` is the number of kept elements here.
 Sequence.register(_MaskList)
 
 
@@ -434,14 +434,14 @@ def _looks_like_array(node: object) -> bool:
 
 
 def _no_mask(node: object, wants: str = "a Mask") -> str:
-    """Return what an error says of something in the place of a mask."""
+    """Return the end of an error about an object that should be a mask."""
     array = _looks_like_array(node) and not isinstance(node, MaskSet)
     hint = "; rl.Mask.from_array makes one of an array of bool" if array else ""
     return f"{type(node).__name__}, wants {wants}{hint}"
 
 
 def _made(children: Sequence[Mask | MaskSet] | dict[Any, Mask | MaskSet]) -> MaskSet:
-    """Return the set of masks and sets."""
+    """Return a set with these masks and sets as children."""
     mapping = isinstance(children, dict)
     own = children if isinstance(children, dict) else tuple(children)
     result = object.__new__(_MaskDict if mapping else _MaskList)
@@ -453,7 +453,7 @@ def _made(children: Sequence[Mask | MaskSet] | dict[Any, Mask | MaskSet]) -> Mas
 def _masks_in(
     children: tuple[Mask | MaskSet, ...] | dict[Any, Mask | MaskSet],
 ) -> tuple[Mask, ...]:
-    """Return the masks depth first: the tuple itself, if it holds nothing else."""
+    """Return the masks, depth first; a tuple of only masks is returned as is."""
     if isinstance(children, tuple) and set(map(type, children)) <= {Mask}:
         return cast("tuple[Mask, ...]", children)
     masks: list[Mask] = []
@@ -463,7 +463,7 @@ def _masks_in(
 
 
 def _set_of(tree: object, name: str, what: str, leaf: Callable[[object, str], Mask]) -> MaskSet:
-    """Return the set of the masks that `leaf` makes of what is in a container."""
+    """Return the set of the masks that `leaf` makes of the items of a container."""
     plain = _core.reusable_tree(tree, name)
     if not is_container(plain):
         raise TypeError(f"{name}: got {kind_of(tree)}, wants a list, tuple or dict of {what}")
@@ -472,20 +472,20 @@ def _set_of(tree: object, name: str, what: str, leaf: Callable[[object, str], Ma
 
 
 def _mapped(masks: Mask | MaskSet, leaf: Callable[[Mask], Any]) -> Any:
-    """Return lists and dicts of what `leaf` makes of the masks, depth first."""
+    """Return lists and dicts of the results of `leaf` for the masks, depth first."""
     return rebuilt(masks, map(leaf, leaves(masks)))
 
 
 def _aligned(
     masks: Mask | MaskSet, params: object, name: str = "params", *, writing: bool = False
 ) -> list[Any]:
-    """List the arrays of `params` in the order of the masks, whose structure it must have."""
+    """Return the arrays of `params` in the order of the masks; the structures must match."""
     tree = _core.reusable_tree(parameters_of(params), name, writing)
     return matched(masks, tree, name, "the masks")
 
 
 def _lost(before: Mask | MaskSet, after: Mask | MaskSet) -> int:
-    """Return how many elements are kept by masks and not by others of the same structure."""
+    """Return the number of elements kept by `before` but not by `after`."""
     others = matched(before, after, "masks", "the masks")
     return _core.count_lost_bits(
         [mask._words for mask in leaves(before)], [mask._words for mask in others]
@@ -498,9 +498,9 @@ def _apply_all(
     holes: bool = False,
     tied: bool = False,
 ) -> None:
-    """Apply masks to the trees of some arguments in one call.
+    """Apply masks to the trees of several arguments in one call.
 
-    With `holes`, None is passed over; with `tied`, an array that comes again with an equal mask.
+    With `holes`, None is skipped; with `tied`, an array may appear again with an equal mask.
     """
     names, trees, words, shapes = [], [], [], []
     for name, masks, tree in arguments:

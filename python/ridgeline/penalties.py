@@ -1,7 +1,7 @@
-r"""Penalties: values, gradients and proximal steps.
+"""Penalties: values, gradients and proximal steps.
 
-A penalty is a small immutable object with three verbs, each one call and one memory pass over any
-number of arrays::
+A penalty is a small immutable object with three operations, each one call and one memory pass over
+any number of arrays::
 
     penalty = rl.L1(1e-5) + rl.L2(1e-4)           # rl.ElasticNet(l1=1e-5, l2=1e-4)
     penalty.value(params)                         # float64 sum over all arrays
@@ -10,9 +10,8 @@ number of arrays::
 
 ``params`` and ``grads`` are one array or a list, tuple, dict (nested) or iterable of them: NumPy
 arrays, PyTorch CPU tensors or anything else with ``__dlpack__``; float32, float64, bfloat16 or
-float16; of any strides. Elements of the half types and of float32 are computed in float32, those of
-float64 in float64, and rounded once; values are summed in float64. The subgradient at 0 is 0. NaN
-gives NaN.
+float16; of any strides. The half types and float32 are computed in float32, float64 in float64, and
+results are rounded once; values are summed in float64. The subgradient at 0 is 0. NaN gives NaN.
 """
 
 from __future__ import annotations
@@ -58,7 +57,7 @@ def _same(a: Any, b: Any) -> bool:
 
 
 class Penalty:
-    """What all penalties share: three verbs and ``+``. Not to be created itself.
+    """Base class of all penalties; not instantiated directly.
 
     Examples
     --------
@@ -70,9 +69,9 @@ class Penalty:
     _terms: _core.Terms
 
     def __new__(cls, *args: object, **kwargs: object) -> Self:
-        """Refuse to create a penalty of no kind."""
+        """Refuse to instantiate the base class."""
         if cls is Penalty:
-            raise TypeError("Penalty is what all penalties share; create L1, L2, ... instead")
+            raise TypeError("Penalty is an abstract base class; create L1, L2, ... instead")
         return super().__new__(cls)
 
     def value(self, params: Tree) -> float:
@@ -91,7 +90,7 @@ class Penalty:
         Raises
         ------
         TypeError
-            If something is no array of a supported dtype in CPU memory.
+            If something is not an array of a supported dtype in CPU memory.
 
         Examples
         --------
@@ -108,21 +107,20 @@ class Penalty:
         Parameters
         ----------
         grads : array or tree of arrays
-            Written: ``grads += d penalty / d params``. None in place of an array, where there is no
-            gradient, leaves that parameter out, in the value too.
+            Written: ``grads += d penalty / d params``. None in place of an array stands for a
+            missing gradient: that parameter is skipped, also in the value.
         params : array or tree of arrays
-            Only read; of the structure, shapes and dtypes of `grads`.
+            Only read; with the structure, shapes and dtypes of `grads`.
 
         Returns
         -------
         float
-            The value of the penalty whose gradient was added: at the parameters that have a
-            gradient, as from :meth:`value`.
+            The value of the penalty, as from `value`, at the parameters that have a gradient.
 
         Raises
         ------
         TypeError
-            If something is no array of a supported dtype in CPU memory, dtypes differ, or the
+            If something is not an array of a supported dtype in CPU memory, dtypes differ, or the
             penalty has no gradient (L0).
         ValueError
             If structures or shapes differ, an array of `grads` is read-only or appears twice, or
@@ -144,12 +142,14 @@ class Penalty:
         return _core.penalty_add_gradient(self._terms, grads, params)
 
     def prox_(self, params: Tree, step: float) -> None:
-        r"""Take the proximal step in place.
+        """Take the proximal step, in place.
 
-        .. math:: x \leftarrow \arg\min_y \tfrac12 \lVert y - x \rVert^2 + t\,\text{penalty}(y)
+        ::
 
-        A parameter update: torch parameters are written as under ``torch.no_grad()``. The penalty
-        changes nothing if its strength or the step is 0.
+            x ← argmin over y of ½ ‖y - x‖² + t · penalty(y)
+
+        A parameter update: torch parameters are written as under ``torch.no_grad()``. Nothing
+        changes if the strength or the step is 0.
 
         Parameters
         ----------
@@ -161,7 +161,7 @@ class Penalty:
         Raises
         ------
         TypeError
-            If something is no array of a supported dtype in CPU memory, or the penalty is a sum
+            If something is not an array of a supported dtype in CPU memory, or the penalty is a sum
             whose proximal operator has no closed form.
         ValueError
             If `step` is NaN, infinite, negative or too long for the penalty (MCP, SCAD), an array
@@ -182,7 +182,7 @@ class Penalty:
         _core.penalty_prox_in_place(self._terms, params, step)
 
     def prox(self, x: ArrayT, step: float, out: ArrayT | None = None) -> ArrayT:
-        """Return the proximal step of one array; see :meth:`prox_`.
+        """Return the proximal step of one array; see `prox_`.
 
         Parameters
         ----------
@@ -201,7 +201,7 @@ class Penalty:
         Raises
         ------
         TypeError, ValueError
-            As :meth:`prox_`.
+            As `prox_`.
         RequiresGradError
             If x or `out` is a torch tensor that requires grad outside ``torch.no_grad()``.
 
@@ -241,20 +241,19 @@ class Penalty:
 
 @dataclass(frozen=True, eq=False)
 class L1(Penalty):
-    r"""Lasso penalty (Tibshirani 1996), with weights the adaptive lasso (Zou 2006).
+    """Lasso penalty (Tibshirani 1996); with weights, the adaptive lasso (Zou 2006).
 
-    .. math:: s \sum_i a_i |w_i|
+    ::
 
-    Gradient :math:`s a_i \operatorname{sign} w_i`; proximal operator
-    :math:`\operatorname{sign}(x_i) \max(|x_i| - t s a_i, 0)`.
+        value = s Σ aᵢ |wᵢ|;  gradient = s aᵢ sign(wᵢ);  prox = sign(xᵢ) max(|xᵢ| - t s aᵢ, 0)
 
     Parameters
     ----------
     strength : float
         s >= 0.
     weights : array or tree of arrays, optional
-        a >= 0, of the structure, shapes and dtypes of the parameters; 1 if not given. Not copied,
-        and checked here alone: change them only to other finite numbers of at least 0.
+        a >= 0, with the structure, shapes and dtypes of the parameters; 1 by default. Not copied,
+        and checked only here: later changes must keep them finite and at least 0.
 
     Raises
     ------
@@ -299,12 +298,14 @@ class L1(Penalty):
 
 @dataclass(frozen=True)
 class L2(Penalty):
-    r"""Ridge penalty (Hoerl and Kennard 1970).
+    """Ridge penalty (Hoerl and Kennard 1970).
 
-    .. math:: \tfrac{s}{2} \sum_i w_i^2
+    ::
 
-    Gradient :math:`s w`, as PyTorch's coupled ``weight_decay=s``; Keras' ``L2(s)`` is ``L2(2 * s)``
-    here. Proximal operator :math:`x / (1 + t s)`.
+        value = s/2 Σ wᵢ²;  gradient = s w;  prox = x / (1 + t s)
+
+    The gradient is that of PyTorch's coupled ``weight_decay=s``; ``L2(s)`` of Keras is
+    ``L2(2 * s)`` here.
 
     Parameters
     ----------
@@ -333,17 +334,18 @@ class L2(Penalty):
 
 @dataclass(frozen=True)
 class ElasticNet(Penalty):
-    r"""Elastic net (Zou and Hastie 2005): the sum of :class:`L1` and :class:`L2`.
+    """Elastic net (Zou and Hastie 2005): the sum of `L1` and `L2`.
 
-    .. math:: s_1 \sum_i |w_i| + \tfrac{s_2}{2} \sum_i w_i^2
+    ::
 
-    Gradient :math:`s_1 \operatorname{sign} w + s_2 w`; the proximal operator thresholds at
-    :math:`t s_1`, then divides by :math:`1 + t s_2`.
+        value = s₁ Σ |wᵢ| + s₂/2 Σ wᵢ²
+        gradient = s₁ sign(w) + s₂ w
+        prox = sign(x) max(|x| - t s₁, 0) / (1 + t s₂)
 
     Parameters
     ----------
     l1, l2 : float
-        The strengths, >= 0.
+        The strengths s₁ and s₂, >= 0.
 
     Raises
     ------
@@ -370,26 +372,29 @@ class ElasticNet(Penalty):
 
 @dataclass(frozen=True)
 class MCP(Penalty):
-    r"""Minimax concave penalty (Zhang 2010).
+    """Minimax concave penalty (Zhang 2010).
 
-    .. math:: s|w| - \frac{w^2}{2\gamma} \text{ for } |w| \le \gamma s, \qquad
-        \frac{\gamma s^2}{2} \text{ beyond}
+    ::
 
-    Gradient :math:`\operatorname{sign}(w) \max(s - |w|/\gamma, 0)`. Proximal operator, for steps
-    :math:`t < \gamma`: 0 up to :math:`ts`, x beyond :math:`\gamma s`, between them
-    :math:`\operatorname{sign}(x) (|x| - ts) / (1 - t/\gamma)`.
+        value = Σ  s |w| - w² / (2γ)  if |w| ≤ γ s,  else γ s² / 2
+        gradient = sign(w) max(s - |w| / γ, 0)
+        prox = 0                                   if |x| ≤ t s
+               sign(x) (|x| - t s) / (1 - t / γ)   if t s < |x| ≤ γ s
+               x                                   else
+
+    The proximal operator requires a step t < γ.
 
     Parameters
     ----------
     strength : float
         s >= 0.
     gamma : float
-        :math:`\gamma` > 0: smaller is closer to L0.
+        γ > 0: smaller is closer to L0.
 
     Raises
     ------
     TypeError, ValueError
-        If the strength is not a finite number of at least 0 or `gamma` not one above 0.
+        If the strength is not a finite number of at least 0, or `gamma` is not above 0.
 
     Examples
     --------
@@ -412,29 +417,32 @@ class MCP(Penalty):
 
 @dataclass(frozen=True)
 class SCAD(Penalty):
-    r"""Smoothly clipped absolute deviation (Fan and Li 2001).
+    """Smoothly clipped absolute deviation (Fan and Li 2001).
 
-    .. math:: s|w| \text{ for } |w| \le s, \qquad
-        \frac{2\gamma s|w| - w^2 - s^2}{2(\gamma - 1)} \text{ for } |w| \le \gamma s, \qquad
-        \frac{s^2(\gamma + 1)}{2} \text{ beyond}
+    ::
 
-    Gradient :math:`\operatorname{sign}(w)` times :math:`s`,
-    :math:`(\gamma s - |w|)/(\gamma - 1)` and 0. Proximal operator, for steps
-    :math:`t < \gamma - 1`: the soft threshold up to :math:`(1 + t)s`, x beyond
-    :math:`\gamma s`, between them
-    :math:`((\gamma - 1)x - \operatorname{sign}(x) \gamma t s)/(\gamma - 1 - t)`.
+        |w| ≤ s:        value = s |w|                                   gradient = s sign(w)
+        s < |w| ≤ γ s:  value = (2 γ s |w| - w² - s²) / (2 (γ - 1))
+                        gradient = sign(w) (γ s - |w|) / (γ - 1)
+        |w| > γ s:      value = s² (γ + 1) / 2                          gradient = 0
+
+        prox = sign(x) max(|x| - t s, 0)                       if |x| ≤ (1 + t) s
+               ((γ - 1) x - sign(x) γ t s) / (γ - 1 - t)       if (1 + t) s < |x| ≤ γ s
+               x                                               else
+
+    The proximal operator requires a step t < γ - 1.
 
     Parameters
     ----------
     strength : float
         s >= 0.
     gamma : float, default 3.7
-        :math:`\gamma` > 2; the default is that of the paper.
+        γ > 2; the default is that of the paper.
 
     Raises
     ------
     TypeError, ValueError
-        If the strength is not a finite number of at least 0 or `gamma` not one above 2.
+        If the strength is not a finite number of at least 0, or `gamma` is not above 2.
 
     Examples
     --------
@@ -457,25 +465,26 @@ class SCAD(Penalty):
 
 @dataclass(frozen=True)
 class LogSum(Penalty):
-    r"""Log-sum penalty of reweighted L1 (Candes, Wakin and Boyd 2008).
+    """Log-sum penalty of reweighted L1 (Candes, Wakin and Boyd 2008).
 
-    .. math:: s \sum_i \log(1 + |w_i| / \varepsilon)
+    ::
 
-    Gradient :math:`s \operatorname{sign}(w) / (\varepsilon + |w|)`. The proximal operator is the
-    larger root of :math:`y^2 + (\varepsilon - |x|) y + ts - \varepsilon|x|` where that is better
-    than 0, else 0.
+        value = s Σ log(1 + |wᵢ| / ε);  gradient = s sign(w) / (ε + |w|)
+
+    The magnitude of the proximal operator is the larger root of ``y² + (ε - |x|) y + t s - ε |x|``
+    where its objective is lower than that of 0, else 0.
 
     Parameters
     ----------
     strength : float
         s >= 0.
     eps : float
-        :math:`\varepsilon` > 0: smaller is closer to L0.
+        ε > 0: smaller is closer to L0.
 
     Raises
     ------
     TypeError, ValueError
-        If the strength is not a finite number of at least 0 or `eps` not one above 0.
+        If the strength is not a finite number of at least 0, or `eps` is not above 0.
 
     Examples
     --------
@@ -498,12 +507,14 @@ class LogSum(Penalty):
 
 @dataclass(frozen=True)
 class L0(Penalty):
-    r"""The number of non-zero weights, times the strength.
+    """The number of nonzero weights, times the strength.
 
-    .. math:: s \sum_i [w_i \ne 0]
+    ::
 
-    No gradient: :meth:`add_gradient_` raises TypeError. The proximal operator is the hard
-    threshold: x where :math:`|x| > \sqrt{2ts}`, else 0 (Blumensath and Davies 2008).
+        value = s Σ [wᵢ ≠ 0];  prox = x if |x| > √(2 t s), else 0
+
+    The proximal operator is the hard threshold (Blumensath and Davies 2008). There is no gradient:
+    `add_gradient_` raises TypeError.
 
     Parameters
     ----------
@@ -532,13 +543,13 @@ class L0(Penalty):
 
 @dataclass(frozen=True)
 class LHalf(Penalty):
-    r"""L1/2 penalty (Xu, Chang, Xu and Zhang 2012).
+    """L1/2 penalty (Xu, Chang, Xu and Zhang 2012).
 
-    .. math:: s \sum_i \sqrt{|w_i|}
+    ::
 
-    Gradient :math:`s \operatorname{sign}(w) / (2\sqrt{|w|})`, 0 at 0. With :math:`u = ts` the
-    proximal operator is 0 for :math:`|x| < \tfrac32 u^{2/3}`, else
-    :math:`\tfrac23 x (1 + \cos(\tfrac23 \arccos(-\tfrac{3^{3/2}}{4} u |x|^{-3/2})))`.
+        value = s Σ √|wᵢ|;  gradient = s sign(w) / (2 √|w|), 0 at 0
+        prox, u = t s:  0 if |x| < 3/2 u^(2/3)
+                        2/3 x (1 + cos(2/3 arccos(-3^(3/2)/4 u |x|^(-3/2)))) else
 
     Parameters
     ----------
@@ -567,26 +578,25 @@ class LHalf(Penalty):
 
 @dataclass(frozen=True)
 class Huber(Penalty):
-    r"""Huber's function (Huber 1964): quadratic near 0, linear beyond.
+    """Huber's function (Huber 1964): quadratic near 0, linear beyond.
 
-    .. math:: \tfrac{s}{2} w^2 \text{ for } |w| \le \delta, \qquad
-        s\delta(|w| - \tfrac{\delta}{2}) \text{ beyond}
+    ::
 
-    Gradient :math:`s` times w clamped to :math:`[-\delta, \delta]`. Proximal operator, with
-    :math:`u = ts`: :math:`x/(1 + u)` for :math:`|x| \le \delta(1 + u)`, else
-    :math:`x - u\delta \operatorname{sign} x`.
+        value = Σ  s/2 w²  if |w| ≤ δ,  else s δ (|w| - δ/2)
+        gradient = s min(max(w, -δ), δ)
+        prox, u = t s:  x / (1 + u)  if |x| ≤ δ (1 + u),  else x - u δ sign(x)
 
     Parameters
     ----------
     strength : float
         s >= 0.
     delta : float, default 1
-        :math:`\delta` > 0.
+        δ > 0.
 
     Raises
     ------
     TypeError, ValueError
-        If the strength is not a finite number of at least 0 or `delta` not one above 0.
+        If the strength is not a finite number of at least 0, or `delta` is not above 0.
 
     Examples
     --------
@@ -609,26 +619,26 @@ class Huber(Penalty):
 
 @dataclass(frozen=True)
 class CappedL1(Penalty):
-    r"""Capped L1 (Zhang 2010): the lasso up to a threshold, constant beyond.
+    """Capped L1 (Zhang 2010): the lasso up to a threshold, constant beyond.
 
-    .. math:: s \min(|w|, \theta)
+    ::
 
-    Gradient :math:`s \operatorname{sign}(w)` for :math:`|w| < \theta`, 0 from :math:`\theta` on.
-    Proximal operator, with :math:`u = ts`, for steps of any length: the soft threshold at u for
-    :math:`|x| \le \theta + u/2` (or :math:`\sqrt{2u\theta}` where :math:`u > 2\theta`), x
-    beyond.
+        value = s Σ min(|wᵢ|, θ);  gradient = s sign(w) if |w| < θ, else 0
+        prox, u = t s:  sign(x) max(|x| - u, 0)  if |x| ≤ θ + u/2,  else x
+
+    If u > 2θ the bound is ``√(2 u θ)`` instead of ``θ + u/2``. Any step t is allowed.
 
     Parameters
     ----------
     strength : float
         s >= 0.
     threshold : float
-        :math:`\theta` > 0: weights of at least this magnitude are not penalized further.
+        θ > 0: above this magnitude the penalty no longer grows.
 
     Raises
     ------
     TypeError, ValueError
-        If the strength is not a finite number of at least 0 or `threshold` not one above 0.
+        If the strength is not a finite number of at least 0, or `threshold` is not above 0.
 
     Examples
     --------
@@ -651,11 +661,11 @@ class CappedL1(Penalty):
 
 @dataclass(frozen=True)
 class Sum(Penalty):
-    r"""A sum of penalties, as made by ``+``.
+    """A sum of penalties, as made by ``+``.
 
-    Values and gradients add. The proximal operator exists in closed form if all members but one
-    are L2: :math:`\operatorname{prox}_{t(f + r/2\,x^2)}(x) =
-    \operatorname{prox}_{t/(1+tr) f}(x/(1+tr))` (Parikh and Boyd 2014, section 2.2).
+    Values and gradients add. The proximal operator has a closed form if all members but one are L2:
+    with an L2 of strength r it is that of the other member at ``x / (1 + t r)`` with the step
+    ``t / (1 + t r)`` (Parikh and Boyd 2014, section 2.2).
 
     Parameters
     ----------
@@ -664,7 +674,7 @@ class Sum(Penalty):
     Raises
     ------
     TypeError
-        If a member is no penalty.
+        If a member is not a penalty.
 
     Examples
     --------
@@ -700,7 +710,7 @@ def _members(penalty: Penalty) -> list[Penalty]:
 
 
 def _sum(members: list[Penalty]) -> Penalty:
-    """Join the plain L1 terms and the L2 terms; the rest stays as it is, in order."""
+    """Merge the unweighted L1 terms and the L2 terms; keep the other terms in order."""
     l1: list[float] = []
     l2: list[float] = []
     rest: list[Penalty] = []
@@ -727,33 +737,33 @@ def strength_from_loss(
     convention: str = "lambda",
     penalty: Literal["l1", "l2"] = "l1",
 ) -> float:
-    r"""Turn the regularization constant of a textbook's loss into a strength.
+    """Convert the regularization constant of a textbook's loss to a strength.
 
-    Texts add :math:`c \sum|\theta|` or :math:`c \sum\theta^2` to the loss, with a coefficient c of
-    :math:`\lambda`, :math:`\lambda/2`, :math:`\lambda/m` or :math:`\lambda/(2m)` for m samples.
+    Textbooks add ``c Σ |θ|`` or ``c Σ θ²`` to the loss, with a coefficient c of λ, λ/2, λ/m or
+    λ/(2m) for m samples.
 
     Parameters
     ----------
     lam : float
-        :math:`\lambda` >= 0.
+        λ >= 0.
     n_samples : int, optional
-        m; needed by the conventions that name it.
+        m; required by the conventions that contain it.
     convention : {"lambda", "lambda/2", "lambda/m", "lambda/(2m)"}
-        The coefficient; the Greek letter may be written too.
+        The coefficient c; the Greek letter is accepted too.
     penalty : {"l1", "l2"}
         Which penalty the strength is for: ``"l1"`` returns c, the factor of the sum; ``"l2"``
-        returns 2c, because ``rl.L2(s)`` is :math:`\frac{s}{2}\sum w^2`.
+        returns 2c, because ``rl.L2(s)`` is ``s/2 Σ w²``.
 
     Returns
     -------
     float
-        The strength to give to the penalty.
+        The strength of the penalty.
 
     Raises
     ------
     TypeError, ValueError
-        If `lam` is not a finite number of at least 0, `n_samples` not a positive integer where it
-        is needed, or a name is unknown.
+        If `lam` is not a finite number of at least 0, `n_samples` is not a positive integer where
+        it is required, or a name is unknown.
 
     Examples
     --------

@@ -1,16 +1,16 @@
-"""Random numbers that depend on a key and an index alone.
+"""Random numbers that depend only on a key and an index.
 
-Element i of a stream is a function of the key and of i: not of the number of threads, the
-instruction set, the memory layout or how an array is split. Nothing is global: a key is a value,
-and the same key gives the same numbers again. Derive a new one for every use::
+Element i of a stream is a function of the key and of i, not of the number of threads, the
+instruction set, the memory layout or how an array is split. There is no global state: a key is an
+immutable value, and the same key gives the same numbers again. Derive a new key for every use::
 
     key = rl.Key(0)
     for step in range(1000):
         noise = rl.random.normal((64, 128), key.fold_in(step))
 
 The generator is Philox4x32-10 (Salmon, Moraes, Dror & Shaw 2011), which passes BigCrush for any key
-and needs no state. A part of an array is made by itself: ``offset=`` for a stretch of it in C
-order, ``index=`` for a slice along any axes.
+and needs no state. Part of an array can be drawn on its own: ``offset=`` for a contiguous range in
+C order, ``index=`` for a slice along any axes.
 """
 
 from __future__ import annotations
@@ -51,9 +51,9 @@ Shape: TypeAlias = "int | Sequence[int]"
 
 
 class Key:
-    """The key of a stream of random numbers: a value.
+    """The key of a stream of random numbers.
 
-    Keys compare, hash, copy and pickle by value, and never change.
+    Keys are immutable, and compare, hash, copy and pickle by value.
 
     Parameters
     ----------
@@ -63,7 +63,7 @@ class Key:
     Raises
     ------
     TypeError
-        If `seed` is no integer.
+        If `seed` is not an integer.
     ValueError
         If `seed` is out of range.
 
@@ -91,9 +91,9 @@ class Key:
         return self._seed
 
     def fold_in(self, data: int) -> Key:
-        """Derive the key that belongs to a number: of a step, a layer, a worker.
+        """Derive a key from a number, such as a step, layer or worker index.
 
-        The first two words of Philox at a counter of `data`, in a stream of their own.
+        Its seed is the first two words of Philox at counter `data`, in a separate stream.
 
         Parameters
         ----------
@@ -113,12 +113,12 @@ class Key:
         return Key(_core.fold_in(self._seed, _word("data", data)))
 
     def split(self, n: int = 2) -> list[Key]:
-        """Derive n keys; those of a larger n begin with those of a smaller one.
+        """Derive n keys; the first keys do not depend on n.
 
         Parameters
         ----------
         n : int, default 2
-            How many, at least 0.
+            The number of keys, at least 0.
 
         Returns
         -------
@@ -136,10 +136,10 @@ class Key:
         return [Key(seed) for seed in _core.split(self._seed, int(n))]
 
     def __setattr__(self, name: str, value: object) -> NoReturn:
-        raise AttributeError(f"a Key never changes; got a new value for {name!r}")
+        raise AttributeError(f"a Key is immutable; got a new value for {name!r}")
 
     def __delattr__(self, name: str) -> NoReturn:
-        raise AttributeError(f"a Key never changes; got a deletion of {name!r}")
+        raise AttributeError(f"a Key is immutable; got a deletion of {name!r}")
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Key):
@@ -168,7 +168,7 @@ def check_key(key: object, wants: str = "a ridgeline.Key") -> None:
 
 
 def _word(name: str, value: object) -> int:
-    """Return an integer of 64 bits without sign."""
+    """Return an unsigned integer of 64 bits."""
     number = check.integer(name, value)
     if not 0 <= number < 2**64:
         raise ValueError(f"{name}: got {number}, wants an integer in [0, 2**64)")
@@ -176,7 +176,7 @@ def _word(name: str, value: object) -> int:
 
 
 def _dtype(dtype: object, out: Array, default: type) -> np.dtype[Any] | None:
-    """Return the dtype asked for; None if that is for `out` to say."""
+    """Return the requested dtype; None if `out` determines it."""
     if dtype is None and out is not None:
         return None
     if isinstance(dtype, str) and dtype == "bfloat16":
@@ -187,7 +187,7 @@ def _dtype(dtype: object, out: Array, default: type) -> np.dtype[Any] | None:
         return np.dtype(cast("npt.DTypeLike", default if dtype is None else dtype))
     except TypeError:
         raise TypeError(
-            f"dtype: got {dtype!r}, wants a NumPy dtype (for a PyTorch tensor give out=)"
+            f"dtype: got {dtype!r}, wants a NumPy dtype (for a PyTorch tensor pass out=)"
         ) from None
 
 
@@ -201,7 +201,7 @@ def _is_float(dtype: np.dtype[Any]) -> bool:
 def _prepare(
     shape: Shape, index: Index | None, dtype: object, out: Array, default: type
 ) -> tuple[Array, Part | None]:
-    """Return the array to fill, and its part of the whole."""
+    """Return the array to fill, and which part of the whole it is."""
     whole = check.shape("shape", shape)
     part, own = (None, whole) if index is None else part_of(whole, index)
     wanted = _dtype(dtype, out, default)
@@ -215,7 +215,7 @@ def _prepare(
     if tuple(out.shape) != own:
         raise ValueError(f"out: got shape {tuple(out.shape)}, wants {own}")
     if wanted is not None and str(wanted) != str(out.dtype).removeprefix("torch."):
-        raise TypeError(f"out: got dtype {out.dtype}, wants {wanted} as dtype says")
+        raise TypeError(f"out: got dtype {out.dtype}, wants {wanted}, the value of dtype=")
     return out, part
 
 
@@ -234,24 +234,25 @@ def uniform(
     index: Index | None = None,
     out: Array = None,
 ) -> Array:
-    """Draw numbers uniform on [0, 1).
+    """Draw numbers uniformly from [0, 1).
 
-    Integers of 24 random bits times 2**-24 for float32, and likewise 53 bits for float64, 11 for
-    float16, 8 for bfloat16: as many as the significand holds, so that 1 never comes out.
+    Values are integers of 24 random bits times 2**-24 for float32, and likewise of 53 bits for
+    float64, 11 for float16 and 8 for bfloat16: the width of the significand, so that 1 is never
+    drawn.
 
     Parameters
     ----------
     shape : int or sequence of int
-        The shape of the result; with `index`, of the array of which it is a part.
+        The shape of the result; with `index`, of the whole array of which it is a part.
     key : Key
     dtype : data type, optional
-        float32 (default), float64, float16 or bfloat16 (a string, or that of ml_dtypes).
+        float32 (default), float64, float16 or bfloat16 (as a string, or from ml_dtypes).
     offset : int, default 0
-        The index of the first element: those of ``offset=k`` are those from k on.
+        The index of the first element in the stream of the key.
     index : slice, int, Ellipsis or tuple of them, optional
-        The part to make, as in ``uniform(shape, key)[index]``.
+        The part to return, as in ``uniform(shape, key)[index]``.
     out : array, optional
-        Written: of the result's shape, any strides.
+        Written. With the result's shape and any strides.
 
     Returns
     -------
@@ -261,7 +262,7 @@ def uniform(
     Raises
     ------
     TypeError
-        If `key` is no Key, or a dtype is none of these.
+        If `key` is not a Key, or the dtype is not one of these.
     ValueError
         If `offset` is negative, `index` does not fit, or `out` has another shape.
 
@@ -298,26 +299,29 @@ def normal(
     index: Index | None = None,
     out: Array = None,
 ) -> Array:
-    r"""Draw numbers from a normal distribution.
+    """Draw numbers from a normal distribution.
 
-    .. math:: \mu + \sigma \sqrt{-2 \ln u} \, \{\cos, \sin\}(2 \pi v)
+    ::
+
+        μ + σ √(-2 ln u) cos(2πv)  and  μ + σ √(-2 ln u) sin(2πv)
 
     (Box & Muller 1958) with our own logarithm, sine and cosine, so that every machine gives the
-    same bits. u has 32 bits for float32 and the half types, 64 for float64: :math:`|z|` stays below
-    6.77, respectively 9.5, beyond which a true normal number falls once in 7e10, or in 4e20.
+    same bits. u has 32 bits for float32 and the half types, and 64 for float64, which limits the
+    distance from μ to 6.77 σ and 9.5 σ, respectively; a true normal number exceeds that once in
+    7e10, or in 4e20.
 
     Parameters
     ----------
     shape : int or sequence of int
-        The shape of the result; with `index`, of the array of which it is a part.
+        The shape of the result; with `index`, of the whole array of which it is a part.
     key : Key
     mean : float, default 0
-        :math:`\mu`.
+        μ.
     std : float, default 1
-        :math:`\sigma`, at least 0.
+        σ, at least 0.
     dtype : data type, optional
-        float32 (default), float64, float16 or bfloat16. The half types are those of float32
-        rounded; float64 has its own.
+        float32 (default), float64, float16 or bfloat16. The half types get the values of float32,
+        rounded; float64 has different values.
     offset, index, out : optional
         As for `uniform`.
 
@@ -329,10 +333,10 @@ def normal(
     Raises
     ------
     TypeError
-        If `key` is no Key, or a dtype is none of these.
+        If `key` is not a Key, or the dtype is not one of these.
     ValueError
-        If `mean` or `std` is not finite, `std` or `offset` negative, `index` does not fit, or `out`
-        has another shape.
+        If `mean` or `std` is not finite, `std` or `offset` is negative, `index` does not fit, or
+        `out` has another shape.
 
     Examples
     --------
@@ -366,18 +370,18 @@ def bernoulli(
 ) -> Array:
     """Draw True with probability p.
 
-    The choices of `ridgeline.dropout`: True exactly where it drops with the same p and key. The
+    The result is True exactly where `ridgeline.dropout` drops with the same p and key. The
     probability is floor(p * 2**32) / 2**32.
 
     Parameters
     ----------
     shape : int or sequence of int
-        The shape of the result; with `index`, of the array of which it is a part.
+        The shape of the result; with `index`, of the whole array of which it is a part.
     key : Key
     p : float, default 0.5
         In [0, 1].
     dtype : data type, optional
-        bool (default), or any NumPy dtype, for 0 and 1.
+        bool (default), or any NumPy dtype, which gets zeros and ones.
     offset, index, out : optional
         As for `uniform`.
 
@@ -389,7 +393,7 @@ def bernoulli(
     Raises
     ------
     TypeError
-        If `key` is no Key, or `p` no number.
+        If `key` is not a Key, or `p` is not a number.
     ValueError
         If `p` is not in [0, 1], `offset` is negative, `index` does not fit, or `out` has another
         shape.
@@ -415,7 +419,7 @@ def bernoulli(
 def keep_words(
     shape: tuple[int, ...], p: float, key: Key, offset: int, part: Part | None
 ) -> npt.NDArray[np.uint64]:
-    """Return the bits of what dropout keeps, 64 in a word."""
+    """Return the keep bits of dropout, 64 per word."""
     words = np.empty((math.prod(shape) + 63) // 64, np.uint64)
     _core.random_keep(words, list(shape), p, key, offset, part)
     return words
@@ -438,10 +442,10 @@ def _write(out: Array, values: npt.NDArray[Any]) -> None:
                     f"out: got {type(out).__name__} ({error}), wants an array"
                 ) from None
         if not out.flags.writeable:
-            raise ValueError("out: got a read-only array, wants one that can be written")
+            raise ValueError("out: got a read-only array, wants a writable one")
         nested = _is_nested(out.shape, out.strides, out.itemsize)
     if values.size and not nested:
-        raise ValueError("out: got an array with elements that share memory, wants one to write")
+        raise ValueError("out: got an array whose elements share memory, wants distinct elements")
     if not tensor:
         out[...] = values
         return
@@ -450,7 +454,7 @@ def _write(out: Array, values: npt.NDArray[Any]) -> None:
 
 
 def _is_nested(shape: Sequence[int], strides: Sequence[int], item: int) -> bool:
-    """Return whether each axis steps over all that the faster ones reach."""
+    """Return whether each axis strides over the full extent of the faster axes."""
     reach = item
     for stride, extent in sorted((abs(s), n) for s, n in zip(strides, shape, strict=True) if n > 1):
         if stride < reach:
@@ -490,22 +494,22 @@ def integers(
     index: Index | None = None,
     out: Array = None,
 ) -> Array:
-    """Draw integers uniform on [low, high).
+    """Draw integers uniformly from [low, high).
 
-    Without bias (Lemire 2019): all values are equally likely, whatever the range.
+    Unbiased (Lemire 2019): all values are equally likely for every range.
 
     Parameters
     ----------
     shape : int or sequence of int
-        The shape of the result; with `index`, of the array of which it is a part.
+        The shape of the result; with `index`, of the whole array of which it is a part.
     key : Key
     low : int, optional
-        The smallest value. If `high` is not given, `low` is that, and the smallest value 0, as in
-        NumPy. If neither is given, all values of the dtype are drawn from.
+        The smallest value. If `high` is omitted, `low` is used as `high` and the smallest value is
+        0, as in NumPy. If both are omitted, the range is that of the dtype.
     high : int, optional
         One above the largest value.
     dtype : data type, optional
-        int64 (default) or another integer type. The values do not depend on it.
+        int64 (default) or another integer type. For a given range the values do not depend on it.
     offset, index, out : optional
         As for `uniform`.
 
@@ -517,10 +521,10 @@ def integers(
     Raises
     ------
     TypeError
-        If `key` is no Key, a bound no integer, or the dtype not one of integers.
+        If `key` is not a Key, a bound is not an integer, or the dtype is not an integer type.
     ValueError
-        If there is no value in [low, high), the dtype does not hold it, `offset` is negative,
-        `index` does not fit, or `out` has another shape.
+        If [low, high) is empty or exceeds the range of the dtype, `offset` is negative, `index`
+        does not fit, or `out` has another shape.
 
     Examples
     --------
@@ -543,9 +547,9 @@ def integers(
     if high is not None:
         first, last = (0 if low is None else first), check.integer("high", high)
     if first >= last:
-        raise ValueError(f"high: got [{first}, {last}), wants a range that holds a value")
+        raise ValueError(f"high: got the empty range [{first}, {last}), wants high above low")
     if first < bounds.min or last > int(bounds.max) + 1:
-        raise ValueError(f"high: got [{first}, {last}), wants a range that {wanted} holds")
+        raise ValueError(f"high: got [{first}, {last}), wants a range within that of {wanted}")
     values = result if out is None else np.empty(tuple(result.shape), wanted)
     span = (last - first) % 2**64
     _core.random_integers(values, key, first % 2**64, span, offset, part)

@@ -25,7 +25,7 @@ __all__ = [
 
 
 def targets() -> list[str]:
-    """Name the targets that this build holds and this CPU runs, best first.
+    """Return the targets that this build contains and this CPU supports, best first.
 
     Returns
     -------
@@ -43,7 +43,7 @@ def targets() -> list[str]:
 
 
 def target() -> str:
-    """Name the target in use: that of ``RIDGELINE_TARGET``, or the best.
+    """Return the target in use: that of ``RIDGELINE_TARGET``, or the best.
 
     Examples
     --------
@@ -82,7 +82,7 @@ def use_target(name: str) -> None:
 
 
 def get_num_threads() -> int:
-    """Return the number of threads that a call may use now.
+    """Return the number of threads that a call may currently use.
 
     Examples
     --------

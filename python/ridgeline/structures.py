@@ -1,4 +1,4 @@
-"""What goes as a whole: n of every m elements, blocks, slices along an axis."""
+"""Pruning structures: n of every m elements, blocks, and slices along an axis."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class NM:
     Parameters
     ----------
     n : int
-        How many are kept, 0 to m.
+        The number of kept elements per group, 0 to m.
     m : int
         The size of a group, 1 to 64.
     axis : int, default -1
@@ -34,7 +34,7 @@ class NM:
     Raises
     ------
     TypeError
-        If one is no integer.
+        If an argument is not an integer.
     ValueError
         If n or m is out of range.
 
@@ -62,7 +62,7 @@ class NM:
 
     @property
     def sparsity(self) -> float:
-        """The fraction that goes of whole groups."""
+        """The pruned fraction of complete groups."""
         return 1 - self.n / self.m
 
 
@@ -75,7 +75,7 @@ def _order(ord: object) -> float:
 
 @dataclass(frozen=True)
 class Block:
-    """Blocks that tile the array from its first element; each goes or stays.
+    """Blocks that tile the array from its first element; each is pruned or kept as a whole.
 
     Blocks are ranked by their norm. At the far edges they are cut, and have fewer elements.
 
@@ -89,9 +89,9 @@ class Block:
     Raises
     ------
     TypeError
-        If an extent is no integer.
+        If an extent is not an integer.
     ValueError
-        If an extent is below 1, there is none, or `ord` is not above 0.
+        If there are no extents, one is below 1, or `ord` is not above 0.
 
     Examples
     --------
@@ -125,7 +125,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Channels:
-    """The slices along an axis, such as filters or inputs; each goes or stays.
+    """The slices along an axis, such as filters or inputs; each is pruned or kept as a whole.
 
     Slices are ranked by their norm (Li et al. 2017 with ``ord=1``).
 
@@ -140,7 +140,7 @@ class Channels:
     Raises
     ------
     TypeError
-        If `axis` is no integer.
+        If `axis` is not an integer.
     ValueError
         If `ord` is not above 0.
 

@@ -1,5 +1,5 @@
-// Dropout in its forms. No mask is stored: the backward pass makes the same choices from the same
-// key.
+// Dropout in all its forms. No mask is stored: the backward pass makes the same choices from the
+// same key.
 #pragma once
 
 #include "ridgeline/random.hpp"

@@ -74,7 +74,7 @@ enum class Prox : std::uint8_t { none, plain, preconditioned };
 enum class StateType : std::uint8_t { compute, bfloat16, dynamic8 };
 inline constexpr std::size_t code_block = 256;
 
-/// The numbers of a group of parameters. Each optimizer reads its own.
+/// The hyperparameters of a group of parameters. Each optimizer reads those of its rule.
 struct OptimizerGroup {
   double lr = 0;
   double weight_decay = 0;

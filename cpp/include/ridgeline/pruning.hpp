@@ -1,4 +1,4 @@
-// Pruning: exact selection of what goes, and masks of one bit an element.
+// Pruning: exact selection of the elements to prune, and masks with one bit per element.
 #pragma once
 
 #include <cstdint>
@@ -16,7 +16,7 @@ struct Ranking {
   double divisor = 1;
 };
 
-/// The 64-bit words that the bits of an array of so many elements fill.
+/// The number of 64-bit words for one bit per element of an array.
 constexpr std::int64_t mask_words(std::int64_t size) { return (size + 63) / 64; }
 
 /// Bits of arrays that are ranked: 1 for kept, element i of array k in bit i % 64 of word i / 64

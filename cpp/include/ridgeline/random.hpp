@@ -1,5 +1,5 @@
-// Random numbers that depend on a key and an index alone: the same bits for any number of threads,
-// any target, any layout and any way of splitting an array.
+// Random numbers that depend only on a key and an index: bit-identical for every thread count,
+// target, memory layout and way of splitting an array.
 #pragma once
 
 #include <cstdint>

@@ -1,4 +1,4 @@
-// What is done with a choice: scaling, picking, adding. Dropped elements are selected away, not
+// Dropout kernels: scale, pick or add, given keep bits. Dropped elements are replaced, not
 // multiplied, so that NaN and infinity become 0 too.
 #include "kernels/dropout.hpp"
 

@@ -9,8 +9,7 @@
 
 namespace ridgeline {
 
-/// What a step needs of its numbers, in float64, so that each is rounded once. Values that change
-/// nothing are the defaults.
+/// Coefficients of one step, in float64 so that each is rounded once. The defaults are neutral.
 struct StepCoefficients {
   // The gradient: g' = clamp(g scale, low, high) + l1 sign(w) + l2 w.
   double scale = 1, low = -__builtin_inf(), high = __builtin_inf();

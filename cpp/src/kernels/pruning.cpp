@@ -23,7 +23,7 @@ struct ScoreOf<std::int64_t> {
   using type = double;
 };
 
-/// What is known of a ranking when it is compiled: each kind has its own code where time counts.
+/// How keys are derived, known at compile time so that hot loops are specialized.
 enum class Kind : std::uint8_t { magnitude, value, either };
 
 /// The keys of elements of type T: the bits of a magnitude as an integer are in its order. The
@@ -110,7 +110,7 @@ template <class T, class F>
   }
 }
 
-/// Bits of the elements of a word whose keys are above the ends of a window, and the keys.
+/// For 64 elements: which keys lie above the window's low and high end, and the keys.
 template <class I>
 struct Sorted {
   std::uint64_t above_low = 0;

@@ -1,5 +1,5 @@
-// BitGenerator which elements are kept, a few at a time, so that it can go on between the loads and
-// stores of something else.
+// BitGenerator draws which elements are kept, a few at a time, so that its work can be interleaved
+// with the loads and stores of other work.
 #pragma once
 
 #include "simd/keep_bits.hpp"

@@ -1,4 +1,4 @@
-"""Where the figures come from, and what disturbed them."""
+"""The machine that made the figures, and what may have disturbed them."""
 
 from __future__ import annotations
 
@@ -63,14 +63,14 @@ def describe() -> dict[str, Any]:
 
 
 def cores() -> int:
-    """Return how many processors this process may use."""
+    """Return the number of processors that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 class Watch:
-    """Looks at what else the machine does from here on."""
+    """Observes the other load of the machine from now on."""
 
     def __init__(self) -> None:
         self.load = os.getloadavg()[0]

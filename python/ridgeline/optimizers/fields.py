@@ -1,8 +1,8 @@
-"""Declared options: one line gives the name, the default, the check and what editors show.
+"""Declared options: one line gives the name, type, default and check, and what editors show.
 
 The fields of an optimizer's class are the parameters of its constructor, in order, as in a
-dataclass (PEP 681): type checkers and `inspect.signature` list all of them. Reading and assigning
-goes through the field::
+dataclass (PEP 681): type checkers and `inspect.signature` list all of them. The field also handles
+reading and assigning::
 
     class Lion(Optimizer):
         lr: LearningRate = hyperparameter(default=1e-4)
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 else:
 
     def dataclass_transform(**_: Any) -> Callable[[type], type]:
-        """Do nothing: type checkers read it."""
+        """Do nothing: this exists for type checkers."""
         return lambda cls: cls
 
 
@@ -35,11 +35,11 @@ Given = TypeVar("Given", contravariant=True)
 
 
 class Field(Generic[Read, Given]):
-    """An option of an optimizer: `Given` is what is accepted, `Read` what it is afterwards."""
+    """An option of an optimizer: `Given` is the type accepted, `Read` the type read back."""
 
     name: str
     annotation: str  # of what the constructor accepts
-    instead = ""  # what to do where an assignment is refused
+    instead = ""  # advice for the error when an assignment is refused
 
     def __init__(
         self,
@@ -74,16 +74,16 @@ class Field(Generic[Read, Given]):
             self.write(owner, value)
 
     def read(self, owner: Any) -> Any:
-        """Return the value that was checked last, or what is read in its place."""
+        """Return the checked value, or the result of the field's reader if it has one."""
         return owner._options[self.name] if self.reader is None else self.reader(owner)
 
     def write(self, owner: Any, value: Any) -> None:
-        """Refuse: it has memory, or the parameters, depend on it."""
+        """Refuse: allocated memory or the parameters depend on the option."""
         fixed = f"{self.name}: is fixed when {type(owner).__name__} is created"
         raise AttributeError(f"{fixed}; {self.instead}" if self.instead else fixed)
 
     def checked(self, value: Any, convention: str) -> Any:
-        """Return the value, or its default, in the form in which it is kept."""
+        """Return the value, or its default, in the form in which it is stored."""
         if value is None and self.by_convention:
             value = self.by_convention[convention]
         return value if self.check is None else self.check(self.name, value)
@@ -93,12 +93,12 @@ class Setting(Field[Read, Given]):
     """An option that can be changed between steps."""
 
     def write(self, owner: Any, value: Any) -> None:
-        """Check it, and tell the core."""
+        """Check the value and pass it to the core."""
         owner._change_setting(self.name, self.checked(value, owner.convention))
 
 
 class Hyperparameter(Field[Read, Given]):
-    """An option that each group has; read and written here, it is that of all groups."""
+    """An option that each group has; on the optimizer it stands for all groups."""
 
     number: Any
 
@@ -112,7 +112,7 @@ class Hyperparameter(Field[Read, Given]):
         return values[0]
 
     def write(self, owner: Any, value: Any) -> None:
-        """Give it to all groups."""
+        """Set the value in all groups."""
         owner._change(owner.groups, self.name, value)
         owner._shared[self.name] = owner.groups[0]._values[self.name]
 
@@ -130,7 +130,7 @@ def fixed(
     instead: str = "",
     **by_convention: Any,
 ) -> Any:
-    """Declare an option that only the constructor takes."""
+    """Declare an option that only the constructor accepts."""
     field: Field[Any, Any] = Field(default, check, read, by_convention)
     field.instead = instead
     return field
@@ -144,8 +144,8 @@ def setting(*, default: Any = None, check: Check | None = None) -> Any:
 def hyperparameter(*, default: Any = None, number: Any = None, **by_convention: Any) -> Any:
     """Declare an option that every group has.
 
-    `Group` declares its check and its name in the core, or `number` does for a rule to which the
-    name means something else.
+    `Group` declares its check and its name in the core; `number` overrides that for a rule in which
+    the name has another meaning.
     """
     field: Hyperparameter[Any, Any] = Hyperparameter(default, None, None, by_convention)
     field.number = number
@@ -157,7 +157,7 @@ EVERY_OPTION: set[str] = set()  # of all optimizers
 
 @dataclass_transform(field_specifiers=(required, fixed, setting, hyperparameter), eq_default=False)
 class Declared:
-    """A class whose constructor takes its fields."""
+    """A class whose constructor accepts its fields."""
 
     _fields: dict[str, Field[Any, Any]] = {}  # noqa: RUF012
     _keyword_only: frozenset[str] = frozenset()
@@ -226,7 +226,7 @@ def _constructor(cls: type[Declared]) -> Callable[..., None]:
     return __init__
 
 
-# What other libraries call it; only what an optimizer has is said.
+# Names in other libraries; a hint is given only for options that the optimizer has.
 _OTHER_NAMES = {
     "learning_rate": "lr",
     "learning_rate_init": "lr",
@@ -263,7 +263,7 @@ _OTHER_NAMES = {
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return a question to end an error about an unknown name with, or nothing."""
+    """Return the ending of an error about an unknown name: "; did you mean ...?", or ""."""
     known = list(known)
     near = [_OTHER_NAMES.get(name, ""), *get_close_matches(name, known, 1)]
     found = [each for each in near if each.split("=")[0] in known]

@@ -11,7 +11,7 @@ import numpy as np
 from .._checks import type_of
 from .group import ParameterFilter
 
-# The name of a module that normalizes: norm1, layer_norm, input_layernorm, LayerNorm_0, ln_f, bn2.
+# Names of normalization modules: norm1, layer_norm, input_layernorm, LayerNorm_0, ln_f, bn2.
 _NORM = re.compile(
     r"(\w*_)?"
     r"(((layer|batch|group|instance|rms|sync_?batch)_?)?norm(\dd)?|bn|ln|gn)"
@@ -25,18 +25,18 @@ def _is_bias(name: str) -> bool:
 
 
 def skip_biases_and_norms(name: str, param: Any) -> bool:
-    """Return whether a parameter decays: for ``decay_filter=``, no decay for biases and norms.
+    """Return whether a parameter decays, as ``decay_filter=``: biases and norms do not.
 
     A parameter does not decay if it has fewer than two axes, if it is called ``bias`` or
-    ``..._bias``, or if it belongs to a normalization: if the last part of its name or the one
-    before is ``norm``, ``norm1``, ``layer_norm``, ``ln_f``, ``bn2`` or the like, as a whole.
-    ``norm1.linear.weight`` and ``normal_head.weight`` do decay. `decay_filter_for` asks the modules
-    of a PyTorch model instead of names.
+    ``..._bias``, or if it belongs to a normalization layer: if the last or the second-to-last part
+    of its name is exactly ``norm``, ``norm1``, ``layer_norm``, ``ln_f``, ``bn2`` or the like.
+    ``norm1.linear.weight`` and ``normal_head.weight`` do decay. `decay_filter_for` uses the module
+    types of a PyTorch model instead of names.
 
     Parameters
     ----------
     name : str
-        The parameter's name: its keys joined by ``/``, or torch's with dots.
+        The parameter's name: its keys joined by ``/``, or torch's dotted name.
     param : array
         The parameter.
 
@@ -61,29 +61,29 @@ def skip_biases_and_norms(name: str, param: Any) -> bool:
 
 
 def decay_filter_for(model: Any) -> ParameterFilter:
-    """Return a ``decay_filter=`` for the parameters of a PyTorch model, as timm chooses them.
+    """Return a ``decay_filter=`` for a PyTorch model, with the rules of timm.
 
     A parameter does not decay if it has fewer than two axes, if it is called ``bias`` or
-    ``..._bias``, if the type of its module is called a norm (``LayerNorm``, ``BatchNorm2d``,
-    ``LlamaRMSNorm``), or if ``no_weight_decay()`` of the model, or of a module in it, names it.
-    Such names may be patterns with ``*``; they are relative to the module that has the method.
+    ``..._bias``, if the name of its module's type ends in "norm" (``LayerNorm``, ``BatchNorm2d``,
+    ``LlamaRMSNorm``), or if ``no_weight_decay()`` of the model or one of its modules lists it.
+    Those names may contain ``*`` as in a glob; they are relative to the module with the method.
 
     Parameters
     ----------
     model : torch.nn.Module
-        Its parameters, or some of them, are those of the optimizer, in any container.
+        The model whose parameters, or some of them, the optimizer updates, in any container.
 
     Returns
     -------
     callable
-        A function of a name and a parameter, which it knows by identity, not by name.
+        A function of (name, param), which looks the parameter up by identity, not by name.
 
     Raises
     ------
     TypeError
-        If `model` is no module.
+        If `model` is not a module.
     ValueError
-        From the optimizer, for a parameter that is not the model's.
+        From the optimizer, for a parameter that is not part of the model.
 
     Examples
     --------
@@ -126,16 +126,16 @@ def decay_filter_for(model: Any) -> ParameterFilter:
 
 
 class _DecayOf:
-    """Whether a parameter decays, by identity; copied and pickled together with the parameters."""
+    """Whether a parameter decays, by identity. Copy or pickle it together with the parameters."""
 
     def __init__(self, decaying: list[Any], spared: list[Any]) -> None:
-        self._of = decaying, spared  # one that is shared may be in both: spared
+        self._of = decaying, spared  # a shared parameter may be in both: it is spared
         self._known = {id(param): True for param in decaying}
         self._known |= {id(param): False for param in spared}
 
     def __call__(self, name: str, param: Any) -> bool:
         if id(param) not in self._known:
-            raise ValueError(f"decay_filter: got {name!r}, wants parameters of the model")
+            raise ValueError(f"decay_filter: got {name!r}, wants a parameter of the model")
         return self._known[id(param)]
 
     def __reduce__(self) -> Any:

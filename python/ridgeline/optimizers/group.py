@@ -1,4 +1,4 @@
-"""Parameter groups: the hyperparameters, with their checks and their names in the core."""
+"""Parameter groups: the hyperparameters, how each is checked, and its name in the core."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ ParameterFilter: TypeAlias = "Callable[[str, Any], float]"
 
 
 def detached(value: object) -> object:
-    """Return a tensor without its history; anything else as it is."""
+    """Return a tensor detached from the autograd graph; anything else unchanged."""
     return value.detach() if hasattr(value, "detach") else value
 
 
 def _learning_rate(name: str, value: object) -> LearningRate:
-    """Return a number, a function of the step, or an array that is read at every step."""
+    """Return a float, a function of the step, or an array that is read again at every step."""
     if callable(value):
         return value
     number = non_negative(name, detached(value))
@@ -69,7 +69,7 @@ def _count(name: str, value: Any) -> int:
 
 def _filter(name: str, value: Any) -> Any:
     if value is not None and not callable(value):
-        raise TypeError(f"{name}: got {type_of(value)}, wants a function of a name and an array")
+        raise TypeError(f"{name}: got {type_of(value)}, wants a function of (name, param)")
     return value
 
 
@@ -87,7 +87,7 @@ def _limits(constraint: Constraint | None) -> tuple[float, float]:
 
 
 class Number:
-    """A hyperparameter of a group: its check, how the core is told, and whether it may change."""
+    """A hyperparameter of a group: its check, its form in the core, and whether it may change."""
 
     def __init__(
         self,
@@ -121,7 +121,7 @@ class Number:
             owner._change((group,), self.name, value)
 
     def tell(self, core: _core.OptimizerGroup, value: Any) -> None:
-        """Give a checked value to the core, unless it is one that each step asks for."""
+        """Pass a checked value to the core, unless it is evaluated anew at every step."""
         if self.core is not None:
             setattr(core, self.core, value if self.convert is None else self.convert(value))
 
@@ -138,9 +138,9 @@ def _number(
 class Group(MutableMapping[str, Any]):
     """A parameter group: parameters that share hyperparameters; `Optimizer.groups` lists them.
 
-    Hyperparameters are attributes and items, which can be changed between steps: ``group.lr`` and
-    ``group["lr"]``. ``group["params"]`` is the group's container of parameters. Further items, such
-    as a ``"name"``, are kept and ignored.
+    Hyperparameters can be read and changed between steps, as attributes or as items: ``group.lr``
+    or ``group["lr"]``. ``group["params"]`` holds the group's parameters. Other items, such as a
+    ``"name"``, are stored and otherwise ignored.
 
     Examples
     --------
@@ -157,7 +157,7 @@ class Group(MutableMapping[str, Any]):
     'head'
     """
 
-    # Rates are given to each step where they are functions or arrays.
+    # Rates that are functions or arrays are evaluated and passed at each step.
     lr: LearningRate = _number(_learning_rate, None)
     weight_decay: WeightDecay = _number(_weight_decay, None)
     decay: Decay | None = _number(one_of(None, "coupled", "decoupled"), None)
@@ -200,8 +200,8 @@ class Group(MutableMapping[str, Any]):
     _handle: _core.OptimizerGroup
 
     def __init__(self) -> None:
-        """Refuse: optimizers make groups."""
-        raise TypeError("a Group is made by an optimizer")
+        """Refuse: only optimizers create groups."""
+        raise TypeError("Group cannot be instantiated directly; opt.add_group adds a group")
 
     @classmethod
     def _of(
@@ -248,7 +248,9 @@ class Group(MutableMapping[str, Any]):
 
     def __setitem__(self, key: str, value: Any) -> None:
         if key == "params":
-            raise ValueError("params: got other parameters for a group; opt.add_group adds some")
+            raise ValueError(
+                "params: got other parameters for a group, wants none: opt.add_group adds a group"
+            )
         if key in self._values:
             setattr(self, key, value)
         else:
@@ -257,7 +259,7 @@ class Group(MutableMapping[str, Any]):
 
     def __delitem__(self, key: str) -> None:
         if key in self._values or key == "params":
-            raise TypeError(f"{key}: a group cannot do without it")
+            raise TypeError(f"{key}: a group requires it, so it cannot be deleted")
         del self._foreign[key]
 
     def __iter__(self) -> Iterator[str]:
@@ -273,7 +275,7 @@ class Group(MutableMapping[str, Any]):
         return id(self)
 
     def __reduce__(self) -> Any:
-        raise TypeError("a Group is a part of its optimizer: pickle or copy that")
+        raise TypeError("a Group belongs to its optimizer; pickle or copy the optimizer instead")
 
     def __repr__(self) -> str:
         shown = {**self._values, **self._foreign}
@@ -283,7 +285,7 @@ class Group(MutableMapping[str, Any]):
 
 
 def number_of(owner: Grouped, name: str) -> Number:
-    """Return what a hyperparameter is to a rule: what it declares, or what `Group` does."""
+    """Return an optimizer's declaration of a hyperparameter: its own, or that of `Group`."""
     field = owner._fields[name]
     assert isinstance(field, Hyperparameter)
     if field.number is None:
@@ -293,7 +295,7 @@ def number_of(owner: Grouped, name: str) -> Number:
 
 
 def check_foreign(place: str, key: object, known: Mapping[str, Any]) -> None:
-    """Refuse an item of a group that was meant to be a setting; others are the user's own."""
+    """Refuse an unknown item of a group that looks like an option; others are the user's own."""
     hint = did_you_mean(str(key), known)
     if not isinstance(key, str) or key in EVERY_OPTION or hint:
         raise TypeError(f"{place}: got {key!r}, wants any of {', '.join(known)}{hint}")

@@ -1,4 +1,4 @@
-"""Construction: groups of parameters, the core, and hyperparameters that change."""
+"""Construction: parameter groups, the core's optimizer, and changes of hyperparameters."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ from .states import HALVES, dtype_name
 
 
 class Grouped(Saved):
-    """The part of an optimizer that has groups; a base class of `Optimizer` alone."""
+    """The part of an optimizer that manages groups; a base class of `Optimizer` only."""
 
     _fields: dict[str, Field[Any, Any]]
     _conventions: ClassVar[tuple[str, ...]] = ("torch", "keras", "optax")
     _torch_couples_decay: ClassVar[bool] = True
 
     def _configure(self) -> None:
-        """Tell the core the settings."""
+        """Pass the settings to the core."""
         raise NotImplementedError
 
     def set_mask(self, mask: Any, *, reset: bool = False) -> None:
-        """Choose which elements the steps leave alone."""
+        """Set the mask: pruned elements are not updated."""
         raise NotImplementedError
 
     def _take_groups(self, params: Any, shared: dict[str, Any]) -> None:
-        """Make the groups from what the constructor was given."""
+        """Create the groups from the constructor's arguments."""
         self._grouped = _is_groups(params)
         self._shared = {name: shared[name] for name in self._hyperparameters()}
         self.groups = tuple(
@@ -44,18 +44,18 @@ class Grouped(Saved):
         )
 
     def _hyperparameters(self) -> list[str]:
-        """List the names of a group's hyperparameters: those of all optimizers, then our own."""
+        """Return the names of the hyperparameters: the common ones first, then the rule's own."""
         names = [n for n, field in self._fields.items() if isinstance(field, Hyperparameter)]
         first = ["lr", "weight_decay", "decay", "penalty", "prox", "constraint"]
         first += ["decay_filter", "penalty_filter", "lr_independent_decay", "state_dtype"]
         return sorted(names, key=lambda n: first.index(n) if n in first else len(first))
 
     def _group(self, place: str, given: Mapping[str, Any], values: dict[str, Any]) -> Group:
-        """Return a group of its own parameters, with the values that it does not give."""
+        """Return a group; `values` fills in the hyperparameters that `given` does not set."""
         tree = named_tree(given["params"], writing=True)
         if isinstance(tree, list) and not tree and isinstance(given["params"], Iterator):
             raise ValueError("params: got an iterator that has nothing left, wants arrays")
-        # Our own containers: what becomes of the caller's does not matter.
+        # Our own containers: later changes of the caller's containers have no effect.
         tree = rebuilt(tree, [array for _, _, array in located("params", tree)])
         values, foreign = dict(values), {}
         for name, value in given.items():
@@ -74,12 +74,12 @@ class Grouped(Saved):
         return trees if self._grouped else trees[0]
 
     def _connect(self) -> None:
-        """Look at all parameters, and give the core what it needs of them."""
+        """Inspect all parameters and create the core's optimizer for them."""
         tree = self._tree()
         found = located("params", tree)
         if not found:
             raise ValueError("params: got no arrays, wants at least one")
-        # A parameter's name for filters is that in its group, for files that in all of them.
+        # Filters see a parameter's name within its group; in files the group comes first.
         paths = [path for _, path, _ in found]
         own = [(0, path) for path in paths]
         if self._grouped:
@@ -122,7 +122,7 @@ class Grouped(Saved):
         self._find_rates()
 
     def _state_type_for(self, place: str, array: Any, dtype: str, kind: str | None) -> str:
-        """Return the core's name of how a parameter's states are kept."""
+        """Return the core's name for the type in which a parameter's states are stored."""
         if kind is None:
             return "compute"
         wide = dtype == "float64"
@@ -136,7 +136,7 @@ class Grouped(Saved):
         return "compute" if kind.startswith("float") or (kind == "8bit" and small) else kind
 
     def _check_state_type(self, name: str, value: str) -> None:
-        """Refuse a type of states in which the rule does not work."""
+        """Refuse a state type that the rule does not support."""
 
     def _check_halves(self, dtypes: list[str]) -> None:
         for name in ("master_weights", "kahan", "stochastic_rounding"):
@@ -147,22 +147,23 @@ class Grouped(Saved):
                 )
 
     def add_group(self, params: Any, **hyperparameters: Any) -> None:
-        """Add a group of parameters, with states of its own; the other states stay as they are.
+        """Add a parameter group with new states; existing states are unchanged.
 
-        If the optimizer was created without groups, its parameters become the first group:
-        gradients are a list of containers afterwards, and names in files start with ``0/``.
+        If the optimizer was created without groups, its parameters become the first group: from
+        then on gradients are a list with one container per group, and names in files start with
+        ``0/``.
 
         Parameters
         ----------
         params : array or tree of arrays, or dict with ``"params"``
             The parameters of the new group, or the group as in the constructor.
         **hyperparameters : lr, weight_decay and more
-            What differs from the constructor's arguments, and items of your own.
+            Hyperparameters that differ from the constructor's arguments, and items of your own.
 
         Raises
         ------
         TypeError, ValueError
-            As in the constructor. Nothing is changed then.
+            As in the constructor. Nothing has been changed then.
         RuntimeError
             If another thread is in the middle of a step.
 
@@ -206,7 +207,7 @@ class Grouped(Saved):
                 raise
 
     def _change(self, groups: Sequence[Group], name: str, value: object) -> None:
-        """Give groups a new value; on an error all keep the old one."""
+        """Set a hyperparameter of groups; on an error all keep the old value."""
         number = number_of(self, name)
         if number.fixed:
             raise AttributeError(f"{name}: is fixed when {type(self).__name__} is created")
@@ -242,20 +243,20 @@ class Grouped(Saved):
         """Check the hyperparameters of a group against each other."""
 
     def _check_rate(self, lr: float) -> None:
-        """Check the learning rate of one step more closely."""
+        """Check a rule's further conditions on the learning rate of one step."""
 
     def _in_core(self, name: str, value: Any) -> Any:
-        """Return a hyperparameter as the core takes it."""
+        """Return a hyperparameter's value for the core."""
         return value
 
     def _couples_decay(self, choice: Decay | None) -> bool:
-        """Return whether weight decay joins the gradient: as in the library of the convention."""
+        """Return whether weight decay is added to the gradient; None follows the convention."""
         if choice is None:
             return self._torch_couples_decay and self._options["convention"] == "torch"
         return choice == "coupled"
 
     def _set_factors(self, name: str, filters: Sequence[ParameterFilter | None]) -> None:
-        """Tell the core each parameter's factor, given the filters of the groups."""
+        """Pass each parameter's factor, as given by the filters of the groups, to the core."""
         factors = []
         for k, array in enumerate(self._arrays):
             chosen = filters[self._group_of[k]]
@@ -271,14 +272,14 @@ class Grouped(Saved):
         set_them(factors)
 
     def _find_rates(self) -> None:
-        """Count the rates that each step has to ask for: functions and arrays."""
+        """Count the rates that must be evaluated at each step: functions and arrays."""
         self._asked = {
             name: sum(_is_asked(group._values[name]) for group in self.groups)
             for name in ("lr", "weight_decay")
         }
 
     def _rates(self, lr: float | None) -> dict[str, Any]:
-        """Return the rates of a step where they are not those that the core knows."""
+        """Return the rates of a step that differ from those stored in the core."""
         rates: dict[str, Any] = {}
         if lr is not None:
             rates["lr"] = [self._rate("lr", lr)] * len(self.groups)
@@ -294,7 +295,7 @@ class Grouped(Saved):
         return rate
 
     def _fix(self) -> None:
-        """Fix what depends on the hyperparameters at construction."""
+        """Decide what is determined by the hyperparameters at construction."""
 
 
 def _is_asked(rate: object) -> bool:

@@ -34,7 +34,7 @@ from .states import Array
 from .steps import Clip, OnNonFinite, Steps
 
 Convention: TypeAlias = Literal["torch", "keras", "optax"]
-# A tree, groups, or pairs of names and arrays: checkers lose their way in a union of all three.
+# A tree, groups, or pairs of names and arrays. A union of all three confuses type checkers.
 Updated: TypeAlias = SupportsDLPack | Mapping[Any, Any] | Iterable[Any]
 
 
@@ -56,113 +56,116 @@ def _rounding(name: str, value: Any) -> Key | bool:
 
 
 class Optimizer(Declared, Steps):
-    r"""Base class of all optimizers; not instantiated directly.
+    """Base class of all optimizers; not instantiated directly.
 
-    The order of one step, for each element: the gradient times ``1 / loss_scale``; the finite
-    check; `clip`; the gradient of `penalty` (with `clip_after_penalty` before `clip`) and the
-    coupled weight decay; the moments; the decoupled weight decay; the step; the proximal operator;
-    `mask`; `constraint`; rounding to the parameter's dtype; the average of the weights.
+    One step processes each element in this order: multiply the gradient by ``1 / loss_scale``;
+    check that it is finite; apply `clip`; add the gradient of `penalty` (before `clip` with
+    `clip_after_penalty`) and the coupled weight decay; update the moments; apply the decoupled
+    weight decay, the update, the proximal operator, `mask` and `constraint`; round to the
+    parameter's dtype; update the average of the weights.
 
-    A step in which no parameter has a gradient does nothing and is not counted. Moments below
-    2**-100 (means of gradients; 2**-960 in float64) or below the normal numbers (means of squares)
-    become 0. Where the denominator of a step is 0, as for a zero gradient with ``eps=0``, the
-    element does not move.
+    A step in which no parameter has a gradient does nothing and is not counted. Means of gradients
+    below 2**-100 in magnitude (2**-960 in float64) and subnormal means of squares are flushed to 0.
+    Where the denominator of an update is 0, as for a zero gradient with ``eps=0``, the element does
+    not change.
 
     Parameters
     ----------
     params : array or tree of arrays, pairs of names and arrays, or list of groups
-        Written by every step. float32, float64, bfloat16 or float16; any strides. A group is a dict
-        of ``"params"`` and any of the settings of a `Group`. There must be at least one array; a
-        group may be empty.
+        Updated in place by every step. float32, float64, bfloat16 or float16; any strides. A group
+        is a dict of ``"params"`` and any of the hyperparameters of a `Group`. There must be at
+        least one array; a group may be empty.
     lr : float or callable
-        The learning rate, at least 0, or a function of the number of updates so far. A tensor or
-        array of one element is kept and read at every step.
-    weight_decay : float
-        :math:`\lambda`, coupled or decoupled: see `decay`.
+        The learning rate η, at least 0, or a function of the number of updates so far. A tensor or
+        array of one element is stored by reference and read at every step.
+    weight_decay : float or callable
+        λ, coupled or decoupled: see `decay`.
     decay : {None, "coupled", "decoupled"}
-        ``"coupled"``: :math:`\lambda w` joins the clipped gradient. ``"decoupled"``:
-        :math:`w \leftarrow w (1 - \eta\lambda)` before the step. None: as the library of
-        `convention` does. torch couples it in SGD, Adam, NAdam, RMSprop and Adagrad and decouples
-        it in AdamW and Lion; Keras and optax decouple it everywhere; FTRL's is decoupled.
+        ``"coupled"`` adds ``λ w`` to the clipped gradient. ``"decoupled"`` multiplies the weight by
+        ``1 - η λ`` before the update. None follows the library of `convention`: torch couples it in
+        SGD, Adam, NAdam, RMSprop and Adagrad and decouples it in AdamW and Lion; Keras and optax
+        decouple it everywhere. FTRL's is decoupled.
     lr_independent_decay : bool, default False
         Decoupled decay that does not depend on the learning rate: ``w ← w (1 - λ)``, with λ at most
-        1. A schedule of its own is a function as `weight_decay`.
+        1. To schedule it, pass a function as `weight_decay`.
     penalty : Penalty, optional
         Any elementwise penalty.
     prox : {None, "plain", "preconditioned"}
-        None: the penalty's gradient joins the gradient. ``"plain"``: its proximal operator follows
-        the step, with the length of the step: the learning rate :math:`\eta`, and with momentum
-        :math:`\mu` and dampening :math:`\tau` what equal gradients make of it, from
-        :math:`\eta` at the first step to :math:`\eta (1 - \tau) / (1 - \mu)` in the long run.
-        The weights then settle where loss plus penalty is least. ``"preconditioned"``: with the
-        step of each element, :math:`\eta / (\sqrt{\hat v} + \epsilon)` in Adam (Yun, Lozano and
-        Yang 2021); the same as plain where the optimizer has no such denominator (SGD, Lion).
+        None: the penalty's gradient is added to the gradient. ``"plain"``: the penalty's proximal
+        operator is applied after the update, with its step size: η, and with momentum μ and
+        dampening τ the accumulated step size for constant gradients, which grows from η at the
+        first step to ``η (1 - τ) / (1 - μ)``. The weights then converge to the minimum of loss plus
+        penalty. ``"preconditioned"``: with each element's own step size, ``η / (√v̂ + ε)`` in Adam
+        (Yun, Lozano and Yang 2021); the same as "plain" for optimizers without such a denominator
+        (SGD, Lion).
     clip : GlobalNorm, Norm or Value, optional
         How the gradients are clipped.
     clip_after_penalty : bool, optional
-        Clip the sum of the gradient and the penalty's gradient, as a loop does that has the penalty
-        in its loss: the same as ``penalty.add_gradient_`` followed by a clip. The norm then reads
-        the weights, too. By default True with ``convention="keras"``, else False. It changes
-        nothing with a `prox`, and coupled weight decay joins after the clip in any case.
+        Clip the sum of the gradient and the penalty's gradient, as in a training loop whose loss
+        includes the penalty: the same as ``penalty.add_gradient_`` followed by a clip. The norm
+        then also reads the weights. Defaults to True with ``convention="keras"``, else False. Has
+        no effect with `prox`; coupled weight decay is always added after clipping.
     mask : Mask, MaskSet or tree of them, optional
-        Elements that are not kept are not touched: weight and moments keep their bits (8-bit states
-        as well as their blocks' scales let them), whatever the gradient. Norms are over all
+        Pruned elements are not updated, whatever their gradient: weight and moments keep their bits
+        (8-bit states only as closely as the scales of their blocks allow). Norms cover all
         elements.
     constraint : Constraint, optional
         `Box` or `NonNegative`.
     decay_filter : callable, optional
-        ``decay_filter(name, param)`` says whether a parameter decays, or by what factor of
-        `weight_decay`; `skip_biases_and_norms` is one, `decay_filter_for` makes one.
+        ``decay_filter(name, param)`` returns whether a parameter decays, or a factor for its
+        `weight_decay`. See `skip_biases_and_norms` and `decay_filter_for`.
     penalty_filter : callable, optional
-        The same for `penalty`: whether it applies to a parameter, or what its strength is
-        multiplied by.
+        The same for `penalty`: whether it applies to a parameter, or a factor for its strength.
     on_nonfinite : {None, "skip", "raise", "propagate"}
-        What to do if a gradient is not finite, or their norm: change nothing, raise, or compute all
-        the same. None: "skip" where a norm is taken (`GlobalNorm`, `Norm`), else "propagate".
-        "skip" and "raise" without a norm cost one more reading of the gradients.
+        What to do if a gradient or their norm is not finite: skip the step, raise, or update all
+        the same. None: "skip" where a norm is computed (`GlobalNorm`, `Norm`), else "propagate".
+        "skip" and "raise" without a norm cost one more pass over the gradients.
     stochastic_rounding : bool or Key, default False
-        Round 16-bit parameters to one of their neighbours so that the mean is exact. The key says
-        with which random bits; True is ``Key(0)``.
+        Round 16-bit parameters to one of their two neighbors at random, so that the expected value
+        is exact. The key determines the random bits; True is ``Key(0)``.
     comm : object with ``allgather``, optional
-        For parameters that are split between ranks: the norm of `GlobalNorm` is that of the
-        gradients of all ranks, disjoint parts of one model. ``comm.allgather(value)`` returns the
-        list of all ranks' values, as in mpi4py. Every rank must step. Not for replicas, such as
-        under PyTorch's DistributedDataParallel: each has the whole gradient, and its norm would
-        count once for each rank.
+        For parameters sharded across ranks: the norm of `GlobalNorm` is that of the gradients of
+        all ranks, which are disjoint parts of one model. ``comm.allgather(value)`` returns the list
+        of all ranks' values, as in mpi4py. Every rank must call `step`. Not for replicas, such as
+        under PyTorch's DistributedDataParallel: each holds the whole gradient, and its norm would
+        be counted once per rank.
     state_dtype : {None, "float32", "bfloat16", "8bit"}
-        How moments are kept. None: as float64 for float64, else float32. "bfloat16": rounded
-        stochastically. "8bit": a byte each and a float32 for each 256, the dynamic map of Dettmers
-        et al. (2022); not where sums only grow (Adagrad, FTRL). A group may have its own.
+        How moments are stored. None: in float64 for float64 parameters, else in float32.
+        "bfloat16": rounded stochastically. "8bit": one byte per element and a float32 scale per 256
+        elements, in the dynamic map of Dettmers et al. (2022); not for sums that only grow
+        (Adagrad, FTRL). Can differ between groups.
     min_8bit_size : int, default 0
-        Moments of parameters with fewer elements are kept in float32 where `state_dtype` is "8bit";
-        bitsandbytes has 4096.
+        Parameters with fewer elements have moments in float32 where `state_dtype` is "8bit". The
+        default of bitsandbytes is 4096.
     master_weights : bool, default False
-        Keep a float32 copy of 16-bit parameters: that is what is updated, they are its rounding.
+        Keep a float32 copy of 16-bit parameters; the copy is updated and the parameters are rounded
+        from it.
     kahan : bool, default False
-        Keep what rounding 16-bit parameters loses in a second 16-bit array, and add it back.
+        Store the rounding error of 16-bit parameters in a second 16-bit array, and add it back.
     ema : float, optional
-        Keep an average of the weights, ``ema += (1 - decay) (w - ema)`` after each update. It
-        starts with the weights that the constructor sees; see `restart_ema_`.
+        Keep an exponential moving average of the weights with this decay:
+        ``ema += (1 - decay) (w - ema)`` after each update. It starts at the weights passed to the
+        constructor; see `restart_ema_`.
     ema_warmup : bool, default False
-        Average over few steps at first: update k, counted from 0, has the decay
+        Average over fewer steps at first: update k, counted from 0, uses the decay
         ``min(ema, (1 + k) / (10 + k))``, as in TensorFlow.
     accumulation_steps : int, default 1
-        Update with the mean gradient of so many calls of `step`.
+        Update once per this number of calls of `step`, with the mean gradient.
     max_update_rms : float, optional
-        Scale down each array's update, before the learning rate, if its root mean square is above:
-        the update clipping of Adafactor (Shazeer and Stern 2018). Costs one more pass.
+        Scale down each array's update, before the learning rate, if its root mean square exceeds
+        this limit: the update clipping of Adafactor (Shazeer and Stern 2018). Costs one more pass.
     cautious : bool, default False
-        Leave out the elements of an update that do not have the sign of their gradient, and scale
-        the others of the array by the inverse of their share, at most by 1,000 (Liang et al. 2024).
-        Moments and decay are as without it. Costs one more pass.
+        Drop the elements of an update whose sign differs from that of their gradient, and scale the
+        others of the array by the inverse of their share, at most by 1,000 (Liang et al. 2024).
+        Moments and decay are unaffected. Costs one more pass.
     convention : {"torch", "keras", "optax"}
-        Whose rule and defaults are followed where libraries differ.
+        The library whose rule and defaults are followed where they differ.
 
     Raises
     ------
     TypeError, ValueError
-        If an argument is of a wrong type or out of range, there is no parameter, one cannot be
-        written, or one appears twice.
+        If an argument has the wrong type or is out of range, there are no parameters, or one is
+        read-only or appears twice.
 
     Examples
     --------
@@ -204,7 +207,7 @@ class Optimizer(Declared, Steps):
     # ---- construction
 
     def _start(self, given: dict[str, Any]) -> None:
-        """Check everything, look at the parameters, and make room for the states."""
+        """Check all arguments, inspect the parameters, and allocate the states."""
         if not hasattr(type(self), "lr"):
             raise TypeError(
                 f"{type(self).__name__} is an abstract base class; create AdamW, SGD, ... instead"
@@ -234,12 +237,12 @@ class Optimizer(Declared, Steps):
             self.set_mask(mask)
 
     def _check_storage(self) -> None:
-        """Check that ways to keep what rounding loses do not exclude each other."""
+        """Check that at most one way of compensating rounding errors is chosen."""
         options = self._options
         key = options["stochastic_rounding"]
         if key is not False and options["master_weights"]:
             raise ValueError(
-                "stochastic_rounding: got True beside master_weights, which are not rounded"
+                "stochastic_rounding: got True with master_weights=True, wants one of them"
             )
         if options["kahan"]:
             for name, used in (
@@ -247,7 +250,7 @@ class Optimizer(Declared, Steps):
             ):  # fmt: skip
                 if used is not False:
                     first, second = sorted(("kahan", name))
-                    raise ValueError(f"{second}: got True beside {first}, wants one of them")
+                    raise ValueError(f"{second}: got True with {first}, wants one of them")
 
     def _change_setting(self, name: str, checked: Any) -> None:
         self._check_settings({**self._options, name: checked})
@@ -257,10 +260,10 @@ class Optimizer(Declared, Steps):
     def _check_settings(self, options: Mapping[str, Any]) -> None:
         """Check settings against each other."""
         if options["ema_warmup"] and options["ema"] is None:
-            raise ValueError("ema_warmup: got True without an average; give ema= too")
+            raise ValueError("ema_warmup: got True with ema=None, wants ema= too")
 
     def _configure(self) -> None:
-        """Tell the core the settings."""
+        """Pass the settings to the core."""
         core, clip = self._core, self.clip
         if clip is None:
             core.set_clip("none")
@@ -288,14 +291,14 @@ class Optimizer(Declared, Steps):
         if (checked is None) != (self._options["ema"] is None):
             wants = "a number in [0, 1)"
             if checked is not None:
-                wants = "None: there is no average; give ema= at construction"
+                wants = "None: there is no average; pass ema= to the constructor"
             raise ValueError(f"ema_decay: got {value!r}, wants {wants}")
         self._change_setting("ema", checked)
 
     def _averages(self) -> Any:
         """Return a tree like the parameters, of read-only views of the averages."""
         if "ema" not in self._kept:
-            raise AttributeError("ema: there is no average; give ema= at construction")
+            raise AttributeError("ema: there is no average; pass ema= to the constructor")
         return self._tree_of(self._kept["ema"])
 
     if not TYPE_CHECKING:  # checkers would take any name for an attribute
@@ -314,22 +317,22 @@ class Optimizer(Declared, Steps):
             raise AttributeError(f"{type(self).__name__} has no {name!r}{hint}")
 
     def set_mask(self, mask: Any, *, reset: bool = False) -> None:
-        """Choose which elements the steps leave alone.
+        """Set the mask: pruned elements are not updated.
 
         Parameters
         ----------
         mask : Mask, MaskSet, tree of Mask, or None
-            Of the structure and shapes of the parameters (with groups, a list of such trees); None,
-            also in the place of a mask or a tree, for no mask. Weights that are not kept are not
-            set to 0 here: ``mask.apply_(params)`` does.
+            A tree with the structure and shapes of the parameters (with groups, a list of such
+            trees). None, for the whole or for a part of it, means no mask. Pruned weights are not
+            set to 0 here; use ``mask.apply_(params)`` for that.
         reset : bool, default False
-            Set the states of elements that are not kept to 0, so that those that come back later
-            (RigL, SET) start anew.
+            Set the states of pruned elements to 0, so that elements that are kept again later
+            (RigL, SET) start from scratch.
 
         Raises
         ------
         TypeError, ValueError
-            If it is something else, or its structure or a shape differs.
+            If `mask` has another type, structure or shape.
 
         Examples
         --------
@@ -356,7 +359,7 @@ class Optimizer(Declared, Steps):
                     self._reset_states(k, ~own.to_array())
 
     def _masks(self, mask: Any) -> list[Mask | None]:
-        """List the masks of all parameters, in their order."""
+        """Return the masks of all parameters, in their order."""
         tree = self._tree()
         masks = matched(self._places, mask, "mask", "params", holes=True)
         for (place, _, _), own, shape in zip(
@@ -403,7 +406,7 @@ class Optimizer(Declared, Steps):
         first = state.get("shared", groups[0])
         shared = {name: first[name] for name in self._hyperparameters() if name in first}
         params = groups if state["grouped"] else groups[0]["params"]
-        if not state["grouped"]:  # whose values are those of the only group
+        if not state["grouped"]:  # the only group has the current values
             shared |= {name: groups[0][name] for name in shared}
         given = {name: field.default for name, field in self._fields.items()}
         given |= {name: value for name, value in options.items() if name in given}
@@ -414,7 +417,7 @@ class Optimizer(Declared, Steps):
         self.load_state_dict(state["state"])
 
     def __copy__(self) -> Optimizer:
-        raise TypeError("an optimizer writes its parameters: copy.deepcopy copies both")
+        raise TypeError("an optimizer cannot be copied without its parameters; use copy.deepcopy")
 
     def __repr__(self) -> str:
         arrays = len(self._shapes)
@@ -432,7 +435,7 @@ class Optimizer(Declared, Steps):
 
 
 class GradientStep(Optimizer):
-    """Base class of optimizers that move the weights by a step; not instantiated directly."""
+    """Base class of optimizers that add an update to the weights; not instantiated directly."""
 
     _: KW_ONLY
     prox: Prox | None = hyperparameter(default=None)

@@ -1,4 +1,4 @@
-"""The rules: for each optimizer its formula, its hyperparameters and its states."""
+"""The update rules: the formula, hyperparameters and states of each optimizer."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .states import Array
 
 
 class _Momentum(GradientStep):
-    """A rule whose momentum has a state only if there is one at construction."""
+    """A rule that has a momentum state only if some group has a momentum at construction."""
 
     def _fix(self) -> None:
         if self._stateful is None:
@@ -26,8 +26,8 @@ class _Momentum(GradientStep):
     def _check_group(self, values: Mapping[str, Any]) -> None:
         if self._stateful is False and values["momentum"]:
             raise ValueError(
-                f"momentum: got {values['momentum']}, wants 0: without a momentum at construction "
-                "there is no state"
+                f"momentum: got {values['momentum']}, wants 0: no state was allocated, because "
+                "there was no momentum at construction"
             )
 
 
@@ -36,19 +36,19 @@ class SGD(_Momentum):
 
     ::
 
-        b ← μ b + (1 - τ) g;  w ← w - η b, or w ← w - η (g + μ b) with Nesterov's momentum
+        b ← μ b + (1 - τ) g;  w ← w - η b, or w ← w - η (g + μ b) with Nesterov momentum
 
-    At an array's first step b is g. With ``convention="keras"`` the state is a velocity that holds
-    the learning rate: ``v ← μ v - η g``, ``w ← w + v``.
+    At an array's first step b is g. With ``convention="keras"`` the state is a velocity that
+    includes the learning rate: ``v ← μ v - η g``, ``w ← w + v``.
 
     Parameters
     ----------
     params : array or tree of arrays, or list of groups
-        Written by every step; see `Optimizer`.
+        Updated in place by every step; see `Optimizer`.
     lr : float or callable, default 1e-3
         The learning rate η.
     momentum : float, default 0
-        μ, at least 0. Without a momentum there is no state.
+        μ, at least 0. If it is 0 there is no state.
     dampening : float, default 0
         τ.
     nesterov : bool, default False
@@ -107,7 +107,7 @@ class Adam(GradientStep):
     Parameters
     ----------
     params : array or tree of arrays, or list of groups
-        Written by every step; see `Optimizer`.
+        Updated in place by every step; see `Optimizer`.
     lr : float or callable, default 1e-3
         The learning rate η.
     betas : (float, float), default (0.9, 0.999)
@@ -118,7 +118,7 @@ class Adam(GradientStep):
         λ, 0 by default. Coupled as in torch; decoupled with other conventions and in `AdamW`, see
         `decay` of `Optimizer`.
     amsgrad : bool, default False
-        Use the largest v so far. ``convention="optax"`` compares corrected ones.
+        Use the largest v so far. ``convention="optax"`` compares bias-corrected values.
     **options : penalty, prox, clip, mask, constraint and more
         See `Optimizer`.
 
@@ -156,12 +156,12 @@ class AdamW(Adam):
 
     ::
 
-        w ← w (1 - η λ), then as Adam
+        w ← w (1 - η λ), then the update of Adam
 
     Parameters
     ----------
     params : array or tree of arrays, or list of groups
-        Written by every step; see `Optimizer`.
+        Updated in place by every step; see `Optimizer`.
     lr : float or callable, default 1e-3
         The learning rate η.
     betas : (float, float), default (0.9, 0.999)
@@ -200,7 +200,7 @@ class AdamW(Adam):
 
 
 class NAdam(GradientStep):
-    """Adam with Nesterov's momentum (Dozat 2016).
+    """Adam with Nesterov momentum (Dozat 2016).
 
     ::
 
@@ -212,7 +212,7 @@ class NAdam(GradientStep):
     Parameters
     ----------
     params : array or tree of arrays, or list of groups
-        Written by every step; see `Optimizer`.
+        Updated in place by every step; see `Optimizer`.
     lr : float or callable, default 2e-3
         The learning rate η.
     betas : (float, float), default (0.9, 0.999)
@@ -265,14 +265,14 @@ class RMSprop(_Momentum):
 
         v ← α v + (1 - α) g²;  w ← w - η g / (√v + ε)
 
-    Centered, the square of the gradient's mean is subtracted from v. With momentum,
-    ``b ← μ b + g / (√v + ε)`` and ``w ← w - η b``. ``convention="keras"`` and ``"optax"`` have
-    √(v + ε), and their b holds η.
+    If centered, the square of the gradient's mean is subtracted from v. With momentum,
+    ``b ← μ b + g / (√v + ε)`` and ``w ← w - η b``. ``convention="keras"`` and ``"optax"`` use
+    √(v + ε), and their b includes η.
 
     Parameters
     ----------
     params : array or tree of arrays, or list of groups
-        Written by every step; see `Optimizer`.
+        Updated in place by every step; see `Optimizer`.
     lr : float or callable, default 1e-2
         The learning rate η.
     alpha : float, optional
@@ -284,7 +284,7 @@ class RMSprop(_Momentum):
     momentum : float, default 0
         μ, at least 0.
     centered : bool, default False
-        Whether to subtract the mean.
+        Whether to subtract the squared mean, which estimates the variance of the gradient.
     **options : penalty, prox, clip, mask, constraint and more
         See `Optimizer`.
 
@@ -320,8 +320,8 @@ class RMSprop(_Momentum):
     def _check_state_type(self, name: str, value: str) -> None:
         if self.centered and value in ("bfloat16", "8bit"):
             raise ValueError(
-                f"{name}: got {value!r} for a centered RMSprop, which subtracts states of nearly "
-                "the same size; wants 'float32'"
+                f"{name}: got {value!r} for a centered RMSprop, wants 'float32': it subtracts "
+                "states of nearly equal size"
             )
 
 
@@ -336,8 +336,8 @@ class _Sums(Optimizer):
     def _check_state_type(self, name: str, value: str) -> None:
         if value == "8bit":
             raise ValueError(
-                f"{name}: got '8bit' for {type(self).__name__}, whose sums only grow by less than "
-                "a byte resolves; wants 'float32' or 'bfloat16'"
+                f"{name}: got '8bit' for {type(self).__name__}, wants 'float32' or 'bfloat16': its "
+                "sums grow by less than 8 bits resolve"
             )
 
 
@@ -348,12 +348,12 @@ class Adagrad(_Sums, GradientStep):
 
         s ← s + g²;  w ← w - η / (1 + (k - 1) δ) · g / (√s + ε)
 
-    ``convention="keras"`` and ``"optax"`` have √(s + ε).
+    ``convention="keras"`` and ``"optax"`` use √(s + ε).
 
     Parameters
     ----------
     params : array or tree of arrays, or list of groups
-        Written by every step; see `Optimizer`.
+        Updated in place by every step; see `Optimizer`.
     lr : float or callable, default 1e-2
         The learning rate η.
     lr_decay : float, default 0
@@ -408,7 +408,7 @@ class Lion(GradientStep):
     Parameters
     ----------
     params : array or tree of arrays, or list of groups
-        Written by every step; see `Optimizer`.
+        Updated in place by every step; see `Optimizer`.
     lr : float or callable, default 1e-4
         The learning rate η.
     betas : (float, float), default (0.9, 0.99)
@@ -460,13 +460,13 @@ class AdEMAMix(GradientStep):
         m₁ ← β₁ m₁ + (1 - β₁) g;  m₂ ← β₃ m₂ + (1 - β₃) g;  v ← β₂ v + (1 - β₂) g²
         w ← w (1 - η λ) - η (m₁ / (1 - β₁ᵏ) + α m₂) / (√(v / (1 - β₂ᵏ)) + ε)
 
-    During the warm-ups α grows linearly from 0, and β₃ from β₁ with a half-life that grows
-    linearly.
+    During warm-up α grows linearly from 0, and β₃ grows from β₁ such that its half-life is linear
+    in the step.
 
     Parameters
     ----------
     params : array or tree of arrays, or list of groups
-        Written by every step; see `Optimizer`.
+        Updated in place by every step; see `Optimizer`.
     lr : float or callable, default 1e-3
         The learning rate η.
     betas : (float, float, float), default (0.9, 0.999, 0.9999)
@@ -478,8 +478,8 @@ class AdEMAMix(GradientStep):
     weight_decay : float or callable, default 0
         λ; decoupled unless `decay` of `Optimizer` says otherwise.
     alpha_warmup, beta3_warmup : int, default 0
-        The number of steps after which α and β₃ are reached; the paper recommends all steps of the
-        training.
+        The number of steps after which α and β₃ reach their values; the paper recommends the total
+        number of training steps.
     **options : penalty, prox, clip, mask, constraint and more
         See `Optimizer`.
 
@@ -516,34 +516,34 @@ class AdEMAMix(GradientStep):
 
 
 class FTRL(_Sums):
-    """FTRL-Proximal (McMahan et al. 2013), whose L1 gives exact zeros.
+    """FTRL-Proximal (McMahan et al. 2013), whose L1 term produces exact zeros.
 
     ::
 
         n' = n + g²;  z ← z + g - (√n' - √n) / η · w
         w ← 0 if |z| ≤ λ₁, else -(z - λ₁ sign(z)) / ((β + √n') / η + λ₂)
 
-    Weights follow from z and n, which start without them: initial weights other than 0 count only
-    through the first step, as in TensorFlow.
+    Weights are computed from z and n, which do not start from them: nonzero initial weights have an
+    effect only through the first step, as in TensorFlow.
 
     Parameters
     ----------
     params : array or tree of arrays, or list of groups
-        Written by every step; see `Optimizer`.
+        Updated in place by every step; see `Optimizer`.
     lr : float or callable, default 0.1
         The learning rate η, above 0; alpha in the paper.
     beta : float, optional
         β, at least 0; 1 by default, 0 with ``convention="keras"``.
     l1, l2 : float, default 0
-        λ₁ and λ₂, at least 0. With ``convention="keras"`` `l2` counts twice.
+        λ₁ and λ₂, at least 0. With ``convention="keras"`` λ₂ is twice `l2`.
     initial_accumulator_value : float, optional
         The first value of n; 0 by default, 0.1 with ``convention="keras"``.
     weight_decay : float or callable, default 0
         λ; decoupled unless `decay` of `Optimizer` says otherwise.
     **options : penalty, clip, mask, constraint and more
         See `Optimizer`. `L1`, `L2` and `ElasticNet` as `penalty` add to `l1` and `l2`; the gradient
-        of others, and of their sums, joins the gradient. There is no `prox`, which this step is,
-        and no `max_update_rms`.
+        of other penalties, and of their sums, is added to the gradient. There is no `prox`, because
+        the update is one, no `max_update_rms` and no `cautious`.
 
     Raises
     ------
@@ -580,7 +580,7 @@ class FTRL(_Sums):
 
     def _check_rate(self, lr: float) -> None:
         if not lr > 0:
-            raise ValueError("lr: got 0, wants a finite number above 0: FTRL divides by it")
+            raise ValueError("lr: got 0, wants a finite number above 0: FTRL divides by lr")
 
     def _kind(self) -> str:
         return "ftrl"
@@ -590,7 +590,7 @@ class FTRL(_Sums):
 
 
 class _ScheduleFree(Optimizer):
-    """A rule that evaluates a running mean of the weights, in place of a schedule."""
+    """A rule that replaces the schedule by a running mean of the weights, used for evaluation."""
 
     _torch_couples_decay = False
     _conventions = ("torch",)
@@ -598,18 +598,18 @@ class _ScheduleFree(Optimizer):
 
     @property
     def is_training(self) -> bool:
-        """Whether the weights are those of training; see `train_` and `eval_`."""
+        """Whether the parameters hold the training weights; see `train_` and `eval_`."""
         return self._core.is_training
 
     def train_(self) -> None:
-        """Set the weights, in place, to those at which gradients are taken: y.
+        """Set the parameters, in place, to the training weights y, where gradients are computed.
 
-        Nothing happens if they are there already, as they are when the optimizer is created.
+        Does nothing if they already hold y, as they do when the optimizer is created.
 
         Raises
         ------
         TypeError, ValueError
-            If a parameter cannot be written any more.
+            If a parameter can no longer be written.
 
         Examples
         --------
@@ -625,14 +625,14 @@ class _ScheduleFree(Optimizer):
         self._core.move_weights(training=True)
 
     def eval_(self) -> None:
-        """Set the weights, in place, to their mean: x, for evaluation, saving and pruning.
+        """Set the parameters, in place, to the mean x, for evaluation, saving and pruning.
 
-        Nothing happens if they are there already. A step in between is an error.
+        Does nothing if they already hold x. `step` raises an error until `train_` is called.
 
         Raises
         ------
         TypeError, ValueError
-            If a parameter cannot be written any more.
+            If a parameter can no longer be written.
 
         Examples
         --------
@@ -653,17 +653,18 @@ class _ScheduleFree(Optimizer):
     def _check_group(self, values: Mapping[str, Any]) -> None:
         if values["constraint"] is not None:
             raise ValueError(
-                f"constraint: got {values['constraint']!r}, wants None: a mean of weights that "
-                f"{type(self).__name__} keeps would leave it"
+                f"constraint: got {values['constraint']!r}, wants None: {type(self).__name__} "
+                "averages weights, which would violate it"
             )
         if values["decay"] is not None:
             raise ValueError(
-                f"decay: got {values['decay']!r}, wants None: {type(self).__name__} has one kind"
+                f"decay: got {values['decay']!r}, wants None: {type(self).__name__} has only one "
+                "kind of decay"
             )
         if values["lr_independent_decay"]:
             raise ValueError(
-                f"lr_independent_decay: got True, wants False: the decay of {type(self).__name__} "
-                "joins the gradient"
+                f"lr_independent_decay: got True, wants False: {type(self).__name__} adds the "
+                "decay to the gradient"
             )
         by_momentum = "momentum" in values
         name = "momentum" if by_momentum else "betas[0]"
@@ -674,8 +675,8 @@ class _ScheduleFree(Optimizer):
     def _check_state_type(self, name: str, value: str) -> None:
         if value in ("8bit", "bfloat16"):
             raise ValueError(
-                f"{name}: got {value!r} for {type(self).__name__}, whose state z is weights; wants "
-                "'float32'"
+                f"{name}: got {value!r} for {type(self).__name__}, wants 'float32': its state z "
+                "holds weights"
             )
 
     def _of_parameters(self) -> tuple[str, ...]:
@@ -693,35 +694,35 @@ class ScheduleFreeSGD(_ScheduleFree):
         ηₖ = η min(k / warmup_steps, 1);  c = cₖ / Σ cᵢ, cᵢ = iʳ (max ηⱼ, j ≤ i)^p
         d = g + λ y;  x ← (1 - c) x + c z;  y ← y + c (z - y) - ηₖ (1 - β (1 - c)) d;  z ← z - ηₖ d
 
-    Gradients are taken at y, which the parameters hold in training; x is the mean to evaluate.
-    `eval_` writes x into the parameters, and `train_` writes y again. z is the state. r, p and β
-    are `r`, `weight_lr_power` and `momentum`.
+    Gradients are computed at y, which the parameters hold during training; x is the mean, for
+    evaluation. `eval_` writes x into the parameters, and `train_` writes y back. z is the state. r,
+    p and β are `r`, `weight_lr_power` and `momentum`.
 
     Parameters
     ----------
     params : array or tree of arrays, or list of groups
-        Written by every step; see `Optimizer`.
+        Updated in place by every step; see `Optimizer`.
     lr : float or callable, default 1
         The learning rate η.
     momentum : float, default 0.9
-        β, in (0, 1): how much of x is in y.
+        β, in (0, 1): the share of x in y.
     weight_decay : float or callable, default 0
-        λ, at y.
+        λ, applied at y.
     warmup_steps : int, default 0
-        Over how many steps the learning rate grows linearly.
+        The number of steps over which the learning rate grows linearly.
     r : float, default 0
-        The power of the step's number in the weights of the mean.
+        The power of the step count in the weights of the mean.
     weight_lr_power : float, default 2
         The power of the largest learning rate so far in the weights of the mean.
     **options : penalty, clip, mask and more
-        See `Optimizer`. A penalty enters by its gradient; there is no `prox` and no `constraint`.
+        See `Optimizer`. A penalty adds its gradient; there is no `prox` and no `constraint`.
 
     Raises
     ------
     TypeError, ValueError
         See `Optimizer`.
     RuntimeError
-        From a step while the weights are those of evaluation.
+        If `step` is called while the parameters hold the mean.
 
     Examples
     --------
@@ -759,7 +760,7 @@ class ScheduleFreeAdamW(_ScheduleFree):
     Parameters
     ----------
     params : array or tree of arrays, or list of groups
-        Written by every step; see `Optimizer`.
+        Updated in place by every step; see `Optimizer`.
     lr : float or callable, default 0.0025
         The learning rate η.
     betas : (float, float), default (0.9, 0.999)
@@ -767,7 +768,7 @@ class ScheduleFreeAdamW(_ScheduleFree):
     eps : float, default 1e-8
         ε, at least 0.
     weight_decay : float or callable, default 0
-        λ, at y.
+        λ, applied at y.
     warmup_steps : int, default 0
         See `ScheduleFreeSGD`.
     r : float, default 0
@@ -775,14 +776,14 @@ class ScheduleFreeAdamW(_ScheduleFree):
     weight_lr_power : float, default 2
         See `ScheduleFreeSGD`.
     **options : penalty, clip, mask and more
-        See `Optimizer`. A penalty enters by its gradient; there is no `prox` and no `constraint`.
+        See `Optimizer`. A penalty adds its gradient; there is no `prox` and no `constraint`.
 
     Raises
     ------
     TypeError, ValueError
         See `Optimizer`.
     RuntimeError
-        From a step while the weights are those of evaluation.
+        If `step` is called while the parameters hold the mean.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Saving and loading what an optimizer keeps between steps."""
+"""Saving and loading the state of an optimizer."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _VERSION = 1
 
 
 class LoadReport(NamedTuple):
-    """What `Optimizer.load_state_dict` did not find, as in torch.
+    """The entries that `Optimizer.load_state_dict` could not match, as in torch.
 
     Attributes
     ----------
     missing_keys : list of str
-        Entries of the optimizer that the given dict does not have: they keep their values.
+        Entries of the optimizer that the dict lacks; they keep their values.
     unexpected_keys : list of str
-        Entries of the dict that the optimizer does not have: they are ignored.
+        Entries of the dict that the optimizer lacks; they are ignored.
 
     Examples
     --------
@@ -41,21 +41,22 @@ class LoadReport(NamedTuple):
 
 
 class Saved(States):
-    """The part of an optimizer that is saved and loaded; a base class of `Optimizer` alone."""
+    """The part of an optimizer that saves and loads; a base class of `Optimizer` only."""
 
     def state_dict(self) -> dict[str, Any]:
         """Return a copy of everything that steps change, except the parameters, as a flat dict.
 
-        ``version``, ``optimizer`` (its name), ``step``, ``steps`` (one for each parameter), and
-        ``exp_avg/w`` and the like: a state and the parameter's keys, joined by ``/``; a single
-        array is called ``param``. bfloat16 as its bits, uint16. Settings such as ``lr`` are not in
-        it.
+        The keys are ``version``, ``optimizer`` (its name), ``step``, ``steps`` (one per parameter),
+        and entries such as ``exp_avg/w``: the name of a state and the parameter's keys, joined by
+        ``/``; a single array is called ``param``. bfloat16 states are stored as their bits, in
+        uint16. Hyperparameters such as ``lr`` are not included.
 
-        The values are NumPy arrays, the name in bytes; ``np.savez`` and safetensors take them. If
-        a parameter is a torch tensor, they are torch tensors, and numbers, a string and lists of
-        numbers: ``torch.load`` reads what ``torch.save`` writes, with ``weights_only=True``.
+        The values are NumPy arrays, the name as bytes, ready for ``np.savez`` and safetensors. If
+        a parameter is a torch tensor, the values are torch tensors, numbers, a string and lists of
+        numbers, which survive ``torch.save`` and ``torch.load`` with ``weights_only=True``.
 
-        A step that another thread is taking is waited for, and the next one waits for the copy.
+        If another thread is in the middle of a step, this waits for it; the next step waits for
+        the copy.
 
         Returns
         -------
@@ -80,7 +81,7 @@ class Saved(States):
         return state
 
     def _counts(self) -> dict[str, Array]:
-        """Return what is saved beside the states."""
+        """Return the entries that are saved in addition to the states."""
         counts: dict[str, Array] = {
             "version": np.array(_VERSION),
             "optimizer": np.frombuffer(type(self).__name__.encode(), np.uint8).copy(),
@@ -95,11 +96,11 @@ class Saved(States):
         return counts
 
     def _of_parameters(self) -> tuple[str, ...]:
-        """Return the names of the numbers that the rule keeps for each parameter."""
+        """Return the names of the scalars that the rule keeps for each parameter."""
         return ()
 
     def _snapshot(self) -> dict[str, Array]:
-        """Return copies of what `state_dict` holds, as arrays, of one moment between two steps."""
+        """Return a consistent copy of the entries of `state_dict`, between two steps, as arrays."""
         with self._core.turn(reads=True):
             return self._counts() | {name: array.copy() for name, array in self._all_states()}
 
@@ -109,31 +110,31 @@ class Saved(States):
                 yield f"{name}/{path}", array
 
     def load_state_dict(self, state: Mapping[str, Any], strict: bool = True) -> LoadReport:
-        """Go on from what `state_dict` returned: the next steps have the same bits.
+        """Restore what `state_dict` returned; later steps are bit-identical.
 
-        The names of parameters may differ by what wrappers put before them: ``module.`` of data
+        The names of parameters may differ by the prefixes of wrappers: ``module.`` of data
         parallelism and ``_orig_mod.`` of ``torch.compile``.
 
         Parameters
         ----------
         state : mapping of str to array
-            What `state_dict` returned for NumPy or for torch parameters, whichever these are, or
-            what ``np.load`` or ``torch.load`` made of it.
+            The result of `state_dict`, for NumPy or for torch parameters alike, also after saving
+            and loading it with NumPy or torch.
         strict : bool, default True
-            Whether a missing or an unexpected entry is an error. If not, states that are missing
-            keep their values, and entries of other parameters are ignored; the counts of steps of
-            the parameters are taken if there is one for each.
+            Whether a missing or an unexpected entry is an error. If not, missing states keep their
+            values, and unexpected entries are ignored; the step counts of the parameters are
+            restored only if there is one for each parameter.
 
         Returns
         -------
         LoadReport
-            The entries that were missing and those that were unexpected.
+            The missing and the unexpected entries.
 
         Raises
         ------
         TypeError, ValueError
-            If it is of another optimizer or version, an array is missing, unexpected, or of another
-            shape or dtype. Nothing is changed then.
+            If `state` is from another optimizer or version, or an array is missing, unexpected, or
+            has another shape or dtype. Nothing has been changed then.
         RuntimeError
             If another thread is in the middle of a step.
 
@@ -181,7 +182,7 @@ class Saved(States):
         states: dict[str, Array],
         strict: bool,
     ) -> tuple[dict[str, Array], list[str], list[str]]:
-        """Return the entries under our names, the names that are missing, and the other entries."""
+        """Return the entries under our names, the missing names, and the unexpected names."""
         plain = {_unwrapped(name): name for name in states}
         given: dict[str, Array] = {}
         unexpected: list[str] = []
@@ -189,7 +190,7 @@ class Saved(States):
             text = str(key)
             name = text if text in states or text in own else plain.get(_unwrapped(text), text)
             if name in given:
-                raise ValueError(f"state: got {text!r} beside another entry for {name!r}")
+                raise ValueError(f"state: got {text!r} and another entry for {name!r}, wants one")
             if name in own or name in states:
                 given[name] = _saved_array(f"state[{key!r}]", state[key], own.get(name))
             elif name != "version":
@@ -201,7 +202,7 @@ class Saved(States):
         if "optimizer" in given:
             name = given["optimizer"].tobytes().decode(errors="replace")
             if name != type(self).__name__:
-                raise ValueError(f"state: got that of {name}, wants {type(self).__name__}")
+                raise ValueError(f"state: got the state of {name}, wants {type(self).__name__}")
         if not strict:
             for name in ("steps", *self._of_parameters(), "has_accumulated"):
                 if name in given and given[name].shape != own[name].shape:
@@ -210,7 +211,7 @@ class Saved(States):
         if strict and missing:
             raise ValueError(f"state: got no {missing[0]!r}, wants the states of this optimizer")
         if strict and unexpected:
-            raise ValueError(f"state: got {unexpected[0]!r}, which this optimizer does not have")
+            raise ValueError(f"state: got {unexpected[0]!r}, wants the states of this optimizer")
         return given, missing, unexpected
 
     def _check_loaded(
@@ -226,7 +227,7 @@ class Saved(States):
         for key in ("step", "steps", "micro_step"):
             if key in given and np.any((given[key] < 0) | (given[key] > limits.get(key, 2**62))):
                 bound = f"at most {limits[key]}" if key in limits else "at least 0"
-                raise ValueError(f"state[{key!r}]: got {given[key]}, wants numbers of {bound}")
+                raise ValueError(f"state[{key!r}]: got {given[key]}, wants {bound}")
 
     def save(self, file: str | PathLike[str]) -> None:
         """Write `state_dict` to a file.
@@ -234,13 +235,13 @@ class Saved(States):
         Parameters
         ----------
         file : str or path
-            A name that ends in ``.npz`` or in ``.safetensors``. A file that is there is
-            replaced at once: if that fails, it is as it was.
+            A name that ends in ``.npz`` or ``.safetensors``. An existing file is replaced
+            atomically: if writing fails, it is unchanged.
 
         Raises
         ------
         ValueError
-            If the name ends otherwise.
+            If the name has another ending.
         OSError
             If the file cannot be written.
         ModuleNotFoundError
@@ -260,7 +261,7 @@ class Saved(States):
         save_arrays(file, self._snapshot())
 
     def load(self, file: str | PathLike[str], strict: bool = True) -> LoadReport:
-        """Go on from a file that `save` wrote.
+        """Restore the state from a file that `save` wrote.
 
         Parameters
         ----------
@@ -276,7 +277,7 @@ class Saved(States):
         Raises
         ------
         TypeError, ValueError
-            If it is no such file, or does not fit; see `load_state_dict`.
+            If the file is not of this kind or does not match; see `load_state_dict`.
         ModuleNotFoundError
             If it is a ``.safetensors`` file and that package is missing.
 
@@ -299,12 +300,12 @@ class Saved(States):
 
 
 def _unwrapped(name: str) -> str:
-    """Return a state's name without what wrappers of modules put before that of the parameter."""
+    """Return a state's name without the prefixes that wrappers of modules add."""
     return re.sub(r"(?<=/)module\.", "", name.replace("_orig_mod.", ""))
 
 
 def _saved_array(place: str, value: Any, count: Array | None) -> Array:
-    """Return an array of what a file may hold, of a count's own dtype if it is one."""
+    """Return an entry of a file as an array; an entry other than a state gets its own dtype."""
     if isinstance(value, np.ndarray) and value.dtype.kind == "U":
         value = str(value)
     if isinstance(value, str):

@@ -1,4 +1,4 @@
-"""The memory of an optimizer: what it keeps between steps."""
+"""The memory of an optimizer: the states it keeps between steps."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def _name(dtype: Any) -> str:
 
 
 def _own_memory(dtype: str, shapes: list[tuple[int, ...]]) -> list[Array]:
-    """Return zeroed arrays in one block of memory, each on a cache line of its own."""
+    """Return zeroed arrays in one block of memory, each starting on a new cache line."""
     item = np.dtype(dtype).itemsize
     sizes = [math.prod(shape) for shape in shapes]
     starts = np.cumsum([0, *[(size * item + 63) // 64 * 64 for size in sizes]])
@@ -76,12 +76,12 @@ def zeroed(dtypes: list[str], shapes: list[tuple[int, ...]]) -> list[Array]:
 
 
 def compute_dtypes(dtypes: list[str]) -> list[str]:
-    """Return the dtypes in which parameters of some dtypes are updated."""
+    """Return the dtypes in which parameters of these dtypes are updated."""
     return ["float64" if dtype == "float64" else "float32" for dtype in dtypes]
 
 
 def _none(count: int) -> list[Array]:
-    """Return empty arrays: the scales of states that have none."""
+    """Return empty arrays, for states without scales."""
     return [np.empty(0, np.float32) for _ in range(count)]
 
 
@@ -92,10 +92,10 @@ def _read_only(array: Array) -> Array:
 
 
 class States:
-    """The part of an optimizer that owns memory; a base class of `Optimizer` alone."""
+    """The part of an optimizer that owns memory; a base class of `Optimizer` only."""
 
     groups: tuple[Group, ...]
-    """The parameter groups: one, if the constructor was given none."""
+    """The parameter groups; a single one if the constructor was not given groups."""
 
     if TYPE_CHECKING:
         lr: LearningRate  # a field of every rule
@@ -105,38 +105,38 @@ class States:
     _shapes: list[tuple[int, ...]]
     _dtypes: list[str]
     _paths: list[str]  # their names in files
-    _places: Any  # a tree like that of the parameters, of their numbers
+    _places: Any  # a tree like that of the parameters, of their indices
     _kept: dict[str, list[Array]]  # by the names of state_dict
     _state_types: list[str]  # by the core's names
     _every: int
     _options: dict[str, Any]  # by the names of the fields
-    _stateful: bool | None = None  # whether a momentum has a state, where that depends
-    _copies: ClassVar[tuple[str, ...]] = ()  # states that start as the weights
+    _stateful: bool | None = None  # whether there is a momentum state, for rules where it varies
+    _copies: ClassVar[tuple[str, ...]] = ()  # states that start as copies of the weights
     _mask: Any
     _grouped: bool
     _by_name: bool  # whether the parameters are a dict
     _own_names: list[str]  # in their groups
     _group_of: list[int]
-    _asked: dict[str, int]  # how many rates of groups each step has to ask for
-    _shared: dict[str, Any]  # the hyperparameters of a group that gives none
+    _asked: dict[str, int]  # the number of groups whose rate is evaluated at each step
+    _shared: dict[str, Any]  # the hyperparameters of a group that sets none
 
     def _kind(self) -> str:
         """Return the core's name of the rule."""
         raise NotImplementedError
 
     def _squares(self) -> dict[str, bool]:
-        """Return for each state of the rule, by its name, whether it is one of squares."""
+        """Return, for each state of the rule by name, whether it holds squares."""
         return dict(_RULES[self._kind()])
 
     def _initial_value(self, state: str) -> float:
-        """Return what a state starts with."""
+        """Return the initial value of a state."""
         return 0.0
 
     def _make_states(self, master: bool, kahan: bool, average: bool) -> None:
-        """Allocate the states of the parameters that have none yet, and tell the core of all."""
+        """Allocate the states of the parameters that have none yet, and pass all to the core."""
         first = len(next(iter(self._kept.values()), ()))
         new = self._new_states(first, master, kahan, average)
-        for name in {**self._kept, **new}:  # scales are there once one state has 8 bits
+        for name in {**self._kept, **new}:  # scales exist once one state has 8 bits
             own = self._kept.setdefault(name, _none(first))
             own.extend(new.get(name, _none(len(self._shapes) - first)))
         self._attach()
@@ -164,7 +164,7 @@ class States:
                     array[...] = first_value
             if name in self._copies:
                 _core.widen(self._arrays[first:], kept[name])
-        # Parameters that are not of 16 bits have no master or compensation: empty arrays.
+        # Parameters that are not 16-bit have empty arrays as master and compensation.
         half_shapes = [
             shape if dtype in HALVES else (0,) for shape, dtype in zip(shapes, dtypes, strict=True)
         ]
@@ -184,7 +184,7 @@ class States:
         return kept
 
     def _stored(self, state: str, value: float, kind: str) -> Any:
-        """Return how the number is stored in a state, with a scale of 0 if that is of 8 bits."""
+        """Return a state's code for a value; 8-bit states get the code of 0, for scales of 0."""
         if kind == "bfloat16":
             bits = int(np.float32(value).view(np.uint32))
             return np.uint16((bits + 0x7FFF + (bits >> 16 & 1)) >> 16)
@@ -229,23 +229,24 @@ class States:
 
     @property
     def state(self) -> dict[str, Any]:
-        """The states: a tree like the parameters for each name, of read-only NumPy views.
+        """The states: for each name a tree like the parameters, of read-only NumPy views.
 
-        float32 or float64; the bits of bfloat16 as uint16; 8-bit codes as uint8, with ``_scale``.
+        States are float32 or float64; bfloat16 states are their bits as uint16; 8-bit states are
+        codes as uint8, with scales under the name plus ``_scale``.
         """
         named_states = {name: arrays for name, arrays in self._kept.items() if name != "ema"}
         return {name: self._tree_of(arrays) for name, arrays in named_states.items()}
 
     def restart_ema_(self) -> None:
-        """Set the average to the weights as they are now.
+        """Set the average to the current weights.
 
-        To be called after a checkpoint has been loaded into the model, or weights were written by
-        other means: the average starts with the weights that the constructor saw.
+        Call this after loading a checkpoint into the model, or after writing weights by other
+        means: the average starts at the weights passed to the constructor.
 
         Raises
         ------
         ValueError
-            If there is no average, or a parameter has another shape now.
+            If there is no average, or the shape or dtype of a parameter has changed.
         RuntimeError
             If another thread is in the middle of a step.
 
@@ -261,14 +262,17 @@ class States:
         array([5., 5.])
         """
         if "ema" not in self._kept:
-            raise ValueError("ema: there is no average; give ema= at construction")
+            raise ValueError("ema: there is no average; pass ema= to the constructor")
         found = located("params", self._tree())
         for (place, _, w), shape, dtype in zip(found, self._shapes, self._dtypes, strict=True):
             if tuple(w.shape) != shape or dtype_name(w) != dtype:
-                raise ValueError(f"{place}: got another shape or dtype than at construction")
+                raise ValueError(
+                    f"{place}: got {dtype_name(w)} of shape {tuple(w.shape)}, wants {dtype} of "
+                    f"shape {shape} as at construction"
+                )
         with self._core.turn(reads=False):
             _core.widen([w for _, _, w in found], self._kept["ema"])
 
     def _tree(self) -> Any:
-        """Return the parameters in a container of our own: a list of trees if there are groups."""
+        """Return the parameters in our own container: a list of trees if there are groups."""
         raise NotImplementedError

@@ -1,4 +1,4 @@
-"""The step: from gradients to one call of the core."""
+"""Taking steps: from the gradients to one call of the core."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ OnNonFinite: TypeAlias = Literal["skip", "raise", "propagate"]
 
 
 class StepReport(NamedTuple):
-    """What a step did.
+    """The report of a step.
 
     Attributes
     ----------
     norm : float or None
-        The norm of all unscaled gradients before clipping; None if none was taken.
+        The norm of all unscaled gradients before clipping; None if it was not computed.
     scale : float or list of float
-        The factor of clipping by a norm: 1.0 if it did not clip. With `Norm` one for each array
-        that had a gradient.
+        The factor of clipping by norm; 1.0 if nothing was clipped. With `Norm` one per array that
+        had a gradient.
     skipped : bool
-        Whether nothing was changed, because a gradient was not finite.
+        Whether the step was skipped because a gradient was not finite.
     first_nonfinite : str or None
-        The place of the first gradient with a NaN or an infinity, if that was looked for.
+        The place of the first gradient with a NaN or an infinity, if this was checked.
     penalty : float
         The value of the penalties at the parameters before the step.
     updated : bool
-        False if skipped, while gradients are accumulated, and if no parameter had a gradient.
+        False if the step was skipped, only accumulated gradients, or had no gradient at all.
     step : int
         The number of updates so far.
 
@@ -59,7 +59,7 @@ class StepReport(NamedTuple):
 
 
 class Steps(Grouped):
-    """The part of an optimizer that takes steps; a base class of `Optimizer` alone."""
+    """The part of an optimizer that takes steps; a base class of `Optimizer` only."""
 
     clip: Clip | None
     comm: Communicator | None
@@ -73,14 +73,14 @@ class Steps(Grouped):
         Parameters
         ----------
         grads : array or tree of arrays
-            Only read; of the structure and shapes of the parameters (with groups, a list of such
-            trees), and of any float dtype: other dtypes are converted on the way. None in place of
-            an array leaves that parameter, its state and its count of steps as they are; if all
-            are None, nothing happens. Not given: the ``.grad`` of torch parameters.
+            Only read; with the structure and shapes of the parameters (with groups, a list of such
+            trees), and of any float dtype: dtypes that differ are converted on the fly. None in
+            place of an array leaves that parameter, its state and its step count unchanged; if all
+            are None, nothing happens. If omitted, the ``.grad`` of torch parameters is used.
         lr : float, optional
             The learning rate of this step, for all groups.
         loss_scale : float, default 1
-            What the loss was multiplied by: gradients are divided by it.
+            The factor by which the loss was multiplied; gradients are divided by it.
 
         Returns
         -------
@@ -89,11 +89,11 @@ class Steps(Grouped):
         Raises
         ------
         NonFiniteError
-            If asked for by ``on_nonfinite="raise"``; it names the first bad array. Like every
-            error, it leaves parameters and states as they were.
+            With ``on_nonfinite="raise"``, if the norm or a gradient is not finite; it names the
+            first such array. Like every error, it leaves parameters and states unchanged.
         TypeError, ValueError
-            If the gradients differ from the parameters in structure or shape, overlap them, or a
-            number is out of range.
+            If the gradients differ from the parameters in structure or shape or overlap them, or
+            an argument is out of range.
 
         Examples
         --------
@@ -105,7 +105,7 @@ class Steps(Grouped):
         >>> w.round(3), report.penalty
         (array([0.8, 0. ]), 1.05)
         """
-        if self._every == 1 and self._options["comm"] is None:  # one call, which is a turn
+        if self._every == 1 and self._options["comm"] is None:  # one call, which locks by itself
             return self._step(grads, lr, loss_scale)
         with self._core.turn(reads=False):
             return self._step(grads, lr, loss_scale)
@@ -116,11 +116,11 @@ class Steps(Grouped):
         if self._by_name and not isinstance(grads, dict):
             grads = named_tree(grads, "grads")
         rates = self._rates(lr)
-        comm = self._options["comm"]  # fields take time, of which a small step has none
+        comm = self._options["comm"]  # self.comm is slower, which a small step would notice
         if comm is not None:
-            grads = _core.reusable_tree(grads, "grads")  # they are looked at more than once
+            grads = _core.reusable_tree(grads, "grads")  # they are read more than once
         if self._every > 1 and self._core.micro_step + 1 < self._every:
-            # Ranks decide together, on their sums.
+            # Ranks decide together, on the accumulated sums.
             policy = None if comm is None else "propagate"
             self._core.step(grads, task="add", scale=scale, on_nonfinite=policy, **rates)
             return StepReport(None, 1.0, False, None, 0.0, False, self.steps)
@@ -129,7 +129,7 @@ class Steps(Grouped):
     def flush(self, lr: float | None = None) -> StepReport:
         """Update with the mean of the gradients accumulated so far, if there are any.
 
-        For the last window of an epoch that is shorter than `accumulation_steps`.
+        For the end of an epoch, when fewer than `accumulation_steps` gradients are left.
 
         Parameters
         ----------
@@ -164,7 +164,7 @@ class Steps(Grouped):
             return self._update(nothing, flush=True, **rates)
 
     def _update(self, grads: Any, **options: Any) -> StepReport:
-        """Update, by the norm over all ranks if there are some."""
+        """Update, using the norm over all ranks if there is a communicator."""
         known = first = None
         clip, comm = self._options["clip"], self._options["comm"]
         if comm is not None:
@@ -181,7 +181,7 @@ class Steps(Grouped):
     def _norm_of_ranks(
         self, comm: Communicator, grads: Any, options: dict[str, Any]
     ) -> tuple[float | None, str | None]:
-        """Return the norm over all ranks, and this rank's first array that is not finite."""
+        """Return the norm over all ranks, and the place of this rank's first non-finite array."""
         if isinstance(self.clip, Norm):
             raise ValueError(
                 "comm: got a communicator with clip=Norm, wants GlobalNorm, Value or None"
@@ -204,14 +204,14 @@ class Steps(Grouped):
         return self.on_nonfinite or ("skip" if by_norm else "propagate")
 
     def _own_gradients(self) -> Any:
-        """Return the gradients that torch left in the parameters."""
+        """Return the ``.grad`` of the parameters."""
         try:
             found = [array.grad for array in self._arrays]
         except AttributeError:
             known = located("params", self._tree())
             place = next(at for at, _, w in known if not hasattr(w, "grad"))
             raise TypeError(
-                f"grads: got None, wants gradients: {place} is no torch tensor with its own"
+                f"grads: got None, wants gradients: {place} is not a torch tensor with a .grad"
             ) from None
         return rebuilt(self._places, found)
 
@@ -221,12 +221,12 @@ class Steps(Grouped):
         Parameters
         ----------
         grads : array or tree of arrays
-            Written. None among them is passed over. Not given: the ``.grad`` of torch parameters.
+            Written. None in a container is skipped. If omitted, the ``.grad`` of torch parameters.
 
         Raises
         ------
         TypeError, ValueError
-            If something is no array that can be written.
+            If something is not a writable array.
 
         Examples
         --------
@@ -264,7 +264,7 @@ class Steps(Grouped):
 
 
 def _no_parameters(grads: Any) -> Any:
-    """Return gradients; an error if the first is a parameter, as in step(model.parameters())."""
+    """Return gradients; raise if the first is a parameter, as in step(model.parameters())."""
     if isinstance(grads, Iterator):
         grads = list(grads)
     first = grads
@@ -272,7 +272,7 @@ def _no_parameters(grads: Any) -> Any:
         first = next(iter(first.values())) if isinstance(first, dict) else first[0]
     if type(first).__name__ == "Parameter" and hasattr(first, "requires_grad"):
         raise _core.RequiresGradError(
-            "grads: got parameters, wants gradients: [p.grad for p in model.parameters()], or none "
-            "in step(), which takes these"
+            "grads: got parameters, wants gradients: pass [p.grad for p in model.parameters()], or "
+            "call step() to use the .grad of the parameters"
         )
     return grads

@@ -1,8 +1,8 @@
-"""Pruning: which weights go, exactly so many, and masks of one bit an element.
+"""Pruning: exact selection of the weights to prune, and masks with one bit per element.
 
-`magnitude`, `by_score` and `random` make masks; `NM`, `Block` and `Channels` say what goes as a
-whole. A schedule is called with a step and returns a sparsity; `budget` shares a sparsity out among
-arrays; `scores` has what to rank by instead of the magnitude.
+`magnitude`, `by_score` and `random` return masks; `NM`, `Block` and `Channels` are structures that
+are pruned as a whole. A schedule is called with a step and returns a sparsity; `budget` distributes
+a sparsity among arrays; `scores` has alternatives to ranking by magnitude.
 """
 
 from ..structures import NM, Block, Channels, columns, rows

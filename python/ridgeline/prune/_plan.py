@@ -1,4 +1,4 @@
-"""One call of pruning: what its arguments say of each array, and the masks."""
+"""One call of pruning: its arguments resolved for each array, and the resulting masks."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ _CHECKS: dict[str, check.Check] = {
 
 @dataclass(kw_only=True)
 class Request:
-    """What a call asks for, beside the arrays and the sparsity; see `magnitude`."""
+    """The arguments of a call other than the arrays and the sparsity; see `magnitude`."""
 
     scope: Scope = "tensor"
     structure: Structure = None
@@ -89,7 +89,7 @@ def masks_of(tree: Any, shapes: Any, words: Any) -> Mask | MaskSet:
 
 
 class Plan:
-    """The arrays of a call, and of each what is asked for."""
+    """The arrays of a call, with the arguments resolved for each."""
 
     def __init__(self, ranker: Ranker, params: Any, request: Request) -> None:
         self.ranker, self.request = ranker, request
@@ -116,7 +116,7 @@ class Plan:
 
     @cached_property
     def places(self) -> list[str]:
-        """What errors call the arrays."""
+        """The names of the arrays in errors."""
         return places(self.ranker.name, self.tree)
 
     def _excluded(self) -> list[bool] | None:
@@ -153,14 +153,14 @@ class Plan:
         return [check.fraction(name, value)] * len(self.arrays)
 
     def _bound(self, name: str, value: Any, neutral: float) -> list[float] | None:
-        """Return the bound of each array; None where it bounds nothing."""
+        """Return the bound of each array; None if it has no effect."""
         if value == neutral and isinstance(value, float):
             return None
         bounds = self._fractions(name, value)
         return None if bounds.count(neutral) == len(bounds) else bounds
 
     def _tie(self) -> None:
-        """Take tied weights once: pruned as one array, which all that is said of them holds for."""
+        """Merge tied weights into one array, to which all arguments about them apply."""
         for i, own in enumerate(self.own or ()):
             if own == i:
                 continue
@@ -188,7 +188,7 @@ class Plan:
         return self._finished()
 
     def _pruned(self) -> Sequence[int]:
-        """Return the places of arrays that are pruned; write the bits of those excluded."""
+        """Return the places of the arrays to prune; fill in the masks of excluded arrays."""
         if self.out is None and self.own is None:
             return range(len(self.arrays))
         once: Sequence[int] = range(len(self.arrays))
@@ -224,7 +224,7 @@ class Plan:
             self.ranker.n_of_m(at, self.arrays[i], groups, among, self.words[i])
 
     def _units(self, pruned: Sequence[int]) -> list[Unit]:
-        """Return what is ranked of each array."""
+        """Return the units to rank of each array."""
         request = self.request
         arrays, sizes, words = self.arrays, self.sizes, self.words
         if not isinstance(pruned, range):
@@ -257,7 +257,7 @@ class Plan:
         return Unit(norms, size, _bits.blank(size), among, alive, 1.0, block)
 
     def _divisor(self, unit: Unit) -> float:
-        """Return what the scores of an array are divided by."""
+        """Return the divisor of the scores of an array."""
         if unit.size == 0:
             return 1.0
         if unit.among is None:
@@ -271,7 +271,7 @@ class Plan:
         return norm if self.request.normalize == "l2" else norm / math.sqrt(unit.size)
 
     def _going(self, fraction: float, size: int, alive: int) -> int:
-        """Return how many are pruned of those that take part."""
+        """Return the number to prune of the units that take part."""
         if self.request.of == "remaining":
             return round(fraction * alive)
         return max(round(fraction * size) - (size - alive), 0)
@@ -355,7 +355,7 @@ class Plan:
         self.ranker.select(units, [share[i] for i in range(len(units))])
 
     def _over_ranks(self, comm: Communicator, fraction: float, units: list[Unit]) -> None:
-        """Rank the arrays of all ranks together: the bins of all are added, until one is a key."""
+        """Rank the arrays of all ranks together: add the bins of all, until a bin is one key."""
         own = sum(unit.alive for unit in units)
         _, size = share_of_sum(comm, sum(unit.size for unit in units))
         _, alive = share_of_sum(comm, own)
@@ -383,7 +383,7 @@ class Plan:
 
     @in_default_environment
     def masks_of_rows(self, sparsity: Any) -> Mask | MaskSet:
-        """Return masks for which each row is ranked on its own."""
+        """Return masks in which each row is ranked separately."""
         if sparsity is None:
             raise TypeError("sparsity: got None, wants a fraction in [0, 1]")
         refuse("no structure with per_row", structure=self.request.structure is not None)
@@ -409,7 +409,7 @@ class Plan:
 
 
 def _alive(among: Words, length: int, rows: int) -> Any:
-    """Return how many bits are 1 of each row, in parts that are small beside an array."""
+    """Return the number of set bits of each row, working in small parts."""
     step = 64 * max(2**14 // length, 1)  # a multiple of 64 rows ends with a word
     return np.concatenate(
         [

@@ -1,4 +1,4 @@
-"""What elements are ranked by: their values, or random bits."""
+"""Rankings of elements: by value, or by random bits."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Groups: TypeAlias = tuple[int, int, int, int, int]  # outer, length, inner, n, m
 
 
 class Unit(NamedTuple):
-    """What is ranked of one array: its elements, or the norms of its blocks."""
+    """The units of one array that are ranked: its elements, or the norms of its blocks."""
 
     array: Any
     size: int
@@ -38,7 +38,7 @@ class Unit(NamedTuple):
 
 
 def units_of(columns: Iterable[tuple[Any, ...]]) -> list[Unit]:
-    """Return units of tuples of their fields, at a quarter of what the constructor takes."""
+    """Return units from tuples of their fields, four times as fast as the constructor."""
     return list(map(partial(tuple.__new__, Unit), columns))
 
 
@@ -72,7 +72,7 @@ class Ranker(Protocol):
         """Count keys up to low, and those above in bins."""
 
     def at_key(self, units: list[Unit], key: int, ties: int) -> None:
-        """Keep what is above a key, and the first `ties` of what equals it."""
+        """Keep units above a key, and the first `ties` of those equal to it."""
 
 
 def _signed(up: Any, down: Any, ord: float) -> Any:
@@ -156,13 +156,13 @@ class Scores:
         )
 
     def at_key(self, units: list[Unit], key: int, ties: int) -> None:
-        """Keep what is above a key, and some of what equals it."""
+        """Keep units above a key, and some of those equal to it."""
         arrays, words, among, divisors = _columns(units)
         _core.prune_at_key(self.name, arrays, words, among, divisors, self.magnitude, key, ties)
 
 
 def _columns(units: list[Unit]) -> tuple[Any, Any, Any, list[float] | None]:
-    """Return arrays, words, what takes part, and divisors if there are any."""
+    """Return arrays, words, the bits of units that take part, and divisors if there are any."""
     if not units:
         return [], [], [], None
     arrays, _, words, among, _, divisors, _ = zip(*units, strict=True)
@@ -172,7 +172,7 @@ def _columns(units: list[Unit]) -> tuple[Any, Any, Any, list[float] | None]:
 
 @dataclass
 class Random:
-    """Units that are ranked by the random bits of their number."""
+    """Units that are ranked by the random bits of their index."""
 
     key: Key | None
     name: str = "params"
@@ -227,7 +227,7 @@ class Random:
         )
 
     def at_key(self, units: list[Unit], key: int, ties: int) -> None:
-        """Keep what is above a key, and some of what equals it."""
+        """Keep units above a key, and some of those equal to it."""
         arrays, words, among, _ = _columns(units)
         first = self.first[0] if self.first else 0
         _core.prune_random_at_key(arrays, self.key, first, words, among, key, ties)

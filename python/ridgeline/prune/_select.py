@@ -85,42 +85,43 @@ def magnitude(
     max_sparsity: Fractions = _MOST,
     comm: Communicator | None = None,
 ) -> Mask | MaskSet:
-    r"""Keep all but the elements of least magnitude (Han et al. 2015): exactly so many.
+    r"""Prune the elements of smallest magnitude (Han et al. 2015), exactly round(sparsity * n).
 
-    Of n elements ``round(sparsity * n)`` go, rounded half to even. Those of least |w| go; of equal
-    ones the last, so that a lower flat index is kept first, and an earlier array before a later
-    one. -0 equals 0; NaN is as large as infinity. Nothing is written: `Mask.apply_` sets to 0.
+    ``round(sparsity * n)`` of n elements are pruned (half to even): those with the smallest \|w\|.
+    Among equal values the higher flat index, and the later array, is pruned first. -0 equals 0; NaN
+    is as large as infinity. Nothing is written until `Mask.apply_` sets pruned elements to 0.
 
     Parameters
     ----------
     params : array or tree of arrays, or torch.nn.Module
-        Only read. A module is taken for the dict of its ``named_parameters()``.
+        Only read. A module stands for the dict of its ``named_parameters()``.
     sparsity : float, or container of float like params
-        The fraction that goes, in [0, 1]. A container, as from `budget`, has one for each array,
-        for ``scope="tensor"``. With `NM` it may be left out.
+        The fraction to prune, in [0, 1]. For ``scope="tensor"`` it may be a container with one
+        fraction per array, as from `budget`. Optional with `NM`.
     scope : {"tensor", "global"}
-        ``"tensor"``: so many of each array. ``"global"``: of all arrays together; tied weights,
-        the same memory in several places, are counted once and get the same mask in each.
+        ``"tensor"``: prune this fraction of each array. ``"global"``: of all arrays together; tied
+        weights, the same memory in several places, are counted once and get the same mask.
     structure : NM, Block or Channels, optional
-        What goes as a whole; n is then the number of blocks or slices, which are ranked by their
-        norm.
+        The unit that is pruned as a whole; n is then the number of blocks or slices, which are
+        ranked by their norm.
     mask : Mask or MaskSet, optional
-        What it prunes stays pruned, and is 0 in norms. A block or slice is gone if all of it is.
+        Elements pruned by it stay pruned, and count as 0 in norms. A block or slice counts as
+        pruned if all of its elements are.
     exclude : str, int, iterable of them, or callable, optional
-        Arrays that stay as they are and are not counted: names, patterns such as ``"*.bias"``, or
-        indices (``"/"`` or ``"."`` between those of nested containers), or a function of name and
-        array. Each name must be there, each pattern fit one.
+        Arrays that are not pruned and not counted: names, patterns such as ``"*.bias"``, or indices
+        (joined by ``"/"`` or ``"."`` for nested containers), or a function of (name, array). Each
+        name must exist, and each pattern must match at least one.
     normalize : {"none", "l2", "rms"}
-        For ``scope="global"``: what an array's scores are divided by before they are compared:
-        their 2-norm, or their root mean square. A norm of 0, infinity or NaN divides nothing.
+        For ``scope="global"``: divide each array's scores by their 2-norm or their root mean square
+        before they are compared. A norm that is 0, infinite or NaN is ignored.
     of : {"all", "remaining"}
-        Of what `sparsity` is a fraction: all elements, those that `mask` prunes among them (if it
-        prunes more, nothing comes back); or those that `mask` keeps, torch's rule.
+        The base of the fraction `sparsity`: all elements, including those that `mask` prunes (which
+        all stay pruned, even if they are more); or the elements that `mask` keeps, as in torch.
     min_sparsity, max_sparsity : float, or container of float like params
         For ``scope="global"``: bounds for each array. The total is exact.
     comm : object with ``allgather``, optional
-        For ``scope="global"``: an mpi4py communicator, or the like. The arrays of all ranks are
-        ranked together, in rank order; masks are of this rank's. Every rank must call.
+        For ``scope="global"``: a communicator such as mpi4py's. The arrays of all ranks are ranked
+        together, in rank order; the result has this rank's masks. Every rank must make the call.
 
     Returns
     -------
@@ -130,19 +131,18 @@ def magnitude(
     Raises
     ------
     TypeError
-        If something is no array of a supported dtype in CPU memory, or no number.
+        If something is not an array of a supported dtype in CPU memory, or not a number.
     ValueError
-        If a fraction is not in [0, 1], the bounds leave no solution, `exclude` has a name that no
+        If a fraction is not in [0, 1], the bounds have no solution, `exclude` has a name that no
         array has, an array has too few axes, `mask` has another structure or shape, or arguments
-        do not go together.
+        cannot be combined.
 
     Notes
     -----
-    A sample brackets the threshold, one pass over the arrays writes the bits and gathers what lies
-    in the bracket. Memory beside the masks is below 6 % of the weights, but for `Block` and
-    `Channels`, which hold 8 bytes for each block or slice. Where a sample misleads, or
-    many elements are equal, passes that count divide the bracket: at most 7 readings of the
-    arrays, 10 for float64.
+    A sample brackets the threshold; one pass over the arrays writes the bits and collects the
+    elements in the bracket. Additional memory is below 6 % of the weights, except for `Block` and
+    `Channels`, which need 8 bytes per block or slice. If the sample misleads, or many elements are
+    equal, counting passes narrow the bracket: at most 7 passes over the arrays, 10 for float64.
 
     Examples
     --------
@@ -198,23 +198,23 @@ def by_score(
     per_row: bool = False,
     comm: Communicator | None = None,
 ) -> Mask | MaskSet:
-    """Keep all but the elements of lowest score: exactly so many.
+    """Prune the elements with the lowest scores, an exact number of them.
 
-    As `magnitude`, but for scores with a sign: the lowest go. Blocks and slices are ranked by the
-    norm of their scores, in which negative ones count against positive ones: with ``ord=1`` by
-    their sum, else by the signed root of the sum of sign(s) |s|^ord.
+    Like `magnitude`, but for signed scores: the lowest are pruned. Blocks and slices are ranked by
+    the norm of their scores, in which negative scores offset positive ones: with ``ord=1`` by their
+    sum, else by the signed root of the sum of sign(s) |s|^ord.
 
     Parameters
     ----------
     scores : array or tree of arrays
-        Only read. Such as those of `scores`.
+        Only read. For example from `ridgeline.prune.scores`.
     sparsity, scope, structure, mask, exclude, normalize, of : optional
         As for `magnitude`.
     min_sparsity, max_sparsity : optional
         As for `magnitude`.
     per_row : bool, default False
-        Rank each row (slice of axis 0) of each array on its own, as Wanda does (Sun et al. 2024);
-        its reference rounds the number that goes down, here it is rounded half to even.
+        Rank each row (slice of axis 0) of each array separately, as Wanda does (Sun et al. 2024).
+        Its reference code rounds the number to prune down; here it is rounded half to even.
     comm : optional
         As for `magnitude`.
 
@@ -288,20 +288,21 @@ def random(
     max_sparsity: Fractions = _MOST,
     comm: Communicator | None = None,
 ) -> Mask | MaskSet:
-    """Keep all but exactly so many elements, chosen at random.
+    """Prune an exact number of elements at random.
 
-    As `magnitude` with scores of 32 random bits: element i (block or slice i) of all that are not
-    excluded has those by which `ridgeline.dropout` chooses at index i. The lowest go.
+    Like `magnitude` with random scores of 32 bits, of which the lowest are pruned: element i (block
+    or slice i) of all that are not excluded gets the bits that `ridgeline.dropout` draws for index
+    i.
 
     Parameters
     ----------
     params : array or tree of arrays
         Only their shapes matter.
     sparsity : float, or container of float like params
-        The fraction that goes, in [0, 1]. With `NM` it may be left out.
+        The fraction to prune, in [0, 1]. Optional with `NM`.
     key : Key
-        Must be given. The same key gives the same masks, whatever the values, the target and the
-        threads.
+        Required. The same key gives the same masks for all values, instruction sets and thread
+        counts.
     scope, structure, mask, exclude, of, min_sparsity, max_sparsity, comm : optional
         As for `magnitude`. With `comm`, elements are numbered in rank order.
 
@@ -337,11 +338,11 @@ def random(
 
 
 def random_shrink_(params: Tree, strength: float, key: Key) -> None:
-    """Shrink every element by a random part of itself, in place: w -= strength * u * w.
+    """Shrink every element by a random fraction of itself, in place: w -= strength * u * w.
 
-    u is uniform on [0, 1): that of ``random.uniform(n, key)`` for the n elements of all arrays, in
-    list order. 0 stays 0, NaN stays, an infinity becomes NaN. As a parameter update it acts as
-    under ``torch.no_grad()``.
+    u is ``random.uniform(n, key)`` for the n elements of all arrays, in list order. 0 stays 0, NaN
+    stays NaN, an infinity becomes NaN. A parameter update: torch parameters are written as under
+    ``torch.no_grad()``.
 
     Parameters
     ----------
@@ -350,12 +351,12 @@ def random_shrink_(params: Tree, strength: float, key: Key) -> None:
     strength : float
         In [0, 1].
     key : Key
-        A new one for each step.
+        Use a new key for each step.
 
     Raises
     ------
     TypeError
-        If `key` is no Key, or something no array of a supported dtype in CPU memory.
+        If `key` is not a Key, or something is not an array of a supported dtype in CPU memory.
     ValueError
         If `strength` is not in [0, 1], or an array is read-only or appears twice.
 

@@ -1,4 +1,4 @@
-"""Masks of parameters that are applied at every step of training."""
+"""The base of `Pruner`, `SET` and `RigL`: masks that are applied at every step of training."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ _VERSION = 1
 
 @dataclass(frozen=True)
 class PruneReport:
-    """What a step of a `Pruner`, `SET` or `RigL` did.
+    """The report of a step of a `Pruner`, `SET` or `RigL`.
 
     Parameters
     ----------
     step : int
-        Its number, from 0.
+        The index of the step, from 0.
     sparsity : float
-        The fraction of all elements that is pruned after it, excluded arrays counted.
+        The fraction of all elements that are pruned after the step, including excluded arrays.
     updated : bool
-        Whether masks were made anew. They may be as before.
+        Whether masks were recomputed; they may be unchanged.
     pruned : int
-        The number of elements that are pruned after it.
+        The number of elements that are pruned after the step.
     dropped, grown : int
-        The elements that were pruned and were not before, and those that are no longer.
+        The numbers of newly pruned elements and of elements that are no longer pruned.
 
     Examples
     --------
@@ -60,7 +60,7 @@ class PruneReport:
 
 
 def _repeated(masks: Mask | MaskSet, states: States) -> MaskSet:
-    """Return a set like the states, of masks."""
+    """Return a MaskSet like the states that repeats the masks."""
     if is_array(states) or not isinstance(states, Sequence | Mapping):
         raise TypeError(
             f"states: got {check.type_of(states)}, wants a list or dict of containers like params"
@@ -70,7 +70,7 @@ def _repeated(masks: Mask | MaskSet, states: States) -> MaskSet:
 
 
 class Training:
-    """Masks of parameters, that are applied at every step."""
+    """Base class of objects that apply masks to parameters at every step."""
 
     _params: Any
     _states: States
@@ -81,13 +81,13 @@ class Training:
     _step: int
 
     def _start(self, params: Parameters, masks: Mask | MaskSet, states: States | None) -> None:
-        """Take parameters and states, which are checked, and the masks to begin with."""
+        """Check and store the parameters, the states and the initial masks."""
         self._step = 0
         self._size = masks.size
         self._params = params
         self._states = () if states is None else lasting("states", states)
         self._set(masks)
-        # Writes nothing: what is kept keeps every bit.
+        # This only checks: kept elements are not written.
         full = (Mask._of(mask.shape, _bits.full(mask.size)) for mask in leaves(masks))
         everything = rebuilt(masks, full, _made)
         self._apply(everything, self._of_states(everything), params)
@@ -107,22 +107,22 @@ class Training:
 
     @property
     def masks(self) -> Any:
-        """The masks now: a Mask for one array, else a MaskSet like the parameters."""
+        """The current masks: a Mask for one array, else a MaskSet like the parameters."""
         return self._masks
 
     @property
     def sparsity(self) -> float:
-        """The fraction of all elements that the masks prune, excluded arrays counted."""
+        """The fraction of all elements that the masks prune, including excluded arrays."""
         return _bits.sparsity(self._size, self._size - self._pruned)
 
     @property
     def step_count(self) -> int:
-        """The number of steps taken, which is the number of the next."""
+        """The number of steps taken, which is the index of the next step."""
         return self._step
 
     @property
     def will_update(self) -> bool:
-        """Whether the next step makes masks anew: what it needs to do so can wait until then."""
+        """Whether the next step recomputes the masks, and so needs gradients or scores."""
         return self._is_update(self._step)
 
     def __repr__(self) -> str:
@@ -136,10 +136,10 @@ class Training:
         raise NotImplementedError
 
     def apply_(self) -> None:
-        """Set weights and states that are pruned to 0, in place, without a step.
+        """Set pruned weights and states to 0, in place, without taking a step.
 
-        Every step does so. For weights that came from elsewhere: the first ones of `SET` and
-        `RigL`, or those of a file.
+        Every step does this, too. Useful for new weights: the initial ones with `SET` and `RigL`,
+        or those loaded from a file.
 
         Raises
         ------
@@ -159,23 +159,23 @@ class Training:
         self._apply(self._masks, self._state_masks, self._params)
 
     def mask_gradients_(self, grads: Gradients) -> None:
-        """Set the gradients of weights that are pruned to 0, in place.
+        """Set the gradients of pruned weights to 0, in place.
 
-        Not needed for zeros to stay zero: `step` sees to that. It keeps the pruned out of a norm
-        that clips, and moments of the optimizer at 0. Not before `RigL` grows, which reads the
-        gradients of what is pruned.
+        Zeros stay zero without it, because `step` restores them. It removes pruned weights from
+        the norm that clips, and keeps the optimizer's moments at 0. Do not call it before an update
+        of `RigL`, which reads the gradients of pruned weights.
 
         Parameters
         ----------
         grads : array or tree of arrays
-            Written. Like the parameters; None, for one without a gradient, is passed over.
+            Written. Like the parameters; None stands for a missing gradient and is skipped.
 
         Raises
         ------
         TypeError
-            If something is no array of a supported dtype in CPU memory.
+            If something is not an array of a supported dtype in CPU memory.
         ValueError
-            If structure or shapes are others, or an array is read-only.
+            If the structure or a shape differs, or an array is read-only.
 
         Examples
         --------
@@ -191,22 +191,23 @@ class Training:
         _apply_all([("grads", self._masks, grads)], holes=True)
 
     def reset_state_(self, states: States) -> None:
-        """Set the optimizer's state to 0 where weights are pruned, in place.
+        """Set the optimizer's state to 0, in place, where weights are pruned.
 
-        For optimizers that make their state late, as PyTorch's do at their first step; what is
-        there from the start goes to ``states=``.
+        For optimizers that create their state late, as PyTorch's do in their first step. Pass state
+        that exists from the start as ``states=``.
 
         Parameters
         ----------
         states : list or dict of trees of arrays
-            Written. Each like the parameters: such as ``[m, v]``.
+            Written. Each like the parameters, such as ``[m, v]``.
 
         Raises
         ------
         TypeError
-            If it is no list or dict, or something is no array of a supported dtype in CPU memory.
+            If it is not a list or dict, or something is not an array of a supported dtype in CPU
+            memory.
         ValueError
-            If structure or shapes are others, or an array is read-only.
+            If the structure or a shape differs, or an array is read-only.
 
         Examples
         --------
@@ -222,15 +223,15 @@ class Training:
         _apply_all([("states", _repeated(self._masks, states), states)])
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a run needs to go on where it stopped: numbers, names and arrays.
+        """Return the state from which a run can be resumed: numbers, names and arrays.
 
         Returns
         -------
         dict
             ``version``, ``kind``, ``step``, ``key`` (None without one) and for each mask its
-            ``names``, ``shapes`` and ``words``: copies, of one bit an element. Words of PyTorch
-            parameters are int64 tensors, so that ``torch.load`` reads what ``torch.save`` wrote;
-            others are uint64 arrays.
+            ``names``, ``shapes`` and ``words``: copies with one bit per element. For PyTorch
+            parameters words are int64 tensors, so that ``torch.load`` can read them back; otherwise
+            uint64 arrays.
 
         Examples
         --------
@@ -264,23 +265,23 @@ class Training:
         return words if torch is None else torch.from_numpy(words.view(np.int64))
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where a run stopped.
+        """Resume a run from its state.
 
-        The schedule and the other arguments are those of this object: made with the same ones, it
-        has the masks of a run that did not stop. Weights are not written: `apply_` does.
+        The schedule and the other arguments remain those of this object: if they are the same as
+        before, so are all later masks. Weights are not written; `apply_` does that.
 
         Parameters
         ----------
         state : dict
-            Of `state_dict`, of parameters of any library. Arrays are copied.
+            From `state_dict`, for parameters of any library. Arrays are copied.
 
         Raises
         ------
         TypeError
-            If it is no dict, or something in it has another type.
+            If it is not a dict, or an entry has another type.
         ValueError
-            If it is of another version or class, has another key, or masks of other names or
-            shapes. Nothing is changed then.
+            If it is from another version or class, or has another key, or masks with other names or
+            shapes. Nothing has been changed then.
 
         Examples
         --------
@@ -320,10 +321,10 @@ class Training:
         self._step = step
 
     def _check_state(self, masks: list[Mask]) -> None:
-        """Refuse masks that this object could not have."""
+        """Refuse masks that are impossible for this object."""
 
     def _report(self, updated: bool, before: Mask | MaskSet, pruned: int) -> PruneReport:
-        """Count the step, and tell what it did."""
+        """Count the step and return its report."""
         step, dropped, grown = self._step, 0, 0
         if updated:
             dropped = _lost(before, self._masks)

@@ -1,11 +1,11 @@
-r"""How one sparsity is shared out among the arrays of a model.
+"""Sparsity budgets: how a total sparsity is distributed among the arrays of a model.
 
 A budget is a container of fractions like the parameters, to be passed as ``sparsity=``::
 
     masks = rl.prune.magnitude(params, rl.prune.budget.erk(params, 0.9))
 
-``params`` are one array or a list, tuple, dict (nested) or iterable of them; only their shapes are
-looked at.
+``params`` is one array or a list, tuple, dict (nested) or iterable of them; only the shapes are
+read.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ __all__ = ["erk", "uniform"]
 
 @in_default_environment
 def uniform(params: Tree, sparsity: float, exclude: Exclude = None) -> Any:
-    """Give every array the same sparsity, and those excluded 0.
+    """Give every array the same sparsity, and excluded arrays 0.
 
     Parameters
     ----------
@@ -35,9 +35,9 @@ def uniform(params: Tree, sparsity: float, exclude: Exclude = None) -> Any:
     sparsity : float
         In [0, 1].
     exclude : str, int, iterable of them, or callable, optional
-        Arrays that stay dense: their names, patterns such as "*.bias" or indices, with "/" or "."
-        between those of nested containers ("block/0"; "block" for all in it), or a function of name
-        and array.
+        Arrays that stay dense: names, patterns such as "*.bias" or indices, joined by "/" or "."
+        for nested containers ("block/0"; "block" for everything in it), or a function of (name,
+        array).
 
     Returns
     -------
@@ -47,7 +47,7 @@ def uniform(params: Tree, sparsity: float, exclude: Exclude = None) -> Any:
     Raises
     ------
     TypeError
-        If something is no array, `sparsity` no number, or `exclude` none of these.
+        If something is not an array, `sparsity` is not a number, or `exclude` has another type.
     ValueError
         If `sparsity` is not in [0, 1], or `exclude` has a name that no array has.
 
@@ -65,45 +65,45 @@ def uniform(params: Tree, sparsity: float, exclude: Exclude = None) -> Any:
 
 @in_default_environment
 def erk(params: Tree, sparsity: float, exclude: Exclude = None, power: float = 1.0) -> Any:
-    r"""Give large arrays more of a total sparsity: Erdős-Rényi-kernel (Evci et al. 2020).
+    """Give larger arrays a higher sparsity: Erdős-Rényi-Kernel (Evci et al. 2020).
 
-    The density of array l is
+    The density of an array with the extents n is ::
 
-    .. math:: \epsilon \left( \frac{\sum_i n_i}{\prod_i n_i} \right)^{\text{power}}
+        ε (Σ nᵢ / Π nᵢ)^power
 
-    for its extents :math:`n_i`, with the :math:`\epsilon` that makes the fraction of all elements
-    pruned the `sparsity`; arrays for which this is above 1 are dense, and :math:`\epsilon` makes up
-    for them. Of a matrix (out, in) that is proportional to (out + in) / (out in), the random graphs
-    of SET (Mocanu et al. 2018).
+    where ε is chosen such that the pruned fraction of all elements is `sparsity`. Arrays for which
+    this exceeds 1 are dense, and ε compensates for them. For a matrix (out, in) the density is
+    proportional to (out + in) / (out in), as for the random graphs of SET (Mocanu et al. 2018).
 
     Parameters
     ----------
     params : array or tree of arrays
-        Only their shapes are read. One of no axes is taken as one of one element.
+        Only their shapes are read. An array without axes counts as an array of one element.
     sparsity : float
-        Of all elements together, in [0, 1], without those excluded.
+        The pruned fraction of all elements that are not excluded, in [0, 1].
     exclude : str, int, iterable of them, or callable, optional
         Arrays that stay dense and are not counted, as for `uniform`.
     power : float, default 1
-        At least 0: 0 is uniform, more makes small arrays denser.
+        At least 0: 0 is uniform; larger values make small arrays denser.
 
     Returns
     -------
     float or tree of float
-        The sparsity of each array, in the containers of `params`; 0 for those excluded.
+        The sparsity of each array, in the containers of `params`; 0 for excluded arrays.
 
     Raises
     ------
     TypeError
-        If something is no array, `sparsity` or `power` no number, or `exclude` none of these.
+        If something is not an array, `sparsity` or `power` is not a number, or `exclude` has
+        another type.
     ValueError
         If `sparsity` is not in [0, 1], `power` is not a finite number of at least 0, or `exclude`
         has a name that no array has.
 
     Notes
     -----
-    Rounded to whole elements, array by array, the total is right to half an element for each. The
-    original rounds down.
+    After rounding to whole elements, the total is exact to half an element per array. The original
+    code rounds down.
 
     Examples
     --------

@@ -66,12 +66,12 @@ def to_csr(w: Any, mask: Mask | None = None) -> Any:
     Returns
     -------
     scipy.sparse.csr_array
-        With sorted indices. What the mask does not keep reads as 0, whatever it is in w.
+        With sorted indices. Pruned elements read as 0, whatever their value in w.
 
     Raises
     ------
     TypeError
-        If w is no array of float32 or float64, or `mask` no Mask. SciPy has no half types:
+        If w is not a float32 or float64 array, or `mask` is not a Mask. SciPy has no half types:
         convert first, ``w.astype(np.float32)`` or ``w.float()``.
     ValueError
         If w has not two axes, or the mask another shape.
@@ -132,7 +132,8 @@ def to_bsr(w: Any, mask: Mask | None = None, blocksize: Sequence[int] | None = N
     Raises
     ------
     TypeError
-        If w is no array of float32 or float64, `mask` no Mask, or `blocksize` holds no integers.
+        If w is not a float32 or float64 array, `mask` is not a Mask, or `blocksize` is not two
+        integers.
         SciPy has no half types.
     ValueError
         If w has not two axes, the mask has another shape, or the blocks do not tile w.
@@ -178,7 +179,7 @@ def from_sparse(matrix: Any) -> tuple[Array, Mask]:
     Raises
     ------
     TypeError
-        If it is no sparse matrix.
+        If it is not a sparse matrix.
 
     Examples
     --------
@@ -220,13 +221,13 @@ def _check_nm(n: object, m: object) -> tuple[int, int]:
 
 
 def _slots(columns: int, n: int, m: int) -> int:
-    """Return how many elements of a row are kept."""
+    """Return the number of kept elements of a row."""
     return columns // m * n + min(n, columns % m)
 
 
 @dataclass(frozen=True, eq=False)
 class PackedNM:
-    """A matrix of which n of every m consecutive elements of a row are kept: values and indices.
+    """A matrix with n of every m consecutive elements of a row kept, as values and indices.
 
     `pack_nm` makes one. Slot s of a row is in group ``s // n``, and its index, 0 to m - 1, says
     where in it; indices of a group ascend. A row's indices lie one after another in its bytes, the
@@ -266,7 +267,7 @@ class PackedNM:
     m: int = 4
 
     def __post_init__(self) -> None:
-        """Check that the parts fit each other."""
+        """Check that the parts are consistent."""
         n, m = _check_nm(self.n, self.m)
         shape = check.shape("shape", self.shape)
         if len(shape) != 2:
@@ -336,7 +337,7 @@ class PackedNM:
 
 
 def pack_nm(w: ArrayT, mask: Mask, n: int = 2, m: int = 4) -> PackedNM:
-    """Pack a matrix of which n of every m consecutive elements of a row are kept.
+    """Pack a matrix in which n of every m consecutive elements of a row are kept.
 
     The values, and 2 bits an index for m up to 4: 2:4 in float32 takes 9/16 of the dense bytes.
     Layouts of GPU libraries differ in the order of the indices.
@@ -358,7 +359,7 @@ def pack_nm(w: ArrayT, mask: Mask, n: int = 2, m: int = 4) -> PackedNM:
     Raises
     ------
     TypeError
-        If w is no array, `mask` no Mask, or n or m no integer.
+        If w is not an array, `mask` is not a Mask, or n or m is not an integer.
     ValueError
         If w has not two axes, the mask another shape, or a group keeps another number.
 

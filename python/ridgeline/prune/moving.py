@@ -1,4 +1,4 @@
-"""Sparse training from the start: masks of a constant count, whose connections move."""
+"""Sparse training from the start: the number of kept weights is fixed, their positions change."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = ["SET", "RigL"]
 
 
 class _Moving(Training):
-    """Masks of a constant count, whose connections move."""
+    """Base of SET and RigL: the number of kept weights is constant, their positions change."""
 
     def __init__(
         self,
@@ -71,13 +71,13 @@ class _Moving(Training):
                 )
 
     def _fraction_at(self, step: int) -> float:
-        """Return the part of the active weights that is dropped at a step."""
+        """Return the fraction of the active weights that is dropped at a step."""
         return self._fraction
 
     def _survivors(self, params: Parameters, still: Sequence[bool]) -> Any:
-        """Drop the active weights of least magnitude, but none of an array that is `still`.
+        """Drop the active weights of smallest magnitude, except in arrays that are `still`.
 
-        Those of a dense array would grow again.
+        Dense arrays are skipped too: their weights would only grow again.
         """
         dropping = self._fraction_at(self._step)
         fractions = [
@@ -87,7 +87,7 @@ class _Moving(Training):
         return magnitude(params, rebuilt(self._masks, fractions), mask=self._masks, of="remaining")
 
     def _candidates(self, survivors: Any) -> tuple[Any, Any]:
-        """Return masks of what may grow, and of them the fractions that must not."""
+        """Return masks of the weights that may grow, and the fractions of them that must not."""
         candidates = ~survivors
 
         def staying(mask: Mask, count: int) -> float:
@@ -103,7 +103,7 @@ class _Moving(Training):
         grow: Callable[[Any, Any, Any], Any],
         still: Sequence[bool] | None = None,
     ) -> PruneReport:
-        """Step: ``grow(params, candidates, fractions)`` returns the masks of what grows."""
+        """Step: ``grow(params, candidates, fractions)`` returns the masks of grown weights."""
         own = self._params if params is None else lasting("params", params)
         before, pruned = self._masks, self._pruned
         masks: Any = before
@@ -111,7 +111,7 @@ class _Moving(Training):
         if updated:
             survivors = self._survivors(own, still or [False] * len(self._counts))
             masks = survivors | grow(own, *self._candidates(survivors))
-        # What grows was pruned, so that it begins at 0 although the optimizer wrote to it.
+        # Weights that grow were pruned until now: they start at 0 even if the optimizer wrote them.
         left = masks & before if updated else before
         self._apply(left, self._of_states(left) if updated else self._state_masks, own)
         self._params = own
@@ -121,47 +121,48 @@ class _Moving(Training):
 
 
 class SET(_Moving):
-    r"""Sparse evolutionary training: weak connections go, random ones come (Mocanu et al. 2018).
+    """Sparse evolutionary training: drop weak weights, grow random ones (Mocanu et al. 2018).
 
-    Training is sparse from the start, with exactly as many active weights in each array all along.
-    At every update :math:`\text{round}(f a)` of the a active weights of each array go, those of
-    least magnitude, and as many come, chosen at random among all that did not stay.
+    Training is sparse from the start, and the number of active weights of each array is constant.
+    At every update ``round(f a)`` of the a active weights of each array are dropped, those of
+    smallest magnitude, and as many are grown, chosen at random among all inactive weights,
+    including those just dropped.
 
     Parameters
     ----------
     params : array or tree of arrays
-        Kept by reference and written at every step, as by `Pruner`, which also says what becomes of
-        parameters that are replaced. The constructor writes nothing:
-        `apply_` sets the first weights to 0 where they are pruned, else the first step does.
+        Stored by reference and written at every step. See `Pruner` about replaced parameters. The
+        constructor writes nothing: `apply_`, or else the first step, sets the initially pruned
+        weights to 0.
     sparsity : float, or container of float like params
-        The fraction pruned of all elements, which `budget` shares out; or of each array. Which ones
-        are the first is random.
+        The pruned fraction of all elements, which `budget` distributes; or that of each array. The
+        initial masks are random.
     key : Key
-        Of all that is random: ``key.fold_in(0)`` for the first masks, ``key.fold_in(step)`` for
-        those of a step.
+        The key of all random choices: ``key.fold_in(0)`` for the initial masks,
+        ``key.fold_in(step)`` for those of a step.
     fraction : float, default 0.3
         f, in [0, 1].
     every : int, default 100
-        Updates are at steps `every`, 2 `every` and so on.
+        Masks are updated at steps `every`, 2 `every` and so on.
     end : int, optional
-        No updates after this step. Without it there is no end.
+        The last step that may update the masks; unlimited by default.
     exclude : str, int, iterable of them, or callable, optional
         Arrays that stay dense, as for `prune.magnitude`.
     budget : {"erk", "uniform"}, default "erk"
-        How `sparsity` is shared out if it is one number: `budget.erk`, or the same for all arrays.
+        How a single `sparsity` is distributed: `budget.erk`, or the same for all arrays.
     states : list or dict of trees of arrays, optional
-        State of the optimizer, kept by reference: each like `params`, such as ``[m, v]``. 0 where a
-        weight is pruned, and so 0 where one has just come.
+        State of the optimizer, stored by reference: each like `params`, such as ``[m, v]``. It is
+        set to 0 where a weight is pruned, so it is also 0 where one has just grown.
 
     Raises
     ------
     TypeError
-        If something is no array of a supported dtype in CPU memory, `key` no Key, or an argument of
-        another type.
+        If something is not an array of a supported dtype in CPU memory, `key` is not a Key, or an
+        argument has another type.
     ValueError
-        If a fraction is not in [0, 1], `every` or `end` below 1, `budget` none of these, `exclude`
-        has a name that no array has, states are not like the parameters, or an array is read-only
-        or appears twice.
+        If a fraction is not in [0, 1], `every` or `end` is below 1, `budget` has another value,
+        `exclude` has a name that no array has, states are not like the parameters, or an array is
+        read-only or appears twice.
 
     See Also
     --------
@@ -169,9 +170,10 @@ class SET(_Moving):
 
     Notes
     -----
-    New weights begin at 0. One that goes and comes in the same update goes on as it was, as in the
-    RigL authors' code for both methods; arrays that are dense so do not change. The SET paper takes
-    the fraction of positive and of negative weights apart, here they are taken together.
+    New weights start at 0. A weight that is dropped and grown in the same update keeps its value,
+    as in the RigL authors' code for both methods; dense arrays therefore do not change. The SET
+    paper drops the fraction of positive and of negative weights separately; here they are ranked
+    together by magnitude.
 
     Examples
     --------
@@ -203,14 +205,14 @@ class SET(_Moving):
         super().__init__(params, sparsity, key, fraction, every, end, exclude, budget, states)
 
     def step(self, params: Parameters | None = None) -> PruneReport:
-        """Move connections if it is time to, and set what is pruned to 0.
+        """Update the masks if it is time to, and set pruned weights to 0.
 
         Call it after the optimizer's step.
 
         Parameters
         ----------
         params : array or tree of arrays, optional
-            Arrays to prune from now on, like those before: for loops that make new ones.
+            Arrays to prune from now on, like the previous ones: for loops that create new arrays.
 
         Returns
         -------
@@ -219,8 +221,8 @@ class SET(_Moving):
         Raises
         ------
         TypeError, ValueError
-            If the arrays are not like those before. Nothing is written then, and the step does not
-            count.
+            If the arrays are not like the previous ones. Nothing has been written then, and the
+            step does not count.
 
         Examples
         --------
@@ -239,50 +241,50 @@ class SET(_Moving):
 
 
 class RigL(_Moving):
-    r"""The rigged lottery: connections come where the gradient is large (Evci et al. 2020).
+    """The rigged lottery: grow weights where the gradient is large (Evci et al. 2020).
 
-    Training is sparse from the start, with exactly as many active weights in each array all along.
-    At an update at step t,
+    Training is sparse from the start, and the number of active weights of each array is constant.
+    An update at step t drops ::
 
-    .. math:: \text{round}\Bigl(a \frac{f}{2} \Bigl(1 + \cos \frac{\pi t}{t_{end}}\Bigr)\Bigr)
+        round(a f / 2 (1 + cos(π t / end)))
 
-    of the a active weights of each array go, those of least magnitude, and as many come, those of
-    the largest gradients among all that did not stay.
+    of the a active weights of each array, those of smallest magnitude, and grows as many: those
+    with the largest gradients among all inactive weights, including those just dropped.
 
     Parameters
     ----------
     params : array or tree of arrays
-        Kept by reference and written at every step, as by `Pruner`, which also says what becomes of
-        parameters that are replaced. The constructor writes nothing:
-        `apply_` sets the first weights to 0 where they are pruned, else the first step does.
+        Stored by reference and written at every step. See `Pruner` about replaced parameters. The
+        constructor writes nothing: `apply_`, or else the first step, sets the initially pruned
+        weights to 0.
     sparsity : float, or container of float like params
-        The fraction pruned of all elements, which `budget` shares out; or of each array. Which ones
-        are the first is random.
+        The pruned fraction of all elements, which `budget` distributes; or that of each array. The
+        initial masks are random.
     key : Key
-        ``key.fold_in(0)`` is that of the first masks.
+        ``key.fold_in(0)`` is the key of the initial masks.
     end : int
-        :math:`t_{end}`, after which masks stay. The paper has three quarters of the training.
+        The last step that may update the masks. The paper uses three quarters of the training.
     fraction : float, default 0.3
         f, in [0, 1].
     every : int, default 100
-        Updates are at steps `every`, 2 `every` and so on.
+        Masks are updated at steps `every`, 2 `every` and so on.
     exclude : str, int, iterable of them, or callable, optional
         Arrays that stay dense, as for `prune.magnitude`.
     budget : {"erk", "uniform"}, default "erk"
-        How `sparsity` is shared out if it is one number: `budget.erk`, or the same for all arrays.
+        How a single `sparsity` is distributed: `budget.erk`, or the same for all arrays.
     states : list or dict of trees of arrays, optional
-        State of the optimizer, kept by reference: each like `params`, such as ``[m, v]``. 0 where a
-        weight is pruned, and so 0 where one has just come.
+        State of the optimizer, stored by reference: each like `params`, such as ``[m, v]``. It is
+        set to 0 where a weight is pruned, so it is also 0 where one has just grown.
 
     Raises
     ------
     TypeError
-        If something is no array of a supported dtype in CPU memory, `key` no Key, or an argument of
-        another type.
+        If something is not an array of a supported dtype in CPU memory, `key` is not a Key, or an
+        argument has another type.
     ValueError
-        If a fraction is not in [0, 1], `every` or `end` below 1, `budget` none of these, `exclude`
-        has a name that no array has, states are not like the parameters, or an array is read-only
-        or appears twice.
+        If a fraction is not in [0, 1], `every` or `end` is below 1, `budget` has another value,
+        `exclude` has a name that no array has, states are not like the parameters, or an array is
+        read-only or appears twice.
 
     See Also
     --------
@@ -290,10 +292,11 @@ class RigL(_Moving):
 
     Notes
     -----
-    New weights begin at 0. One that goes and comes in the same update goes on as it was, as in the
-    authors' code; arrays that are dense so do not change. Of equal gradients, and of equal
-    magnitudes, the lower index is preferred; a gradient of NaN is as large as infinity. The authors
-    leave out the optimizer's step at an update; here it has been made, with the same gradients.
+    New weights start at 0. A weight that is dropped and grown in the same update keeps its value,
+    as in the authors' code; dense arrays therefore do not change. Among equal gradients, and among
+    equal magnitudes, the lower index is preferred; a gradient of NaN is as large as infinity. The
+    authors skip the optimizer's step at an update; here it has already been taken, with the same
+    gradients.
 
     Examples
     --------
@@ -334,18 +337,18 @@ class RigL(_Moving):
         return self._fraction / 2 * (1 + math.cos(math.pi * step / self._end))
 
     def step(self, params: Parameters | None = None, *, grads: Gradients) -> PruneReport:
-        """Move connections if it is time to, and set what is pruned to 0.
+        """Update the masks if it is time to, and set pruned weights to 0.
 
         Call it after the optimizer's step.
 
         Parameters
         ----------
         params : array or tree of arrays, optional
-            Arrays to prune from now on, like those before: for loops that make new ones.
+            Arrays to prune from now on, like the previous ones: for loops that create new arrays.
         grads : array or tree of arrays, or None
-            Like the parameters, of all weights, those that are pruned too: not those of
-            `mask_gradients_`. Read if `will_update`; else they may be None. In a list or dict, None
-            stands for a gradient that is not there: of that array no connections move.
+            Like the parameters. Gradients of all weights, including the pruned ones, so before
+            `mask_gradients_`. Only read if `will_update`; otherwise they may be None. In a list or
+            dict, None stands for a missing gradient: the mask of that array does not change.
 
         Returns
         -------
@@ -354,8 +357,8 @@ class RigL(_Moving):
         Raises
         ------
         TypeError, ValueError
-            If the arrays are not like those before, the gradients not like them, or None at an
-            update. Nothing is written then, and the step does not count.
+            If the arrays are not like the previous ones, the gradients are not like the arrays, or
+            they are None at an update. Nothing has been written then, and the step does not count.
 
         Examples
         --------
@@ -375,7 +378,7 @@ class RigL(_Moving):
         def grow(own: Any, candidates: Any, fractions: Any) -> Any:
             if grads is None:
                 raise TypeError(f"grads: got None, wants gradients at step {self._step}")
-            # None of those without a gradient grows, so that any array of their shape will do.
+            # Weights without a gradient do not grow, so any array of their shape will do.
             params = _aligned(self._masks, own)
             found = [p if g is None else g for p, g in zip(params, own_grads, strict=True)]
             tree = rebuilt(self._masks, found)

@@ -1,4 +1,4 @@
-"""How sparse each array is: a table and a plot."""
+"""Reports on the sparsity of each array: a table and a plot."""
 
 from __future__ import annotations
 
@@ -60,13 +60,13 @@ class Row:
 
     @property
     def sparsity(self) -> float:
-        """The fraction of elements that are not kept; 0 for no elements."""
+        """The fraction of pruned elements; 0 if there are no elements."""
         return _bits.sparsity(self.size, self.kept)
 
 
 @dataclass(frozen=True)
 class Report:
-    """How sparse each array is, and all together.
+    """The sparsity of each array, and of all arrays together.
 
     Prints as a table; `rich.print` draws it. A `Row` for each array; the other attributes are sums
     over the rows, `zeros` and `nbytes` None without arrays.
@@ -94,17 +94,17 @@ class Report:
 
     @property
     def kept(self) -> int:
-        """The number of elements that are kept."""
+        """The number of kept elements."""
         return sum(row.kept for row in self.rows)
 
     @property
     def sparsity(self) -> float:
-        """The fraction of elements that are not kept; 0 for no elements."""
+        """The fraction of pruned elements; 0 if there are no elements."""
         return _bits.sparsity(self.size, self.kept)
 
     @property
     def mask_bytes(self) -> int:
-        """What the masks take."""
+        """The bytes that the masks take."""
         return sum(row.mask_bytes for row in self.rows)
 
     @property
@@ -115,7 +115,7 @@ class Report:
 
     @property
     def nbytes(self) -> int | None:
-        """What the arrays take."""
+        """The bytes that the arrays take."""
         counts = [row.nbytes for row in self.rows if row.nbytes is not None]
         return sum(counts) if counts else None
 
@@ -170,7 +170,7 @@ class Report:
 
 
 def _bytes(count: int) -> str:
-    """Return a number of bytes for a person."""
+    """Return a number of bytes in human-readable form."""
     size, units = float(count), ["B", "KiB", "MiB", "GiB", "TiB"]
     while size >= 1024 and len(units) > 1:
         size, units = size / 1024, units[1:]
@@ -182,7 +182,7 @@ def _masks_of(masks: object) -> Mask | MaskSet:
 
 
 def report(masks: Mask | MaskSet, params: Tree | None = None) -> Report:
-    """Return how sparse each array is.
+    """Return a report on the sparsity of each array.
 
     Parameters
     ----------
@@ -306,7 +306,7 @@ def plot(
 
 
 def _draw_rows(axes: Axes, made: Report) -> None:
-    """Draw a bar for each array, the first at the top."""
+    """Draw one bar per array, the first at the top."""
     from matplotlib.ticker import PercentFormatter
 
     rows, places = made.rows, np.arange(len(made.rows))

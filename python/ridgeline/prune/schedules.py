@@ -1,7 +1,7 @@
-r"""How sparsity grows with the step of training.
+"""Sparsity schedules: how sparsity grows during training.
 
-A schedule is an immutable value that is called with a step and returns the sparsity there, and says
-at which steps masks are to be recomputed::
+A schedule is an immutable object. Called with a step it returns the sparsity at that step;
+`is_update` says whether masks should be recomputed there::
 
     schedule = rl.prune.CubicSchedule(final=0.9, begin=1000, end=9000, every=100)
     for step in range(10_000):
@@ -9,7 +9,7 @@ at which steps masks are to be recomputed::
         if schedule.is_update(step):
             masks = rl.prune.magnitude(params, schedule(step))
 
-Steps are integers from 0 on, sparsities fractions of elements pruned in [0, 1].
+Steps are integers starting at 0; a sparsity is the fraction of pruned elements, in [0, 1].
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ __all__ = ["ConstantSchedule", "CubicSchedule", "LinearSchedule", "OneShotSchedu
 
 
 class _Checked:
-    """A frozen dataclass that sets its fields to their checked values."""
+    """Base class of frozen dataclasses that set their fields to the checked values."""
 
     def _set(self, **values: float) -> None:
         for name, value in values.items():
@@ -52,7 +52,7 @@ class _Ramp(_Checked):
             )
 
     def _left(self, progress: float) -> float:
-        """Return which part of the way is left at some progress in [0, 1)."""
+        """Return the fraction of the change that remains at a progress in [0, 1)."""
         raise NotImplementedError
 
     @in_default_environment
@@ -72,7 +72,7 @@ class _Ramp(_Checked):
     def is_update(self, step: int) -> bool:
         """Return whether masks should be recomputed at a step.
 
-        At `begin`, at every multiple of `every` steps after it, and for the last time at `end`.
+        That is at `begin`, every `every` steps after it, and for the last time at `end`.
 
         Parameters
         ----------
@@ -85,7 +85,7 @@ class _Ramp(_Checked):
         Raises
         ------
         TypeError, ValueError
-            If `step` is no integer of at least 0.
+            If `step` is not an integer of at least 0.
 
         Examples
         --------
@@ -102,37 +102,38 @@ class _Ramp(_Checked):
 
 @dataclass(frozen=True)
 class CubicSchedule(_Ramp):
-    r"""Gradual pruning that slows down (Zhu & Gupta 2017).
+    """Gradual pruning that slows down (Zhu & Gupta 2017).
 
-    .. math:: s_f + (s_i - s_f) \Bigl(1 - \frac{t - t_0}{t_1 - t_0}\Bigr)^3
+    ::
 
-    at the last multiple t of `every` steps after :math:`t_0`; :math:`s_i` before :math:`t_0`,
-    :math:`s_f` from :math:`t_1` on.
+        final + (initial - final) (1 - (t - begin) / (end - begin))³
+
+    where t is the step of the latest update; `initial` before `begin`, `final` from `end` on.
 
     Parameters
     ----------
     final : float
-        :math:`s_f`, the sparsity at the end, in [0, 1].
+        The sparsity at the end, in [0, 1].
     begin, end : int
-        :math:`t_0 \ge 0` and :math:`t_1 > t_0`, as steps.
+        The first and the last step of the ramp: ``begin >= 0`` and ``end > begin``.
     every : int, default 1
-        The steps between one update and the next. The last update is at `end`, whatever the rest.
+        The number of steps between updates. The last update is always at `end`.
     initial : float, default 0
-        :math:`s_i`, the sparsity at the begin and before it, in [0, 1].
+        The sparsity up to and including `begin`, in [0, 1].
 
     Raises
     ------
     TypeError
-        If a sparsity is no number, or a step no integer.
+        If a sparsity is not a number, or a step is not an integer.
     ValueError
-        If a sparsity is not in [0, 1], `begin` is negative, `end` is not after `begin` or `every`
-        not above 0.
+        If a sparsity is not in [0, 1], `begin` is negative, `end` is not after `begin`, or `every`
+        is not above 0.
 
     Notes
     -----
-    From conventions elsewhere: ``final_sparsity``, ``begin_step``, ``end_step``, ``frequency`` of
+    Names in other libraries: ``final_sparsity``, ``begin_step``, ``end_step`` and ``frequency`` of
     TensorFlow Model Optimization's ``PolynomialDecay`` (power 3) are `final`, `begin`, `end` and
-    `every`. torchao's ``CubicSL`` has the number of updates for ``total_t``: `end` is ``init_t +
+    `every`. In torchao's ``CubicSL``, ``total_t`` is the number of updates: `end` is ``init_t +
     delta_t * total_t``. Neural Compressor's "cube" is another curve, slow at first.
 
     Examples
@@ -151,31 +152,32 @@ class CubicSchedule(_Ramp):
 
 @dataclass(frozen=True)
 class LinearSchedule(_Ramp):
-    r"""Gradual pruning at a constant rate.
+    """Gradual pruning at a constant rate.
 
-    .. math:: s_i + (s_f - s_i) \frac{t - t_0}{t_1 - t_0}
+    ::
 
-    at the last multiple t of `every` steps after :math:`t_0`; :math:`s_i` before :math:`t_0`,
-    :math:`s_f` from :math:`t_1` on.
+        initial + (final - initial) (t - begin) / (end - begin)
+
+    where t is the step of the latest update; `initial` before `begin`, `final` from `end` on.
 
     Parameters
     ----------
     final : float
-        :math:`s_f`, the sparsity at the end, in [0, 1].
+        The sparsity at the end, in [0, 1].
     begin, end : int
-        :math:`t_0 \ge 0` and :math:`t_1 > t_0`, as steps.
+        The first and the last step of the ramp: ``begin >= 0`` and ``end > begin``.
     every : int, default 1
-        The steps between one update and the next. The last update is at `end`, whatever the rest.
+        The number of steps between updates. The last update is always at `end`.
     initial : float, default 0
-        :math:`s_i`, the sparsity at the begin and before it, in [0, 1].
+        The sparsity up to and including `begin`, in [0, 1].
 
     Raises
     ------
     TypeError
-        If a sparsity is no number, or a step no integer.
+        If a sparsity is not a number, or a step is not an integer.
     ValueError
-        If a sparsity is not in [0, 1], `begin` is negative, `end` is not after `begin` or `every`
-        not above 0.
+        If a sparsity is not in [0, 1], `begin` is negative, `end` is not after `begin`, or `every`
+        is not above 0.
 
     Examples
     --------
@@ -191,7 +193,7 @@ class LinearSchedule(_Ramp):
 
 @dataclass(frozen=True)
 class ConstantSchedule(_Checked):
-    """The same sparsity from a step on, with masks recomputed again and again.
+    """A constant sparsity from a given step on, with masks recomputed regularly.
 
     Parameters
     ----------
@@ -200,14 +202,14 @@ class ConstantSchedule(_Checked):
     begin : int, default 0
         The first step that prunes.
     every : int, default 1
-        The steps between one update and the next.
+        The number of steps between updates.
 
     Raises
     ------
     TypeError
-        If `sparsity` is no number, or a step no integer.
+        If `sparsity` is not a number, or a step is not an integer.
     ValueError
-        If `sparsity` is not in [0, 1], `begin` is negative or `every` not above 0.
+        If `sparsity` is not in [0, 1], `begin` is negative, or `every` is not above 0.
 
     Examples
     --------
@@ -235,7 +237,7 @@ class ConstantSchedule(_Checked):
         return self.sparsity if check.integer("step", step, 0) >= self.begin else 0.0
 
     def is_update(self, step: int) -> bool:
-        """Return whether masks should be recomputed at a step: every so many from `begin` on.
+        """Return whether masks should be recomputed at a step: every `every` steps from `begin`.
 
         Parameters
         ----------
@@ -248,7 +250,7 @@ class ConstantSchedule(_Checked):
         Raises
         ------
         TypeError, ValueError
-            If `step` is no integer of at least 0.
+            If `step` is not an integer of at least 0.
 
         Examples
         --------
@@ -262,7 +264,7 @@ class ConstantSchedule(_Checked):
 
 @dataclass(frozen=True)
 class OneShotSchedule(_Checked):
-    """All at once, at one step.
+    """Prune once, at a given step.
 
     Parameters
     ----------
@@ -274,7 +276,7 @@ class OneShotSchedule(_Checked):
     Raises
     ------
     TypeError
-        If `sparsity` is no number, or `step` no integer.
+        If `sparsity` is not a number, or `step` is not an integer.
     ValueError
         If `sparsity` is not in [0, 1], or `step` is negative.
 
@@ -300,7 +302,7 @@ class OneShotSchedule(_Checked):
         return self.sparsity if check.integer("step", step, 0) >= self.step else 0.0
 
     def is_update(self, step: int) -> bool:
-        """Return whether masks should be recomputed at a step: once.
+        """Return whether masks should be recomputed at a step: only at `step`.
 
         Parameters
         ----------
@@ -313,7 +315,7 @@ class OneShotSchedule(_Checked):
         Raises
         ------
         TypeError, ValueError
-            If `step` is no integer of at least 0.
+            If `step` is not an integer of at least 0.
 
         Examples
         --------

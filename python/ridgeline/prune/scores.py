@@ -1,17 +1,16 @@
-r"""What to rank weights by instead of their magnitude.
+"""Pruning scores: alternatives to ranking weights by magnitude.
 
 Scores are arrays like the weights, to be passed to ``by_score``, which prunes the lowest::
 
     masks = rl.prune.by_score(rl.prune.scores.taylor(params, grads), 0.5)
 
-Every function takes one array, or a list, tuple, dict (nested) or iterable of them and returns the
-same containers: NumPy arrays, PyTorch CPU tensors or JAX arrays; float32, float64, bfloat16 or
-float16; of any strides. Elements of the half types and of float32 are computed in float32, those of
-float64 in float64, and rounded once to the dtype of the weights; but the scores of float16 weights
-are float32, in which products neither overflow nor vanish (not those of `gradient`, which are
-exact). With `out` they have its dtype, that of the weights: beyond 65504 float16 is infinite, and
-such scores rank as equal. NaN gives NaN, which ranks highest. Results are not part of an autograd
-graph.
+Every function accepts one array, or a list, tuple, dict (nested) or iterable of them, and returns
+the same containers: NumPy arrays, PyTorch CPU tensors or JAX arrays; float32, float64, bfloat16 or
+float16; of any strides. The half types and float32 are computed in float32, float64 in float64, and
+results are rounded once to the dtype of the weights. Scores of float16 weights are float32, so that
+products neither overflow nor underflow, except for `gradient`, which is exact. With `out` they have
+the dtype of the weights: float16 is infinite beyond 65504, and such scores rank as equal. NaN gives
+NaN, which ranks highest. Results are not part of an autograd graph.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ TreeT = TypeVar("TreeT", bound=Tree)
 
 
 def _matched(name: str, tree: Any, model_name: str, model: Any) -> list[Any]:
-    """List the arrays of a tree in the order of another of the same structure."""
+    """Return the arrays of a tree in the order of another tree of the same structure."""
     found = matched(model, tree, name, model_name)
     for place, array in zip(places(name, model), found, strict=True):
         if not is_array(array):
@@ -45,9 +44,9 @@ def _matched(name: str, tree: Any, model_name: str, model: Any) -> list[Any]:
 
 
 def _mapped(function: Callable[..., Any], out: Any, exact: bool = False, **arguments: Any) -> Any:
-    """Call a function of arrays, and of where to write, with the arrays of containers one by one.
+    """Call a function of arrays and an output for each array of the containers.
 
-    Everything is checked before the first call. New results are wide unless they are `exact`.
+    Everything is checked before the first call. Float16 is widened unless results are `exact`.
     """
     trees = {key: fixed(key, value) for key, value in arguments.items()}
     if out is not None:
@@ -88,12 +87,14 @@ def _check_norms(places: list[tuple[str, str, Any]], norms: list[Any]) -> None:
 
 
 def taylor(w: TreeT, g: Tree, *, squared: bool = False, out: Any = None) -> TreeT:
-    r"""Score weights by what the loss changes, to first order, if they go.
+    """Score weights by the first-order change of the loss if they are pruned.
 
-    .. math:: |g_i w_i| \qquad \text{or} \qquad (g_i w_i)^2
+    ::
 
-    Molchanov, Tyree, Karras, Aila & Kautz (2017), and squared Molchanov, Mallya, Tyree, Frosio &
-    Kautz (2019), who take means over batches: add up the scores of several.
+        |gᵢ wᵢ|, or (gᵢ wᵢ)² with squared=True
+
+    Molchanov, Tyree, Karras, Aila & Kautz (2017); squared: Molchanov, Mallya, Tyree, Frosio & Kautz
+    (2019). Both average over batches: add up the scores of several.
 
     Parameters
     ----------
@@ -114,7 +115,7 @@ def taylor(w: TreeT, g: Tree, *, squared: bool = False, out: Any = None) -> Tree
     Raises
     ------
     TypeError
-        If something is no array of a supported dtype in CPU memory, or dtypes differ.
+        If something is not an array of a supported dtype in CPU memory, or dtypes differ.
     ValueError
         If structures or shapes differ, or an array of `out` is read-only.
 
@@ -137,11 +138,13 @@ def taylor(w: TreeT, g: Tree, *, squared: bool = False, out: Any = None) -> Tree
 
 @in_default_environment
 def snip(w: TreeT, g: Tree, *, normalize: bool = False, out: Any = None) -> TreeT:
-    r"""Score connections by their sensitivity at initialization: SNIP (Lee, Ajanthan & Torr 2019).
+    """Score connections by their sensitivity at initialization: SNIP (Lee, Ajanthan & Torr 2019).
 
-    .. math:: |g_i w_i| \qquad \text{or} \qquad \frac{|g_i w_i|}{\sum_j |g_j w_j|}
+    ::
 
-    with the sum, in float64, over all arrays. It does not change the ranks.
+        |gᵢ wᵢ|, or |gᵢ wᵢ| / Σ |gⱼ wⱼ| with normalize=True
+
+    The sum is over all arrays, in float64; it does not change the ranks.
 
     Parameters
     ----------
@@ -162,7 +165,7 @@ def snip(w: TreeT, g: Tree, *, normalize: bool = False, out: Any = None) -> Tree
     Raises
     ------
     TypeError
-        If something is no array of a supported dtype in CPU memory, or dtypes differ.
+        If something is not an array of a supported dtype in CPU memory, or dtypes differ.
     ValueError
         If structures or shapes differ, or an array of `out` is read-only.
 
@@ -196,7 +199,7 @@ def snip(w: TreeT, g: Tree, *, normalize: bool = False, out: Any = None) -> Tree
 
 
 def gradient(g: TreeT, out: Any = None) -> TreeT:
-    r"""Score weights by the magnitude of their gradients, :math:`|g_i|`, as RigL grows by.
+    """Score weights by the magnitude of their gradients, by which RigL grows weights.
 
     Parameters
     ----------
@@ -213,7 +216,7 @@ def gradient(g: TreeT, out: Any = None) -> TreeT:
     Raises
     ------
     TypeError
-        If something is no array of a supported dtype in CPU memory, or dtypes differ.
+        If something is not an array of a supported dtype in CPU memory, or dtypes differ.
     ValueError
         If structures or shapes differ, or an array of `out` is read-only.
 
@@ -228,27 +231,29 @@ def gradient(g: TreeT, out: Any = None) -> TreeT:
 
 
 def movement_(scores: Tree, w: Tree, g: Tree, lr: float = 1.0) -> None:
-    r"""Add a step to movement scores, in place (Sanh, Wolf & Rush 2020).
+    """Add a step to movement scores, in place (Sanh, Wolf & Rush 2020).
 
-    .. math:: s_i \leftarrow s_i - \eta \, g_i w_i
+    ::
 
-    They are signed: weights that move towards 0 fall, and go first.
+        sᵢ ← sᵢ - lr · gᵢ wᵢ
+
+    Scores are signed: those of weights that move toward 0 decrease, and are pruned first.
 
     Parameters
     ----------
     scores : array or tree of arrays
         Written. Zeros before the first step.
     w, g : array or tree of arrays
-        Weights and their gradients, of the structure, shapes and dtypes of `scores`. Only read.
-        None in `g`, for an array without a gradient, is passed over.
+        Only read. Weights and their gradients, with the structure, shapes and dtypes of `scores`.
+        None in `g` stands for a missing gradient and is skipped.
     lr : float, default 1
-        :math:`\eta`.
+        The learning rate.
 
     Raises
     ------
     TypeError
-        If something is no array of a supported dtype in CPU memory, dtypes differ, or `lr` is no
-        number.
+        If something is not an array of a supported dtype in CPU memory, dtypes differ, or `lr` is
+        not a number.
     ValueError
         If structures or shapes differ, `lr` is not finite, an array of `scores` is read-only or
         appears twice, or memory overlaps.
@@ -268,11 +273,13 @@ def movement_(scores: Tree, w: Tree, g: Tree, lr: float = 1.0) -> None:
 
 
 def wanda(w: TreeT, x_norm: Any, out: Any = None) -> TreeT:
-    r"""Score weights by magnitude times the norm of their input (Sun, Liu, Bair & Kolter 2024).
+    """Score weights by magnitude times the norm of their input (Sun, Liu, Bair & Kolter 2024).
 
-    .. math:: |w_{ij}| \, \lVert x_j \rVert_2
+    ::
 
-    Wanda compares the weights of an output with each other: ``by_score(scores, sparsity,
+        |wᵢⱼ| · ‖xⱼ‖₂
+
+    Wanda compares the weights of each output separately: ``by_score(scores, sparsity,
     per_row=True)``.
 
     Parameters
@@ -293,7 +300,7 @@ def wanda(w: TreeT, x_norm: Any, out: Any = None) -> TreeT:
     Raises
     ------
     TypeError
-        If something is no array of a supported dtype in CPU memory, or dtypes differ.
+        If something is not an array of a supported dtype in CPU memory, or dtypes differ.
     ValueError
         If structures or shapes differ, or an array of `out` is read-only.
 
@@ -316,14 +323,17 @@ def _wanda(w: Any, x_norm: Any, out: Any) -> Any:
 
 
 def lamp(w: TreeT, out: Any = None) -> TreeT:
-    r"""Score weights by their share of what is left: LAMP (Lee, Park, Mo, Ahn & Shin 2021).
+    """Score weights by their share of the remaining weights: LAMP (Lee, Park, Mo, Ahn & Shin 2021).
 
-    .. math:: \frac{w_u^2}{\sum_{v \ge u} w_v^2}
+    ::
 
-    with each array's weights in ascending order of magnitude, of equal ones the higher index first.
-    Within an array they rank as magnitudes do. The largest of each array scores 1, so that with
-    ``scope="global"`` none is pruned as a whole while others have more than one weight left.
-    0 scores 0. An infinity or NaN scores infinity, and is left out of the sums of the others.
+        w_u² / Σ w_v², v ≥ u
+
+    with each array's weights in ascending order of magnitude; among equal ones the higher index
+    comes first. Within an array the ranks are those of the magnitudes. The largest weight of each
+    array scores 1, so with ``scope="global"`` no array is pruned entirely while others have more
+    than one weight left. 0 scores 0. An infinity or NaN scores infinity, and is excluded from the
+    sums of the others.
 
     Parameters
     ----------
@@ -340,7 +350,7 @@ def lamp(w: TreeT, out: Any = None) -> TreeT:
     Raises
     ------
     TypeError
-        If something is no array of a supported dtype in CPU memory, or dtypes differ.
+        If something is not an array of a supported dtype in CPU memory, or dtypes differ.
     ValueError
         If structures or shapes differ, or an array of `out` is read-only.
 

@@ -1,4 +1,4 @@
-"""The structures of `ridgeline.structures`, at the place where pickles of before look for them."""
+"""The structures of `ridgeline.structures`, where pickles of older versions look for them."""
 
 from ..structures import NM, Block, Channels, columns, rows
 

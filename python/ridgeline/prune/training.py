@@ -1,6 +1,6 @@
-r"""Pruning while a model trains: masks that follow a schedule, and masks that move.
+"""Pruning during training: masks that follow a schedule, and masks whose positions change.
 
-All are made of the parameters and stepped after the optimizer, two lines in a loop::
+Each object is created with the parameters and stepped after the optimizer::
 
     pruner = rl.prune.Pruner(params, rl.prune.CubicSchedule(0.9, begin=500, end=5000, every=100))
     for batch in batches:
@@ -8,8 +8,7 @@ All are made of the parameters and stepped after the optimizer, two lines in a l
         optimizer.step()
         pruner.step()
 
-Steps count from 0. Every step sets the weights that are pruned to 0, whatever momentum made of
-them.
+Steps count from 0. Every step sets the pruned weights to 0, including updates from momentum.
 """
 
 from __future__ import annotations
@@ -37,50 +36,51 @@ __all__ = ["SET", "PruneReport", "Pruner", "RigL"]
 
 
 class Pruner(Training):
-    r"""Prune while training, by a schedule (Zhu & Gupta 2017).
+    """Prune during training, following a schedule (Zhu & Gupta 2017).
 
-    At the steps at which the schedule says so, masks are made anew for the sparsity it gives. Every
-    step sets what is pruned to 0.
+    At each update of the schedule, masks are recomputed for its sparsity. Every step sets pruned
+    weights to 0.
 
     Parameters
     ----------
     params : array or tree of arrays, or torch.nn.Module
-        Kept by reference and written at every step. Of a module the parameters are looked up at
-        each step, by name: those that ``module.weight = Parameter(...)`` or
-        ``load_state_dict(assign=True)`` put there are pruned from then on. If arrays of a list or
-        dict are replaced there, it prunes the new ones. Of an iterator such as
-        ``model.parameters()`` the arrays are kept, and it cannot know that a model has others by
-        now: give the module, or the new ones to `step`. Tied weights are given once, as a module
-        and its ``parameters()`` do.
+        Stored by reference and written at every step. The parameters of a module are looked up by
+        name at each step, so that those assigned by ``module.weight = Parameter(...)`` or
+        ``load_state_dict(assign=True)`` are pruned from then on, as are arrays replaced in a list
+        or dict. The arrays of an iterator such as ``model.parameters()`` are stored, so later
+        replacements are not seen: pass the module, or the new arrays to `step`. Pass tied weights
+        once, as a module and its ``parameters()`` do.
     schedule : callable
-        Such as `CubicSchedule`: ``schedule(step)`` is the sparsity, ``schedule.is_update(step)``
-        says whether masks are to be made anew.
+        For example `CubicSchedule`: ``schedule(step)`` is the sparsity, and
+        ``schedule.is_update(step)`` says whether masks are recomputed.
     method : {"magnitude", "random"} or callable, default "magnitude"
-        What goes. A function is called as ``method(params, sparsity, mask=masks)`` and returns a
-        Mask, or a MaskSet like `params`; `mask` is None unless `incremental`.
+        How weights are selected for pruning. A function is called as
+        ``method(params, sparsity, mask=masks)`` and returns a Mask, or a MaskSet like `params`;
+        `mask` is None unless `incremental`.
     scope, structure, exclude, normalize : optional
-        As for `prune.magnitude`. A function of your own has them its own way.
+        As for `prune.magnitude`. Not allowed if `method` is a function.
     key : Key, optional
-        For ``method="random"``, which uses the same numbers at every step: what is pruned at a
-        lower sparsity is at a higher one.
+        For ``method="random"``, which draws the same random numbers at every step: weights pruned
+        at a lower sparsity are also pruned at a higher one.
     incremental : bool, default True
-        What is pruned stays so. Else all weights compete at every update: what is pruned begins at
-        0, with the step that the optimizer has just made.
+        Whether pruned weights stay pruned. If False, all weights compete at every update; pruned
+        weights compete with 0 plus the optimizer's latest update.
     states : list or dict of trees of arrays, optional
-        State of the optimizer, kept by reference: each like `params`, such as ``[m, v]``. Where a
-        weight is pruned they are set to 0 too.
+        State of the optimizer, stored by reference: each like `params`, such as ``[m, v]``. It is
+        also set to 0 where a weight is pruned.
 
     Raises
     ------
     TypeError
-        If something is no array of a supported dtype in CPU memory, or an argument of another type.
+        If something is not an array of a supported dtype in CPU memory, or an argument has another
+        type.
     ValueError
-        If arguments do not go together, the schedule does not fit `NM`, `exclude` has a name that
+        If arguments cannot be combined, the schedule does not fit `NM`, `exclude` has a name that
         no array has, states are not like the parameters, or an array is read-only or appears twice.
 
     See Also
     --------
-    SET, RigL : Sparse from the start; connections move.
+    SET, RigL : Sparse from the start; the positions of the weights change.
 
     Examples
     --------
@@ -128,7 +128,7 @@ class Pruner(Training):
             if normalize != "none":
                 raise ValueError(f"normalize: got {normalize!r}, wants 'none' with method='random'")
         elif key is not None:
-            raise ValueError("key: got one, wants none but for method='random'")
+            raise ValueError("key: got a Key, wants None unless method='random'")
         if not isinstance(exclude, str | int) and isinstance(exclude, Iterable):
             exclude = list(exclude)
         common: dict[str, Any] = {"scope": scope, "structure": structure, "exclude": exclude}
@@ -143,13 +143,13 @@ class Pruner(Training):
                 ("normalize", normalize, "none"),
             ):
                 if value != default:
-                    raise ValueError(f"{name}: got {value!r}, wants none with a method of your own")
+                    raise ValueError(f"{name}: got {value!r}, wants {default!r} with your method")
             masks = magnitude(params, 0.0)
         else:
             if isinstance(structure, NM):
                 _check_schedule_of(structure, schedule)
             sparsity = structure.sparsity if isinstance(structure, NM) else 0.0
-            # For NM only to check the arguments.
+            # With NM, this call only checks the arguments.
             masks = magnitude(params, sparsity, normalize=normalize, **common)
             if isinstance(structure, NM):
                 masks = magnitude(params, 0.0)
@@ -169,14 +169,14 @@ class Pruner(Training):
         return bool(self._schedule.is_update(step))  # type: ignore[attr-defined]
 
     def step(self, params: Parameters | None = None) -> PruneReport:
-        """Make masks anew if the schedule says so, and set what is pruned to 0.
+        """Recompute the masks if the schedule has an update, and set pruned weights to 0.
 
         Call it after the optimizer's step.
 
         Parameters
         ----------
         params : array or tree of arrays, optional
-            Arrays to prune from now on, like those before: for loops that make new ones.
+            Arrays to prune from now on, like the previous ones: for loops that create new arrays.
 
         Returns
         -------
@@ -185,12 +185,12 @@ class Pruner(Training):
         Raises
         ------
         TypeError
-            If something is no array of a supported dtype in CPU memory, or the method returns
-            something else than masks.
+            If something is not an array of a supported dtype in CPU memory, or the method returns
+            something other than masks.
         ValueError
-            If the arrays are not like those before, the schedule gives no fraction, or the method
-            returns masks that are not like the parameters, or that keep what was pruned. Nothing is
-            written then, and the step does not count.
+            If the arrays are not like the previous ones, the schedule returns no fraction, or the
+            method returns masks that are not like the parameters, or that keep pruned weights.
+            Nothing has been written then, and the step does not count.
 
         Examples
         --------
@@ -221,7 +221,7 @@ class Pruner(Training):
         return self._report(updated, before, pruned)
 
     def _masks_for(self, params: Any, sparsity: float) -> Any:
-        """Return new masks, which fit the old ones."""
+        """Return new masks, checked against the old ones."""
         before = self._masks
         masks = self._method(params, sparsity, mask=before if self._incremental else None)
         check.instance(Mask, MaskSet, wants="a Mask or MaskSet")("method", masks)
@@ -229,7 +229,7 @@ class Pruner(Training):
             raise ValueError(f"method: got {masks!r}, wants masks like {before!r}")
         if self._incremental and _lost(masks, before):
             raise ValueError(
-                "method: got masks that keep what was pruned, wants none with incremental=True"
+                "method: got masks that keep pruned weights, wants none with incremental=True"
             )
         return masks
 
@@ -245,7 +245,7 @@ def _alike(masks: Mask | MaskSet, others: Mask | MaskSet) -> bool:
 
 
 def _check_schedule_of(structure: NM, schedule: Any) -> None:
-    """Refuse a schedule whose sparsities are not that of n of m."""
+    """Refuse a schedule with other sparsities than that of n of m."""
     wants = f"OneShotSchedule or ConstantSchedule of {structure.sparsity} for {structure}"
     if isinstance(schedule, _Ramp):
         raise ValueError(f"schedule: got {type(schedule).__name__}, wants {wants}")

@@ -1,4 +1,4 @@
-"""What every function of ridgeline computes, in float64 NumPy.
+"""Reference implementations of every function of ridgeline, in float64 NumPy.
 
 These are the oracles of the test suite, and the place to read what a function means: each is
 the formula of its paper, evaluated in float64, and rounded once when it is stored. They take one

@@ -212,7 +212,7 @@ def _factor(score: Float64, normalize: str) -> float:
 
 
 def _going(of: str, fraction: float, size: int, before: int) -> int:
-    """Return how many of so many units are pruned, some of which were before."""
+    """Return the number of units to prune, given that some were pruned before."""
     if of == "remaining":
         return before + round(fraction * (size - before))
     return max(before, round(fraction * size))
@@ -399,7 +399,7 @@ def random(
     min_sparsity: Fractions = 0.0,
     max_sparsity: Fractions = 1.0,
 ) -> Any:
-    """Keep all but exactly so many units at random: those with the lowest 32 random bits go.
+    """Prune an exact number of units at random: those with the lowest 32 random bits.
 
     Units are numbered through all arrays, but those excluded, and have the bits of that element.
 

@@ -240,7 +240,7 @@ def bernoulli(
 
 
 def box_muller(u: npt.ArrayLike, v: npt.ArrayLike, bits: int) -> tuple[Float64, Float64]:
-    """Return two normal numbers from two integers of so many bits (Box & Muller 1958).
+    """Return two normal numbers from two integers of `bits` bits (Box & Muller 1958).
 
     radius = sqrt(-2 ln((u + 1/2) / 2^bits)), angle = 2 pi v / 2^bits: radius times cos and sin.
     A u near 2^bits, and an angle near a multiple of pi / 2, are measured from there, where the

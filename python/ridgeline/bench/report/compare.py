@@ -1,4 +1,4 @@
-"""``ridgeline bench compare``: which rows became slower, and which only look so.
+"""``ridgeline bench compare``: which rows became slower, and which only appear to.
 
 A row that both files have is a regression if its samples differ by a two-sided Mann-Whitney U test
 (exact up to 30 samples without ties; p after Holm's correction for the number of rows is at most
@@ -12,9 +12,9 @@ can't be matched. If time and time over roof don't agree, the verdict is "machin
 fell with the roof, or stayed while the roof moved. Such rows are shown apart and don't fail.
 
 A row is "unclear", with the reason, if either run does not trust it, if it is not the same work
-in both, or if it has too few samples for p to reach alpha: of any row, or of so many rows while the
-interval of the ratio reaches beyond the threshold. The rest is unchanged: no change was found that
-is both significant and above the threshold.
+in both, or if it has too few samples for p to reach alpha: for one row, or for this many
+rows while the interval of the ratio reaches beyond the threshold. The rest is unchanged: no change
+was found that is both significant and above the threshold.
 
 Below each ratio stands its 95 % bootstrap interval (2000 resamples of each run, seeded), below each
 median the least and the greatest sample. "of roof" is the roof's median over the row's.
@@ -380,7 +380,7 @@ class _Pair:
         return "; ".join(found) or self.too_few_samples(alpha, 1)
 
     def too_few_samples(self, alpha: float, family: int) -> str:
-        """Return what to say if p can't reach alpha among so many rows, else nothing."""
+        """Return a remark if p can't reach alpha among this number of rows, else ""."""
         old, new = self.times()
         tied = len({*old, *new}) < len(old) + len(new)
         least = _least_p(len(old), len(new), tied)

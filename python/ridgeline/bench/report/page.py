@@ -384,7 +384,7 @@ def _extra(run: Run) -> str:
     if not rows:
         return ""
     note = (
-        "<p>By how much the memory of a process of its own rose at its peak during one call,"
+        "<p>By how much the peak memory of a separate process rose during one call,"
         " results and states included. One call each: pages don't vary as times do.</p>"
     )
     return note + tables.extra(rows)

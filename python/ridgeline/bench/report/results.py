@@ -467,7 +467,7 @@ def _repetitions(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def stats_of(samples: Sequence[float], calls: int = 1) -> Stats:
-    """Summarize samples, each the seconds of a call in a run of so many."""
+    """Summarize samples, each the mean seconds per call of a run of calls."""
     low, high = median_interval(samples)
     return Stats(
         median=median(samples),

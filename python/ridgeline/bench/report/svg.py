@@ -51,7 +51,7 @@ class Scale:
         return self.start + part * (self.end - self.start)
 
     def ticks(self, most: int = 8) -> list[float]:
-        """Return round values, at most so many, that are well apart."""
+        """Return at most `most` round values that are well apart."""
         if not self.log:
             step = 10.0 ** math.floor(math.log10((self.high - self.low) / most))
             step *= next(f for f in (1, 2, 5, 10) if (self.high - self.low) / (step * f) <= most)

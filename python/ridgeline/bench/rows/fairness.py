@@ -1,4 +1,4 @@
-"""Whether what an implementation drew at random is the same computation.
+"""Statistical checks that an implementation's random results are the same computation.
 
 Peers draw other numbers than ridgeline. Here is what each operation promises for any of them: which
 values are possible, and sums that lie within some standard errors of what they should be. Functions
@@ -149,7 +149,7 @@ def zoneout_gradients(read: Sequence[Array], made: Sequence[Array], numbers: Seq
 
 
 def patches(read: Sequence[Array], made: Sequence[Array], numbers: Sequence[Any]) -> bool:
-    """Of each sample the first row, and so many of the others, in their order, as they are."""
+    """The first row of each sample, and a fixed number of the others, in order and unchanged."""
     (x,), p = read, float(numbers[0])
     kept = int((x.shape[1] - 1) * (1 - p))
     rows = made[0].reshape(len(x), -1, x.shape[2])
@@ -231,7 +231,7 @@ def _is_uniform(u: Array, error: float) -> bool:
 
 
 def pruned(read: Sequence[Array], made: Sequence[Array], numbers: Sequence[Any]) -> bool:
-    """Exactly round(p n) go, and none sooner than others: as many of each block, independently."""
+    """Exactly round(p n) are pruned, all equally likely: as many of each block, independently."""
     p, kept = float(numbers[0]), made[0].ravel()
     n = kept.size
     if n - np.count_nonzero(kept) != round(p * n):

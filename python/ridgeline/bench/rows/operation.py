@@ -1,4 +1,4 @@
-"""What a row of the benchmark is: an operation on sets of arrays, with what is needed to run it."""
+"""A row of the benchmark: an operation on sets of arrays, with everything needed to run it."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def in_turn(*numbers: Numbers) -> CallNumbers:
 
 
 def keys(*numbers: Any) -> CallNumbers:
-    """Give every call the numbers and a key of its own."""
+    """Give every call the numbers and a new key."""
     key = rl.Key(1)
     return lambda norms: ((*numbers, key.fold_in(k)) for k in itertools.count())
 

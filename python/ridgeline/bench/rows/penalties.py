@@ -32,7 +32,7 @@ def _verbs(
     step: float = STEP,
     overhead: Container[str] = (),
 ) -> Iterator[Operation]:
-    """The three verbs of a penalty; `make` takes `ridgeline` or its reference."""
+    """The three operations of a penalty; `make` takes `ridgeline` or its reference."""
     ours, right = make(rl), make(reference)
     yield row(
         f"value_{name}",

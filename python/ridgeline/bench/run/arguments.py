@@ -25,7 +25,7 @@ Flat = npt.NDArray[Any]
 
 
 class Memory:
-    """Gradients, parameters and results: regions of so many bytes that all cases use in turn."""
+    """Gradients, parameters and results: memory regions that all cases use in turn."""
 
     def __init__(self, size: int) -> None:
         size += len(REGIONS) * _STAGGER
@@ -38,7 +38,7 @@ class Memory:
         return [self._regions[name][:size].view(kind) for name in regions]
 
     def of_pattern(self, pattern: str, size: int) -> list[Flat]:
-        """Return the arrays of a pattern of memory access, the first of them of so many bytes."""
+        """Return the arrays of a pattern of memory access; the first has `size` bytes."""
         second = OUT if pattern in ("copy", "stream", "write") else PARAMS
         sizes = {"adam_wide": 2.0, "adam_narrow": 0.5, "adam_bytes": 0.25}
         state = int(size * sizes.get(pattern, 1.0))
@@ -151,7 +151,7 @@ def arguments(
 
 
 def _masks(case: Case, kind: str) -> list[Any]:
-    """Return arrays of bool, False for the elements that go."""
+    """Return bool arrays, False for pruned elements."""
     rng = np.random.default_rng(2)
     shape = case.operation.shape
     masks = [rng.random(n, np.float32).reshape(shape) >= PRUNED for n in case.sizes]

@@ -1,4 +1,4 @@
-"""Whether implementations compute the same: looked at before anything is timed."""
+"""Checks that implementations compute the same, made before anything is timed."""
 
 from __future__ import annotations
 

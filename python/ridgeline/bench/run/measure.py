@@ -99,7 +99,7 @@ def run_case(
             for each in others
         ]
     if not case.has_reference:
-        left_out["reference"] = "too slow for so many elements"
+        left_out["reference"] = "too slow for this number of elements"
     memory.restore(case.elements, case.dtype)
     memory.restore_params(case.elements, case.dtype)
     memory.fill_results(case.elements, 0, case.dtype)

@@ -1,4 +1,4 @@
-"""Peak extra memory of a call: each implementation once, in a process of its own.
+"""Peak extra memory of a call: each implementation once, in a separate process.
 
 What the call allocates beyond the arrays that it is given: its result, the states of an optimizer.
 The libraries are loaded and the functions compiled before, by a call on smaller arrays. Linux only.
