@@ -83,7 +83,7 @@ constexpr double memory_traffic(MemoryPattern pattern) {
   return bytes;
 }
 
-/// A pass covers whole groups of so many bytes of a.
+/// A pass covers whole groups of this number of bytes of a.
 inline constexpr std::size_t memory_group = 256;
 
 /// a, b, c, d. They need no alignment, must not overlap, and those that a pattern does not use may

@@ -112,15 +112,15 @@ template <class T, class F>
 
 /// For 64 elements: which keys lie above the window's low and high end, and the keys.
 template <class I>
-struct Sorted {
+struct WordAgainstWindow {
   std::uint64_t above_low = 0;
   std::uint64_t above_high = 0;
   alignas(64) I key[word_bits];
 };
 
 template <class T, class I, Kind kind>
-[[gnu::always_inline]] inline void sort_word(const T* p, const Keys<T, I, kind>& keys,
-                                             Window window, Sorted<I>& sorted) {
+[[gnu::always_inline]] inline void compare_word(const T* p, const Keys<T, I, kind>& keys,
+                                                Window window, WordAgainstWindow<I>& against) {
   using K = typename Keys<T, I, kind>::K;
   const K low(static_cast<I>(window.low));
   const K high(static_cast<I>(window.high));
@@ -128,12 +128,12 @@ template <class T, class I, Kind kind>
   std::uint64_t above_high = 0;
   for (std::size_t i = 0; i < word_bits; i += key_lanes<I>) {
     const K key = keys(p + i);
-    store_lanes(sorted.key + i, key);
+    store_lanes(against.key + i, key);
     above_low |= greater_bits(key, low) << i;
     above_high |= greater_bits(key, high) << i;
   }
-  sorted.above_low = above_low;
-  sorted.above_high = above_high;
+  against.above_low = above_low;
+  against.above_high = above_high;
 }
 
 /// Appends the places of the bits set: seldom more than two, which are added without a branch.
@@ -243,15 +243,15 @@ void histogram(const void* x, std::size_t n, Ranking ranking, Window window, int
   std::int64_t lower = 0;
   for_each_word<T>(
       x, n, among, [&](std::size_t, const T* p, std::uint64_t part) __attribute__((always_inline)) {
-        Sorted<I> sorted;
-        sort_word(p, keys_of, window, sorted);
-        lower += count_bits(~sorted.above_low & part);
+        WordAgainstWindow<I> against;
+        compare_word(p, keys_of, window, against);
+        lower += count_bits(~against.above_low & part);
         if (window.high - window.low == 1) {
-          bins[0] += count_bits(sorted.above_low & ~sorted.above_high & part);
+          bins[0] += count_bits(against.above_low & ~against.above_high & part);
           return;
         }
-        count_in_bins(sorted.above_low & ~sorted.above_high & part, sorted.key, window.low, shift,
-                      bins);
+        count_in_bins(against.above_low & ~against.above_high & part, against.key, window.low,
+                      shift, bins);
       });
   below += lower;
 }
@@ -276,10 +276,10 @@ void at_key(const void* x, std::size_t n, Ranking ranking, std::int64_t key,
   for_each_word<T>(
       x, n,
       among, [&](std::size_t w, const T* p, std::uint64_t part) __attribute__((always_inline)) {
-        Sorted<I> sorted;
-        sort_word(p, keys_of, Window{key - 1, key}, sorted);
-        const std::uint64_t equal = sorted.above_low & ~sorted.above_high & part;
-        words[w] = (sorted.above_high & part) | (equal == 0 ? 0 : first_of(equal, ties));
+        WordAgainstWindow<I> against;
+        compare_word(p, keys_of, Window{key - 1, key}, against);
+        const std::uint64_t equal = against.above_low & ~against.above_high & part;
+        words[w] = (against.above_high & part) | (equal == 0 ? 0 : first_of(equal, ties));
       });
 }
 

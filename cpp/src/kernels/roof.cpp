@@ -102,7 +102,7 @@ std::uint64_t write(std::byte* const* regions, std::size_t groups, std::uint64_t
   return 0;
 }
 
-/// The step of an optimizer, with so many states, of `StateLines` lines for a group.
+/// The step of an optimizer with that number of states, of `StateLines` lines for a group.
 template <int States, int StateLines>
 std::uint64_t step(std::byte* const* regions, std::size_t groups, std::uint64_t bits) {
   const std::byte* const a = regions[0];

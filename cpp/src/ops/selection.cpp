@@ -229,7 +229,7 @@ void keep(Arrays arrays, const Selection& selection, bool all) {
   }
 }
 
-/// The elements that a search of so many looks at first.
+/// How many elements a search looks at first.
 std::int64_t sample_size_of(std::int64_t elements) {
   return std::clamp<std::int64_t>(elements / 32, 1024, 32768);
 }
@@ -612,7 +612,7 @@ void search(const Source& source, const Selection& selection, std::int64_t count
   parallel(size, [&](Team team) { found.run(team); });
 }
 
-/// The team of a search of so many elements: some passes, which meet, take a third of the work.
+/// The team of a search: some passes, which meet, take a third of the work.
 TeamSize search_team(std::int64_t elements, int threads) {
   return team_for(4 * elements, elements < shared ? 1 : threads);
 }
@@ -690,7 +690,7 @@ void prune_each_lowest(Arrays arrays, const Selection& selection,
       small.work += 16 * array.size;
       continue;
     }
-    kind.work += 8 * array.size;  // about as much work as so many elements read
+    kind.work += 8 * array.size;  // about as much work as reading that number of elements
     kind.largest = std::max(kind.largest, array.size);
     kind.records = std::max(kind.records, record_bytes({&array, 1}));
   }

@@ -68,8 +68,7 @@ class WorkList {
   }
 
  private:
-  static constexpr std::int64_t cost_of_array =
-      256;  // an array costs about as much as so many elements
+  static constexpr std::int64_t cost_of_array = 256;  // of an array by itself, in elements
 
   std::int64_t share(int rank, int size) const {
     return cost() / size * rank + cost() % size * rank / size;
