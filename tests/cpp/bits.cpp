@@ -313,7 +313,7 @@ void add_steps(Hash& hash, const Way& way, DType dtype, std::int64_t n, bool who
   }
   params.add_to(hash);
   const auto add = [&](const void* at, DType type) {
-    if (at == nullptr) return;
+    if (at == nullptr || n == 0) return;
     Elements copy(type, n, false, 0);
     std::memcpy(copy.array().data, at, size * item_size(type));
     copy.add_to(hash);
