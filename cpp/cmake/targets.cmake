@@ -28,6 +28,10 @@ set(RIDGELINE_REGISTER_BYTES_x86_64_v4 64)
 # errno or floating-point traps. Integer lanes wrap, on one lane as on many.
 set(RIDGELINE_KERNEL_FLAGS -O3 -ffp-contract=off -fno-math-errno -fno-trapping-math -fwrapv -fno-lto
                            -fno-exceptions -fno-rtti)
+if(CMAKE_CXX_COMPILER_ID MATCHES "Clang")
+  # As GCC: a native instruction is found by the type of a register, not by its size.
+  list(APPEND RIDGELINE_KERNEL_FLAGS -flax-vector-conversions=none)
+endif()
 if(RIDGELINE_SANITIZE)
   # With all of them at -O3 a kernel compiles for minutes; AddressSanitizer sees what these four would.
   list(TRANSFORM RIDGELINE_KERNEL_FLAGS REPLACE "-O3" "-O1")

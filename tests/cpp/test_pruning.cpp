@@ -302,7 +302,7 @@ TEST_CASE("the bins of several processes lead to the same key") {
     std::size_t b = 0;
     for (; less + bins[b] < count; ++b)
       less += bins[b];
-    low += static_cast<std::int64_t>(b) << shift;
+    low = static_cast<std::int64_t>(static_cast<std::uint64_t>(low) + (std::uint64_t{b} << shift));
     equal = bins[b];
     if (shift == 0) break;
     shift = std::max(shift - 11, 0);
