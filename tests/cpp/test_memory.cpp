@@ -51,7 +51,7 @@ void* operator new(std::size_t bytes, std::align_val_t alignment) {
 // As the library's; AddressSanitizer's would not be given back to the functions below.
 void* operator new(std::size_t bytes, const std::nothrow_t&) noexcept {
   try {
-    return ::operator new(bytes);
+    return allocate(bytes, alignof(std::max_align_t));
   } catch (const std::bad_alloc&) {
     return nullptr;
   }
