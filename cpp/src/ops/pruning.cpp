@@ -1,26 +1,20 @@
 // Masks by structure, and what masks do. The search for the lowest is in selection.cpp.
-#include "ridgeline/pruning.hpp"
+#include "ops/pruning.hpp"
 
 #include <algorithm>
 #include <cmath>
 #include <limits>
 
-#include "kernels/pruning.hpp"
 #include "kernels/random.hpp"
 #include "ops/bits.hpp"
 #include "ops/checks.hpp"
 #include "ops/slices.hpp"
 #include "ops/work.hpp"
-#include "runtime/dispatch.hpp"
 
 namespace ridgeline {
 namespace {
 
 constexpr std::int64_t columns = 64;  // ranked at once
-
-const PruningKernels& kernels_for(DType dtype) {
-  return tables().pruning->kernels[static_cast<std::size_t>(dtype)];
-}
 
 /// An array whose middle axis, as (outer, length, inner), is cut into groups of m.
 struct Middle {

@@ -1,20 +1,14 @@
 // Scores of elements, and sums of their powers by blocks.
 #include <cmath>
 
-#include "kernels/pruning.hpp"
 #include "ops/bits.hpp"
 #include "ops/checks.hpp"
+#include "ops/pruning.hpp"
 #include "ops/slices.hpp"
 #include "ops/work.hpp"
-#include "ridgeline/pruning.hpp"
-#include "runtime/dispatch.hpp"
 
 namespace ridgeline {
 namespace {
-
-const PruningKernels& kernels_for(DType dtype) {
-  return tables().pruning->kernels[static_cast<std::size_t>(dtype)];
-}
 
 /// The sums of |x|^ord over blocks, or the largest |x| of them.
 class BlockPowers {
