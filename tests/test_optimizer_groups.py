@@ -552,6 +552,14 @@ def test_decay_without_the_learning_rate_is_refused():
     opt = rl.AdamW(w, lr_independent_decay=True, weight_decay=lambda _: 2.0)
     with pytest.raises(ValueError, match=r"weight_decay: got 2.* with lr_independent_decay"):
         opt.step(np.ones(2))
+    layers = {"a": np.ones(2), "b": np.ones(2)}
+    opt = rl.AdamW(
+        layers, lr_independent_decay=True, weight_decay=0.75,
+        decay_filter=lambda name, _: 4.0 if name == "b" else 1.0,
+    )  # fmt: skip
+    with pytest.raises(ValueError, match=r"weight_decay\['b'\]: got 3.* with lr_independent"):
+        opt.step({"a": np.ones(2), "b": np.ones(2)})
+    assert all((layer == 1).all() for layer in layers.values())
     with pytest.raises(ValueError, match="lr_independent_decay: got True, wants False"):
         rl.ScheduleFreeAdamW(w, lr_independent_decay=True)
     opt = rl.AdamW(w, lr_independent_decay=True)

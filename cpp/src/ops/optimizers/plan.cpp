@@ -83,11 +83,6 @@ void check_group(const OptimizerGroup& group, OptimizerKind kind, Arrays params)
   check_non_negative("weight_decay", group.weight_decay, false);
   if (group.lr_independent_decay && group.coupled_decay)
     bad_value("lr_independent_decay", "got true with coupled decay, wants decoupled decay");
-  if (group.lr_independent_decay && !(group.weight_decay <= 1)) {
-    bad_value("weight_decay", "got " + text(group.weight_decay) +
-                                  " with lr_independent_decay, wants at most 1: weights are "
-                                  "multiplied by 1 - weight_decay");
-  }
   check_non_negative("eps", group.eps, false);
   for (const Penalty& p : group.penalties) {
     Penalty alone = p;
@@ -228,7 +223,15 @@ Entry Step::entry_for(std::size_t array, Key step_key) const {
   const double decay = plan.group->weight_decay * p.decay;
   const bool joins = is_schedule_free(options_.kind);
   const double coupled = !joins && plan.group->coupled_decay ? decay : 0;
-  const double rate = plan.group->lr_independent_decay ? 1 : plan.group->lr;
+  const bool independent = plan.group->lr_independent_decay;
+  if (independent && !(decay <= 1)) {
+    bad_value("weight_decay",
+              "got " + text(decay) +
+                  " with lr_independent_decay, wants at most 1: weights are multiplied by 1 - "
+                  "weight_decay, with what the decay_filter makes of it",
+              static_cast<std::ptrdiff_t>(array));
+  }
+  const double rate = independent ? 1 : plan.group->lr;
   const double keep = joins || plan.group->coupled_decay ? 1 : 1 - rate * decay;
   const bool random = options_.stochastic_rounding || p.state_type == StateType::bfloat16;
   // Whether the gradient is only scaled, and all elements are stepped alike.
