@@ -15,7 +15,7 @@ import inspect
 import re
 from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 
 from .._checks import Check
 
@@ -79,14 +79,19 @@ class Field(Generic[Read, Given]):
 
     def write(self, owner: Any, value: Any) -> None:
         """Refuse: allocated memory or the parameters depend on the option."""
-        fixed = f"{self.name}: is fixed when {type(owner).__name__} is created"
-        raise AttributeError(f"{fixed}; {self.instead}" if self.instead else fixed)
+        refuse_change(owner, self.name, self.instead)
 
     def checked(self, value: Any, convention: str) -> Any:
         """Return the value, or its default, in the form in which it is stored."""
         if value is None and self.by_convention:
             value = self.by_convention[convention]
         return value if self.check is None else self.check(self.name, value)
+
+
+def refuse_change(owner: object, name: str, instead: str = "") -> NoReturn:
+    """Raise for an option that only the constructor takes."""
+    fixed = f"{name}: is fixed when {type(owner).__name__} is created"
+    raise AttributeError(f"{fixed}; {instead}" if instead else fixed)
 
 
 class Setting(Field[Read, Given]):

@@ -13,7 +13,7 @@ from .. import _core
 from .._checks import non_negative
 from .._files import file_names
 from .._tree import located, named_tree, rebuilt
-from .fields import Field, Hyperparameter
+from .fields import Field, Hyperparameter, refuse_change
 from .group import Decay, Group, ParameterFilter, check_foreign, detached, number_of
 from .saving import Saved
 from .states import HALVES, dtype_name
@@ -210,7 +210,7 @@ class Grouped(Saved):
         """Set a hyperparameter of groups; on an error all keep the old value."""
         number = number_of(self, name)
         if number.fixed:
-            raise AttributeError(f"{name}: is fixed when {type(self).__name__} is created")
+            refuse_change(self, name)
         checked = number.check(name, value)
         for group in groups:
             values = {**group._values, name: checked}
