@@ -629,6 +629,21 @@ def test_cubic_by_hand():
     ]
 
 
+def test_calls_without_options_make_no_plan(monkeypatch):
+    from ridgeline.prune import _select
+
+    def no_plan(*_):
+        raise AssertionError
+
+    monkeypatch.setattr(_select, "Plan", no_plan)
+    w = np.array([1.0, 3.0, 2.0, 4.0])
+    for call in (rl.prune.magnitude, rl.prune.by_score):
+        assert call(w, 0.5).to_array().tolist() == [False, True, False, True]
+        assert call([w, -w], 0.5, scope="global").size == 8
+        with pytest.raises(AssertionError):
+            call(w, 0.5, of="remaining")
+
+
 @pytest.mark.parametrize("scope", ["tensor", "global"])
 @pytest.mark.parametrize("sparsity", [0.0, 0.25, 0.5, 0.9, 1.0])
 def test_calls_without_options(scope, sparsity):

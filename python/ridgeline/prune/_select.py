@@ -87,7 +87,7 @@ def magnitude(
 ) -> Mask | MaskSet:
     r"""Prune the elements of smallest magnitude (Han et al. 2015), exactly round(sparsity * n).
 
-    ``round(sparsity * n)`` of n elements are pruned (half to even): those with the smallest \|w\|.
+    ``round(sparsity * n)`` of n elements are pruned (half to even): those with the smallest |w|.
     Among equal values the higher flat index, and the later array, is pruned first. -0 equals 0; NaN
     is as large as infinity. Nothing is written until `Mask.apply_` sets pruned elements to 0.
 
